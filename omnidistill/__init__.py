@@ -1,0 +1,1 @@
+"""One teacher, distilled into few steps, in any modality."""

@@ -1,0 +1,18 @@
+"""The list of packages: three folders of the checkout, one import package (see [tool.setuptools.package-dir])."""
+
+from setuptools import find_namespace_packages, setup
+
+
+def packages(folder: str, name: str) -> list[str]:
+    """`name` and every folder below `folder` as its subpackages; data folders count, so that their files are shipped."""
+    below = find_namespace_packages(folder, exclude=["*__pycache__*"])
+    return [name, *(f"{name}.{package}" for package in below)]
+
+
+setup(
+    packages=[
+        *packages("omnidistill", "omnidistill"),
+        *packages("modalities", "omnidistill.modalities"),
+        *packages("configs", "omnidistill.configs"),
+    ]
+)
