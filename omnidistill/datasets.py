@@ -1,0 +1,202 @@
+"""Named real data sets: described in YAML, fetched from the first source that delivers, checked by their sums.
+
+A description is a file of `omnidistill.configs.data` (or any YAML file given by its path):
+
+    name, title, licence, attribution
+    files:    {name: {bytes: N, sha256: HEX}}      what is stored, unpacked
+    sources:  [{kind: url|debian|pypi|npm|folder, ...}]   tried in turn, see `omnidistill.data_sources`
+
+A data set is complete or absent: it is gathered in a temporary folder beside its place and moved there in one step.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omnidistill.data_sources import SOURCES, SourceError, describe_source
+from omnidistill.errors import UserError, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored file: its size in bytes and its SHA-256 sum in hexadecimal digits."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """A description: whose work it is, which files it has, and where they may be had."""
+
+    name: str
+    title: str
+    licence: str
+    attribution: str
+    files: Mapping[str, Stored]
+    sources: tuple[Mapping[str, Any], ...]
+
+
+def cache() -> Path:
+    """The folder of fetched data sets: $OMNIDISTILL_DATA, else ~/.cache/omnidistill."""
+    return Path(os.environ.get("OMNIDISTILL_DATA") or "~/.cache/omnidistill").expanduser()
+
+
+def available() -> list[str]:
+    """The names of the packaged descriptions, sorted."""
+    folder = resources.files("omnidistill.configs").joinpath("data")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def describe(name: str) -> DataSet:
+    """The description called `name` (dashes count as underscores), or the one in the YAML file `name`."""
+    import yaml
+
+    if name.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot read the data set description '{name}': {error.strerror}") from error
+    else:
+        known = available()
+        if name.replace("-", "_") not in known:
+            raise unknown("data set", name, known)
+        file = resources.files("omnidistill.configs").joinpath("data", name.replace("-", "_") + ".yaml")
+        text = file.read_text(encoding="utf-8")
+    try:
+        raw = yaml.safe_load(text)
+        raw["files"] = {file: Stored(**stored) for file, stored in raw["files"].items()}
+        raw["sources"] = tuple(raw["sources"])
+        found = DataSet(**raw)
+        _check(found)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{name}' does not describe a data set: {reason}") from error
+    return found
+
+
+def locate(name: str) -> Path:
+    """The folder of a data set fetched before.
+
+    Raises:
+        UserError: it is not there, or a file was cut short since; the line names the command that fetches it.
+    """
+    data = describe(name)
+    folder = cache() / data.name
+    for file, stored in data.files.items():
+        path = folder / file
+        if not path.is_file() or path.stat().st_size != stored.bytes:
+            what = "is not here" if not path.exists() else f"is damaged ({path.name})"
+            raise UserError(
+                f"the data set {data.name} {what}; get it with `omnidistill data fetch {data.name}`"
+                " (or `... folder=PATH` if you have its files; $OMNIDISTILL_DATA names the cache)"
+            )
+    return folder
+
+
+def fetch(name: str, folder: str | Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """Gets a data set into the cache and returns its folder; one that is there and intact is left alone.
+
+    Args:
+        name: a packaged description, or the path of a YAML file.
+        folder: where the user already has the files, packed with gzip or not. Then it is the only source: taking
+            other files than the ones pointed at would hide a mistake.
+        say: receives the lines for the user: where it came from, licence, attribution.
+
+    Raises:
+        UserError: no source delivered files with the right sums; one line with the reason of each. Nothing is left.
+    """
+    data = describe(name)
+    target = cache() / data.name
+    if folder is None and _intact(data, target):
+        say(f"{data.name}: already in {target}")
+        return target
+    sources = data.sources if folder is None else ({"kind": "folder", "path": str(folder)},)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{data.name}.", dir=target.parent) as work:
+            came_from = _gather(data, sources, Path(work))
+            _replace(Path(work) / "files", target, Path(work))
+    except OSError as error:
+        raise UserError(f"cannot store {data.name} in {target.parent}: {error.strerror or error}") from error
+    say(f"{data.name}: {data.title}")
+    say(f"  from {came_from}, sums verified, in {target}")
+    say(f"  licence: {data.licence}")
+    say(f"  attribution: {data.attribution}")
+    return target
+
+
+def _check(data: DataSet) -> None:
+    # A name with a separator would write outside the cache.
+    for name in (data.name, *data.files):
+        if Path(name).name != name or name.startswith("."):
+            raise ValueError(f"'{name}' is not a plain name")
+    for source in data.sources:
+        if source["kind"] not in SOURCES:
+            raise ValueError(f"source kind '{source['kind']}', known: {', '.join(SOURCES)}")
+
+
+def _gather(data: DataSet, sources: tuple[Mapping[str, Any], ...], work: Path) -> str:
+    """Fills work/files from the first source that delivers all files with the right sums; returns what it was."""
+    reasons = []
+    for number, source in enumerate(sources):
+        scratch, staged = work / f"source{number}", work / "files"
+        scratch.mkdir()
+        staged.mkdir()
+        try:
+            found = SOURCES[source["kind"]](source, data.files, scratch)
+            for file, stored in data.files.items():
+                _store(found, staged / file, stored)
+            return describe_source(source)
+        except SourceError as error:
+            reasons.append(f"{describe_source(source)} ({error})")
+            shutil.rmtree(staged)
+        finally:
+            shutil.rmtree(scratch)
+    raise UserError(f"no source of {data.name} delivered: {'; '.join(reasons)}; or give folder=PATH")
+
+
+def _store(found: Path, file: Path, stored: Stored) -> None:
+    """Copies `file` out of the folder `found`, unpacking NAME.gz where NAME is not there, and checks its sum."""
+    plain, packed = found / file.name, found / f"{file.name}.gz"
+    digest, size = hashlib.sha256(), 0
+    try:
+        with plain.open("rb") if plain.is_file() else gzip.open(packed, "rb") as reader, file.open("wb") as writer:
+            while chunk := reader.read(1 << 20):
+                size += writer.write(chunk)
+                digest.update(chunk)
+                if size > stored.bytes:
+                    break
+    except FileNotFoundError as error:
+        raise SourceError(f"has neither {plain.name} nor {packed.name}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(f"{packed.name} is damaged: {error}") from error
+    if digest.hexdigest() != stored.sha256:
+        got = f"{digest.hexdigest()[:12]}..., expected {stored.sha256[:12]}..."
+        raise SourceError(f"wrong sha256 of {file.name}: {got}")
+
+
+def _intact(data: DataSet, folder: Path) -> bool:
+    def sum_of(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    files = data.files.items()
+    return all((folder / name).is_file() and sum_of(folder / name) == stored.sha256 for name, stored in files)
+
+
+def _replace(staged: Path, target: Path, work: Path) -> None:
+    """Moves the whole folder at once; a damaged former one goes aside first and dies with the work folder."""
+    if target.exists():
+        os.replace(target, work / "former")
+    os.replace(staged, target)
