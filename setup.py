@@ -1,10 +1,10 @@
-"""The list of packages: three folders of the checkout, one import package (see [tool.setuptools.package-dir])."""
+"""The list of packages: three folders of the checkout, one import package (see pyproject.toml)."""
 
 from setuptools import find_namespace_packages, setup
 
 
 def packages(folder: str, name: str) -> list[str]:
-    """`name` and every folder below `folder` as its subpackages; data folders count, so that their files are shipped."""
+    """`name` and each folder below `folder` as a subpackage; folders of data count, so that they are shipped."""
     below = find_namespace_packages(folder, exclude=["*__pycache__*"])
     return [name, *(f"{name}.{package}" for package in below)]
 

@@ -1,0 +1,9 @@
+"""Two threads unless the caller asks otherwise, here and in every process that a test starts."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is first imported
+
+import torch
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
