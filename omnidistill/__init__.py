@@ -1,1 +1,3 @@
-"""One teacher, distilled into few steps, in any modality."""
+"""omnidistill: slow generative teachers in, one-to-eight-step students out, for every modality with one core."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,41 @@
+"""The contract of a denoiser, and the count of its calls."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from omnidistill.context import Context
+from omnidistill.paths import Path
+from omnidistill.posteriors import Posterior
+
+
+class Denoiser(nn.Module):
+    """Answers `(x_t, t)` with a belief about x0. Teachers, students, critics and closed forms are all this.
+
+    Subclasses implement `belief`; `forward` counts. `calls` is the number of network evaluations so far, one per
+    forward whatever the batch, times `evaluations` (2 for a guided teacher, which batches both branches).
+    """
+
+    evaluations: int = 1
+    wants_target: bool = False
+    """Whether the answer depends on the time that the sampler will jump to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.calls = 0
+
+    def forward(
+        self, x_t: Tensor, t: Tensor | float, context: Context = Context(), *, target_time: Tensor | None = None
+    ) -> Posterior:
+        """
+        Args:
+            x_t: the state, [b ...]; real numbers or token ids.
+            t: Float64 scalar or [b], time in [0, 1].
+            target_time: Float64 scalar or [b], s < t, for students that learned jumps to any s.
+        """
+        self.calls += self.evaluations
+        return self.belief(x_t, t, context, target_time)
+
+    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+        raise NotImplementedError("a Denoiser implements belief(x_t, t, context, target_time)")

@@ -1,0 +1,52 @@
+"""Classifier-free guidance as a denoiser around a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Condition, Context
+from omnidistill.denoisers.base import Denoiser
+from omnidistill.errors import UserError
+from omnidistill.posteriors import Posterior, split
+
+Null = int | Callable[[Condition], Condition]
+
+
+class Guided(Denoiser):
+    """`u + s (c - u)` with s = 1 meaning no guidance; both branches go through the network in one batch.
+
+    Args:
+        denoiser: the conditional denoiser.
+        scale: s, unless the context carries one per sample in `context.guidance`.
+        null: the label that means "no condition", or a function that empties a condition.
+
+    Papers that write `c + w (c - u)` have s = 1 + w. Counts two network calls (one function evaluation of each
+    branch), though it makes one.
+    """
+
+    evaluations = 2
+
+    def __init__(self, denoiser: Denoiser, scale: float, null: Null) -> None:
+        super().__init__(denoiser.path)
+        self.denoiser, self.scale, self.null = denoiser, scale, null
+        self.wants_target = denoiser.wants_target
+
+    def _empty(self, condition: Condition) -> Condition:
+        if callable(self.null):
+            return self.null(condition)
+        if not isinstance(condition, Tensor):
+            raise UserError("guidance needs a condition of labels, or null= a function that empties the condition")
+        return torch.full_like(condition, self.null)
+
+    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+        scale = context.guidance if context.guidance is not None else torch.tensor(float(self.scale))
+        bare = Context(context.condition, context.anchor, context.mask)
+        both = bare.joined(bare.with_condition(self._empty(context.condition)))
+        t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(x_t.shape[0])
+        target = None if target_time is None else target_time.expand(x_t.shape[0]).repeat(2)
+        answer = self.denoiser(torch.cat((x_t, x_t)), t.repeat(2), both, target_time=target)
+        conditional, unconditional = split(answer, x_t.shape[0])
+        return conditional.guide(unconditional, scale)

@@ -1,0 +1,159 @@
+"""Any `nn.Module` as a denoiser: name its path and what its output means."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Context
+from omnidistill.denoisers.base import Denoiser
+from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
+from omnidistill.errors import UserError, unknown
+from omnidistill.paths import GaussianPath, Path
+from omnidistill.paths.base import as_time, per_sample
+from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior, PointPosterior, Posterior
+
+TIME_INPUTS: dict[str, Callable[[GaussianPath, Tensor], Tensor]] = {
+    "t": lambda path, t: t,
+    "1000t": lambda path, t: 1000.0 * t,
+    "sigma": lambda path, t: path.noise_level(t),
+    "log_sigma/4": lambda path, t: 0.25 * torch.log(path.noise_level(t)),
+}
+
+
+class NetworkDenoiser(Denoiser):
+    """A network and how to read its output.
+
+    Args:
+        network: called as `network(x, time)`, or `network(x, time, condition)` where there is a condition, plus the
+            keywords `anchor`, `mask`, `guidance`, `target_time` where the context has them.
+        path: the corruption the network was trained on.
+        parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens.
+        time_input: the time as the network wants it: `t`, `1000t`, `sigma` or `log_sigma/4`.
+        sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
+        unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
+        target_time: the network takes the time to jump to as a keyword.
+
+    With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
+    al. 2024, sec. 3.2.3); that is the discrete twin of the boundary condition f(x, 0) = x.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        path: Path,
+        parameterisation: str = "flow",
+        *,
+        time_input: str = "t",
+        sigma_data: float = 1.0,
+        unit_input: bool = False,
+        target_time: bool = False,
+    ) -> None:
+        super().__init__(path)
+        self.network = network
+        self.parameterisation, self.time_input = parameterisation, time_input
+        self.sigma_data, self.unit_input, self.wants_target = sigma_data, unit_input, target_time
+        tokens = "categorical" in path.offers
+        known = ("logits",) if tokens else tuple(PARAMETERISATIONS)
+        if parameterisation not in known:
+            raise UserError(
+                f"parameterisation '{parameterisation}' does not fit {path}; possible: {', '.join(known)}"
+            )
+        if time_input not in TIME_INPUTS:
+            raise unknown("time_input", time_input, TIME_INPUTS)
+        if tokens and time_input in ("sigma", "log_sigma/4"):
+            raise UserError(f"time_input '{time_input}' needs a Gaussian path, got {path}; use t or 1000t")
+        self._read = self._read_tokens if tokens else self._read_point
+
+    def reading(self) -> dict[str, Any]:
+        """The keywords that rebuild this denoiser around another network."""
+        return {
+            "parameterisation": self.parameterisation,
+            "time_input": self.time_input,
+            "sigma_data": self.sigma_data,
+            "unit_input": self.unit_input,
+            "target_time": self.wants_target,
+        }
+
+    def output(self, x_t: Tensor, t: Tensor, context: Context, target_time: Tensor | None = None) -> Tensor:
+        """The bare network output."""
+        view = TIME_INPUTS[self.time_input]
+
+        def time(value: Tensor | float) -> Tensor:
+            return view(self.path, as_time(value, x_t)).expand(x_t.shape[0]).to(torch.float32)  # type: ignore[arg-type]
+
+        keywords: dict[str, Tensor] = {}
+        if context.anchor is not None:
+            keywords["anchor"] = context.anchor
+        if context.mask is not None:
+            keywords["mask"] = context.mask
+        if context.guidance is not None:
+            keywords["guidance"] = context.guidance
+        if self.wants_target:
+            keywords["target_time"] = time(0.0 if target_time is None else target_time)
+        given = () if context.condition is None else (context.condition,)
+        x = x_t
+        if self.unit_input:
+            alpha, _, sigma = self.path.coefficients(t)  # type: ignore[attr-defined]
+            x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t)
+        return self.network(x, time(t), *given, **keywords)
+
+    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+        t = as_time(t, x_t)
+        return self._read(self.output(x_t, t, context, target_time), x_t, t, context)
+
+    def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+        if out.shape != x_t.shape:
+            raise UserError(f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match")
+        anchor = context.anchor if "anchored" in self.path.offers else None
+        mean = to_x0(self.path, self.parameterisation, out.to(x_t.dtype), x_t, t, anchor, self.sigma_data)  # type: ignore[arg-type]
+        return PointPosterior(mean if context.mask is None else mean * context.mask)
+
+    def _read_tokens(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+        vocab = self.path.vocab  # type: ignore[attr-defined]
+        if out.shape[:-1] != x_t.shape or out.shape[-1] < vocab:
+            raise UserError(
+                f"the network answered {tuple(out.shape)} to tokens of {tuple(x_t.shape)}; "
+                f"logits must be {(*tuple(x_t.shape), vocab)}"
+            )
+        logits = out[..., :vocab].float()
+        known = (x_t.clamp(max=vocab - 1).unsqueeze(-1) == torch.arange(vocab, device=x_t.device)).to(logits.dtype)
+        undecided = self.path.unresolved(x_t, t).unsqueeze(-1)
+        return CategoricalPosterior(torch.where(undecided, logits, (1.0 - known) * IMPOSSIBLE))
+
+    def output_weight(self, t: Tensor) -> Tensor:
+        """Float64[b]: the weight that turns an error of x0 into one of the bare output, `1 / b(t)^2`; 1 for tokens.
+
+        Training on the output's own error is what the parameterisation was chosen for (Salimans & Ho 2022, sec. 4).
+        """
+        if self.parameterisation == "logits":
+            return torch.ones_like(t)
+        return affine(self.path, self.parameterisation, t, self.sigma_data).b ** -2  # type: ignore[arg-type]
+
+    # --- features of an inner layer, for discriminator heads ------------------------------------------------------
+
+    def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
+        """Float[b c]: the output of `network.feature_module`, averaged over all axes but batch and channel. A call."""
+        layer, axis = feature_layer(self.network)
+        caught: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda module, inputs, output: caught.append(output))
+        try:
+            self(x_t, t, context)
+        finally:
+            handle.remove()
+        return caught[0].movedim(axis, 1).flatten(2).mean(-1) if caught[0].ndim > 2 else caught[0]
+
+
+def feature_layer(network: nn.Module) -> tuple[nn.Module, int]:
+    """The layer that `network.feature_module` names, and the channel axis `network.feature_axis` of its output."""
+    declared = inspect.getattr_static(network, "feature_module", None)
+    if declared is None:
+        raise UserError(
+            f"{type(network).__name__} names no feature layer for a discriminator head; "
+            "set network.feature_module = 'name.of.a.submodule' and network.feature_axis = its channel axis"
+        )
+    return network.get_submodule(declared), getattr(network, "feature_axis", 1)

@@ -1,0 +1,1 @@
+"""Losses for named roles: pure arithmetic on tensors. No optimiser, no trainer, no modality."""

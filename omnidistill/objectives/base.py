@@ -1,0 +1,169 @@
+"""The contract of an objective, and the workbench of one optimisation step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import Denoiser
+from omnidistill.errors import UserError
+from omnidistill.paths import Path
+from omnidistill.paths.base import per_sample
+from omnidistill.samplers import FewStep, Rollout
+from omnidistill.times import Times
+
+Calls = Mapping[str, int]
+"""Network calls per update of a role, by the name of the model called, as the paper counts them."""
+
+
+class Losses(NamedTuple):
+    """Named scalars to be weighted and summed by somebody else, and detached diagnostics to be logged."""
+
+    terms: dict[str, Tensor]
+    diagnostics: dict[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A model that an objective needs beside the student and the teacher.
+
+    Attributes:
+        start: `teacher` (a trainable copy of the teacher), `student` (a copy of the student).
+        updates: optimiser updates per student update (k : 1); 0 for a model that is not trained.
+        average: decay of an exponential moving average of the student; None for a model that is trained.
+        lr: learning rate as a multiple of the student's.
+        modules: further modules trained in this role (discriminator heads), by the name of the model they become.
+    """
+
+    start: str = "teacher"
+    updates: int = 1
+    average: float | None = None
+    lr: float = 1.0
+    modules: Mapping[str, Callable[[Denoiser], nn.Module]] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    roles: Mapping[str, RoleSpec]
+    needs: frozenset[str]
+
+    def losses(self, role: str, step: Step) -> Losses | None:
+        """This objective's losses for an update of `role`, or None where it has none."""
+        ...
+
+    def cost(self, role: str) -> Calls:
+        """Network calls of one update of `role`."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """How the student is asked: with how many steps, by which sampler, from which inputs during training.
+
+    Attributes:
+        steps: the step count it is trained for; objectives that roll the student out draw one of these steps.
+        sampler: how it goes from one step to the next.
+        inputs: `simulated` (its own earlier steps, the default) or `data` (real data noised).
+    """
+
+    steps: int = 1
+    sampler: FewStep = field(default_factory=FewStep)
+    inputs: str = "simulated"
+
+
+class Step:
+    """The workbench of one update of one role: batch, models, generator, and what several objectives share.
+
+    The student's rollout and its noised copies are made once per step, so a matching term, a discriminator and a
+    reward added by weight look at the same sample. Everything a role does not train runs without gradient through
+    its parameters: the engine has frozen them, so only inputs carry gradients there.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        batch: Batch,
+        models: Mapping[str, nn.Module],
+        g: torch.Generator,
+        *,
+        like: Tensor,
+        student: StudentSpec = StudentSpec(),
+        update: int = 0,
+        total: int = 1,
+    ) -> None:
+        self.role, self.batch, self.models, self.g = role, batch, models, g
+        self.like, self.spec, self.update, self.total = like, student, update, total
+        self._rollout: Rollout | None = None
+        self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
+
+    def __getitem__(self, name: str) -> Denoiser:
+        if name not in self.models:
+            raise UserError(f"this step has no model '{name}'; it has {', '.join(self.models)}")
+        return self.models[name]  # type: ignore[return-value]
+
+    @property
+    def path(self) -> Path:
+        return self["student"].path
+
+    @property
+    def context(self) -> Context:
+        return self.batch.context
+
+    @property
+    def x0(self) -> Tensor:
+        """The batch's clean data; an error where the task has none."""
+        if self.batch.x0 is None:
+            raise UserError("this objective needs real data, and the task gives none; choose a data-free recipe")
+        return self.batch.x0
+
+    @property
+    def rollout(self) -> Rollout:
+        """The student's answer from its own inputs; with a graph only when the student is being trained."""
+        if self._rollout is None:
+            data = self.x0 if self.spec.inputs == "data" else None
+            with torch.set_grad_enabled(self.role == "student"):
+                self._rollout = self.spec.sampler.rollout(
+                    self["student"], self.like, self.spec.steps, self.context, g=self.g, data=data
+                )
+        return self._rollout
+
+    def noised(self, times: Times) -> tuple[Tensor, Tensor]:
+        """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution."""
+        if times not in self._noised:
+            x0 = self.rollout.x0
+            t = times(x0.shape[0], self.path, self.g).to(x0.device)
+            self._noised[times] = self["teacher"].path.corrupt(x0, t, self.context, g=self.g), t
+        return self._noised[times]
+
+
+def reduce(
+    elementwise: Tensor, weight: Tensor | float = 1.0, mask: Tensor | None = None, where: Tensor | None = None
+) -> Tensor:
+    """Mean over the real elements of a sample, then weighted mean over samples: a scalar.
+
+    Args:
+        elementwise: Float[b ...].
+        weight: Float[b] or a number; w(t).
+        mask: True where an element is real, broadcastable; padding never counts.
+        where: True where a loss is wanted (unresolved elements); the others count as zero, so that a sample's
+            loss is a sum over its undecided elements divided by its length.
+    """
+    if where is not None:
+        elementwise = torch.where(where, elementwise, 0.0)
+    if mask is None:
+        sample = elementwise.flatten(1).mean(1)
+    else:
+        real = mask.expand(elementwise.shape)
+        count = real.flatten(1).sum(1).clamp_min(1)
+        sample = torch.where(real, elementwise, 0.0).flatten(1).sum(1) / count
+    weight = torch.as_tensor(weight, device=sample.device).to(sample.dtype)
+    return (weight * sample).mean()
+
+
+def spread(weight: Tensor, like: Tensor) -> Tensor:
+    """Float64[b] weights shaped to multiply `like`."""
+    return per_sample(weight, like)

@@ -1,0 +1,36 @@
+"""How data become noise, and the exact way back. t = 0 is data, t = 1 is the prior, for every path."""
+
+from omnidistill.paths.base import Path, grid
+from omnidistill.paths.gaussian import GaussianPath
+from omnidistill.paths.masked import MaskedPath
+from omnidistill.paths.named import (
+    brownian_bridge,
+    edm,
+    grad_tts,
+    ouve,
+    rectified_flow,
+    residual_shift,
+    trigflow,
+    vp_cosine,
+    vp_linear,
+)
+from omnidistill.paths.symmetry import RigidMotion
+from omnidistill.paths.uniform import UniformPath
+
+__all__ = [
+    "GaussianPath",
+    "MaskedPath",
+    "Path",
+    "RigidMotion",
+    "UniformPath",
+    "brownian_bridge",
+    "edm",
+    "grad_tts",
+    "grid",
+    "ouve",
+    "rectified_flow",
+    "residual_shift",
+    "trigflow",
+    "vp_cosine",
+    "vp_linear",
+]

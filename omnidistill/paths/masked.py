@@ -1,0 +1,93 @@
+"""Absorbing corruption of tokens: `q(x_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) mask)`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Context
+from omnidistill.errors import UserError
+from omnidistill.paths.base import P, Time, as_time, per_sample
+from omnidistill.paths.schedules import Schedule, schedule
+from omnidistill.posteriors import CategoricalPosterior, certain
+from omnidistill.random import uniform
+
+
+class MaskedPath:
+    """Each token is replaced by the mask, once and for all, with probability `1 - alpha(t)`.
+
+    Args:
+        vocab: number of real tokens; they are 0 ... vocab - 1 and the mask is `mask_id = vocab`.
+        schedule: name or function alpha(t), see `omnidistill.paths.schedules`.
+        random_tokens: share of the prior's positions that hold a uniformly random token instead of the mask. A
+            one-step student answers each position independently given its input, so an all-mask input would make
+            its tokens independent of one another; random tokens are its source of variety (Zhu et al. 2025,
+            Di[M]O, sec. 4.2). They carry no information, so at t = 1 every position is unresolved.
+    """
+
+    span = (1e-3, 1.0)
+    floor = 0.0
+
+    def __init__(self, vocab: int, schedule_: str | Schedule = "linear", random_tokens: float = 0.0) -> None:
+        if vocab < 2:
+            raise UserError(f"a vocabulary needs at least 2 tokens, got vocab={vocab}")
+        if not 0.0 <= random_tokens <= 1.0:
+            raise UserError(f"random_tokens is a share in [0, 1], got {random_tokens}")
+        self.vocab, self.mask_id, self.random_tokens = vocab, vocab, random_tokens
+        self.alpha = schedule(schedule_)
+        self.offers = frozenset({"masked", "categorical", "composable"})
+
+    def __repr__(self) -> str:
+        return f"MaskedPath(vocab={self.vocab})"
+
+    def with_prior(self, random_tokens: float) -> MaskedPath:
+        """The same process started from another share of random tokens."""
+        return MaskedPath(self.vocab, self.alpha, random_tokens)
+
+    def prior(self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None) -> Tensor:
+        masks = torch.full_like(like, self.mask_id, dtype=torch.long)
+        if not self.random_tokens:
+            return masks
+        which = uniform(masks, g, context.mask) < self.random_tokens
+        tokens = (uniform(masks, g, context.mask) * self.vocab).long()
+        return torch.where(which, tokens, masks)
+
+    def corrupt(
+        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
+        alpha = per_sample(self.alpha(as_time(t, x0)), x0)
+        return torch.where(uniform(x0, g, context.mask) < alpha, x0, self.mask_id)
+
+    def bridge(
+        self,
+        x_t: Tensor,
+        x0: Tensor,
+        t: Time,
+        s: Time,
+        context: Context = Context(),
+        *,
+        churn: float = 0.0,
+        g: torch.Generator | None = None,
+    ) -> Tensor:
+        """A masked token is revealed as x0 with probability `(alpha_s - alpha_t) / (1 - alpha_t)`, others stay
+        (Sahoo et al. 2024, MDLM, eq. 7). There is no deterministic jump, so `churn` changes nothing."""
+        alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
+        reveal = per_sample((alpha_s - alpha_t) / (1.0 - alpha_t), x0)
+        decided = torch.where(uniform(x0, g, context.mask) < reveal, x0, self.mask_id)
+        return torch.where(self.unresolved(x_t, t), decided, x_t)
+
+    def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
+        """Masked positions; at t = 1, where alpha is 0, every position, whatever it holds."""
+        at_prior = per_sample(as_time(t, x_t) >= 1.0, x_t)
+        return (x_t == self.mask_id) | at_prior
+
+    def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
+        return target
+
+    def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
+        """A token takes the belief of the jump that revealed it: the first where x_r shows it, else the second.
+        This is the target of SDTT (Deschenaux & Gulcehre 2024, alg. 1)."""
+        return (~self.unresolved(x_r, r)).to(torch.float64)
+
+    def certain(self, x0: Tensor) -> CategoricalPosterior:
+        return certain(x0, self.vocab)  # type: ignore[return-value]

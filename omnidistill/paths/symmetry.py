@@ -1,0 +1,58 @@
+"""Symmetries that a path divides out: none, or rigid motion of points in space."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Symmetry(Protocol):
+    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x without the part that the symmetry makes meaningless (its centre of mass)."""
+        ...
+
+    def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The member of target's orbit nearest to `to`."""
+        ...
+
+
+class NoSymmetry:
+    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x
+
+    def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
+        return target
+
+
+class RigidMotion:
+    """Rotations and translations of `x: Float[b n 3]`; never reflections, so a mirror image is another shape."""
+
+    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x with its centre of mass at the origin; padding stays zero. `mask: Bool[b n 1]`."""
+        if mask is None:
+            return x - x.mean(-2, keepdim=True)
+        weight = mask.to(x.dtype)
+        centre = (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1.0)
+        return (x - centre) * weight
+
+    def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`argmin_{R, c} sum_i |R target_i + c - to_i|^2` over proper rotations (Kabsch 1976; Umeyama 1991, eq. 40).
+
+        With the covariance `H = sum_i target_i to_i^T = U S V^T`, `R = V diag(1, 1, det(V U^T)) U^T`. No gradient
+        flows through R: at the optimum the objective is stationary in it.
+        """
+        weight = torch.ones_like(target[..., :1]) if mask is None else mask.to(target.dtype)
+        total = weight.sum(-2, keepdim=True).clamp_min(1.0)
+        centre_target = (target * weight).sum(-2, keepdim=True) / total
+        centre_to = (to * weight).sum(-2, keepdim=True) / total
+        with torch.no_grad():
+            covariance = ((target - centre_target) * weight).double().mT @ (to - centre_to).double()
+            u, _, vh = torch.linalg.svd(covariance)
+            sign = torch.linalg.det(u @ vh).sign()
+            sign = torch.where(sign == 0, torch.ones_like(sign), sign)
+            flip = torch.diag_embed(torch.stack((torch.ones_like(sign), torch.ones_like(sign), sign), -1))
+            # Row vectors: aligned_i = target_i R^T with R^T = U diag V^T.
+            rotation = (u @ flip @ vh).to(target.dtype)
+        return ((target - centre_target) @ rotation + centre_to) * weight

@@ -1,0 +1,81 @@
+"""Uniform corruption of tokens: `q(x_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) / K)`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnidistill.context import Context
+from omnidistill.errors import UserError
+from omnidistill.paths.base import P, Time, as_time, per_sample
+from omnidistill.paths.schedules import Schedule, schedule
+from omnidistill.posteriors import CategoricalPosterior, certain
+from omnidistill.random import categorical, uniform
+
+
+class UniformPath:
+    """Each token is resampled uniformly from the vocabulary with probability `1 - alpha(t)` (Austin et al. 2021;
+    Sahoo et al. 2025, Duo). Tokens are 0 ... vocab - 1; there is no mask, so nothing is ever visibly resolved."""
+
+    span = (1e-3, 1.0)
+    floor = 0.0
+
+    def __init__(self, vocab: int, schedule_: str | Schedule = "linear") -> None:
+        if vocab < 2:
+            raise UserError(f"a vocabulary needs at least 2 tokens, got vocab={vocab}")
+        self.vocab, self.alpha = vocab, schedule(schedule_)
+        self.offers = frozenset({"uniform", "categorical"})
+
+    def __repr__(self) -> str:
+        return f"UniformPath(vocab={self.vocab})"
+
+    def _random(self, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
+        return (uniform(like, g, context.mask) * self.vocab).long()
+
+    def prior(self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None) -> Tensor:
+        return self._random(like, context, g)
+
+    def corrupt(
+        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
+        alpha = per_sample(self.alpha(as_time(t, x0)), x0)
+        return torch.where(uniform(x0, g, context.mask) < alpha, x0, self._random(x0, context, g))
+
+    def bridge_probs(self, x_t: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
+        """q(x_s | x_t, x0), Float64[b n k], by Bayes' rule with `a = alpha_t / alpha_s`:
+        `q(x_t | x_s) = a [x_t = x_s] + (1 - a) / K`, `q(x_s | x0) = alpha_s [x_s = x0] + (1 - alpha_s) / K`
+        (Sahoo et al. 2025, eq. 4, unnormalised)."""
+        alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
+        gain = per_sample(alpha_t / alpha_s, x0).unsqueeze(-1)
+        clean = per_sample(alpha_s, x0).unsqueeze(-1)
+        likelihood = gain * F.one_hot(x_t, self.vocab) + (1.0 - gain) / self.vocab
+        before = clean * F.one_hot(x0, self.vocab) + (1.0 - clean) / self.vocab
+        joint = likelihood * before
+        return joint / joint.sum(-1, keepdim=True)
+
+    def bridge(
+        self,
+        x_t: Tensor,
+        x0: Tensor,
+        t: Time,
+        s: Time,
+        context: Context = Context(),
+        *,
+        churn: float = 0.0,
+        g: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws from `bridge_probs`. There is no deterministic jump, so `churn` changes nothing."""
+        return categorical(self.bridge_probs(x_t, x0, t, s), g, context.mask)
+
+    def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
+        return torch.ones_like(x_t, dtype=torch.bool)
+
+    def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
+        return target
+
+    def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
+        raise UserError("the uniform path cannot merge two jumps into one belief; use a masked or a Gaussian path")
+
+    def certain(self, x0: Tensor) -> CategoricalPosterior:
+        return certain(x0, self.vocab)  # type: ignore[return-value]

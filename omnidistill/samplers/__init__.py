@@ -1,0 +1,7 @@
+"""Walk a grid of times with a denoiser, count every network call."""
+
+from omnidistill.samplers.base import Rollout, Sample, Sampler
+from omnidistill.samplers.few_step import FewStep
+from omnidistill.samplers.solvers import Ancestral, Euler, Heun
+
+__all__ = ["Ancestral", "Euler", "FewStep", "Heun", "Rollout", "Sample", "Sampler"]

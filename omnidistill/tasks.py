@@ -1,0 +1,115 @@
+"""One problem to distil on: its data, its path, its teacher, and what "good" means there.
+
+A modality fills in this form. Nothing in the core asks which modality it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import Denoiser
+from omnidistill.errors import UserError
+from omnidistill.paths import Path
+from omnidistill.samplers import Euler, Sampler
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The name of the metric that gaps are computed from, and which way is better."""
+
+    name: str
+    better: str = "lower"
+
+    def __post_init__(self) -> None:
+        if self.better not in ("lower", "higher"):
+            raise UserError(f"a metric is better 'lower' or 'higher', got '{self.better}'")
+
+
+class Task:
+    """Base class of tasks. Subclasses set the attributes and implement the methods below `# the form`.
+
+    Attributes:
+        name: as on the command line, e.g. `exact/gaussian_mixture`.
+        title: for the report page.
+        path: the corruption that teacher and student share.
+        shape: of one sample, without the batch axis.
+        dtype: torch.float32, or torch.long for tokens.
+        primary: the metric that "gap closed" is computed from.
+        teacher_steps: the teacher's full number of sampler steps.
+        conditional: whether contexts carry a condition.
+        null: the label that means "no condition", for guidance; None where there is none.
+    """
+
+    name: str = "unnamed"
+    title: str = ""
+    path: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    primary: Metric
+    teacher_steps: int = 64
+    conditional: bool = False
+    null: int | None = None
+
+    # --- the form -----------------------------------------------------------------------------------------------
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        """`count` clean samples drawn from `split` ("train" or "held_out") and their contexts. A task without data
+        at hand returns `Batch(None, context, count)`; objectives that need x0 then say so."""
+        raise NotImplementedError
+
+    def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
+        """A freshly initialised network of the task's architecture, with the optional second embeddings."""
+        raise NotImplementedError
+
+    def reading(self) -> Mapping[str, Any]:
+        """Keywords of `NetworkDenoiser` for that network: parameterisation, time_input, sigma_data, unit_input."""
+        raise NotImplementedError
+
+    def exact_teacher(self) -> Denoiser | None:
+        """The closed form of the posterior, where the task has one."""
+        return None
+
+    def shipped_teacher(self) -> FilePath | None:
+        """The folder of the teacher that comes with the package, where there is one."""
+        return None
+
+    def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
+        """All metrics of generated samples against held-out data."""
+        raise NotImplementedError
+
+    def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
+        """Writes samples in the modality's own format at `target` (a path without suffix) and returns the files
+        written, a picture (png) of them first: the report page shows it."""
+        raise NotImplementedError
+
+    # --- what follows from the form --------------------------------------------------------------------------------
+
+    def sampler(self) -> Sampler:
+        """The teacher's sampler."""
+        return Euler()
+
+    def contexts(self, count: int, g: torch.Generator) -> Context:
+        """What to condition on when there is no data to take it from; by default the held-out data's contexts."""
+        return self.batch(count, g, "held_out").context
+
+    def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
+        """The metrics of real samples against real samples: what a perfect generator would score."""
+        real = self.batch(count, g, "train")
+        if real.x0 is None:
+            return {}
+        return self.measure(real.x0, real.context, g)
+
+    def like(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """An empty tensor of `count` samples' shape, dtype and device."""
+        return torch.empty((count, *self.shape), dtype=self.dtype, device=device)
+
+    def file_suffix(self) -> str:
+        """The suffix of the modality's own sample files."""
+        return ".png"

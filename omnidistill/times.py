@@ -1,0 +1,73 @@
+"""Distributions of training times. Each is truncated to the path's span, never clamped: a clamp piles mass on an end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from omnidistill.errors import UserError
+from omnidistill.paths import Path
+
+
+class Times(Protocol):
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+        """Float64[count] times inside `path.span`."""
+        ...
+
+
+def _uniform(count: int, g: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=g, device=g.device, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform in t between `low` and `high`, cut to the path's span."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low < self.high <= 1.0:
+            raise UserError(f"times need 0 <= low < high <= 1, got low={self.low}, high={self.high}")
+
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+        low, high = max(self.low, path.span[0]), min(self.high, path.span[1])
+        return low + (high - low) * _uniform(count, g)
+
+
+def _truncated_normal(count: int, low: Tensor, high: Tensor, g: torch.Generator) -> Tensor:
+    below, above = torch.special.ndtr(low), torch.special.ndtr(high)
+    return torch.special.ndtri(below + (above - below) * _uniform(count, g))
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """`logit(t) ~ N(mean, std^2)`, cut to the path's span (Esser et al. 2024, sec. 3.1)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+        ends = torch.tensor(path.span, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+        low, high = (torch.logit(ends) - self.mean) / self.std
+        return torch.sigmoid(self.mean + self.std * _truncated_normal(count, low, high, g))
+
+
+@dataclass(frozen=True)
+class LogNormalSigma:
+    """`log(sigma/alpha) ~ N(mean, std^2)`, cut to the path's span (Karras et al. 2022, table 1). Gaussian paths."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+        if "gaussian" not in path.offers:
+            raise UserError(f"LogNormalSigma needs a Gaussian path, got {path}; use Uniform times")
+        # An infinite noise level at t = 1 is the untruncated end.
+        ends = torch.log(path.noise_level(torch.tensor(path.span, dtype=torch.float64)))  # type: ignore[attr-defined]
+        low, high = (ends - self.mean) / self.std
+        level = torch.exp(self.mean + self.std * _truncated_normal(count, low, high, g))
+        return path.time_from_noise_level(level)  # type: ignore[attr-defined]
