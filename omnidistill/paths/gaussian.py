@@ -84,12 +84,11 @@ class GaussianPath:
     def noise_level(self, t: Time) -> Tensor:
         """`sigma / alpha`, the sigma of Karras et al. (2022); infinite where alpha is 0."""
         alpha, _, sigma = self.coefficients(t)
-        return sigma / alpha
+        return torch.where(alpha == 0, torch.inf, sigma / alpha)
 
     def log_snr(self, t: Time) -> Tensor:
         """`lambda = 2 log(alpha / sigma)`, decreasing in t (Kingma et al. 2021)."""
-        alpha, _, sigma = self.coefficients(t)
-        return 2.0 * (torch.log(alpha) - torch.log(sigma))
+        return -2.0 * torch.log(self.noise_level(t))
 
     def time_from_noise_level(self, level: Tensor | float) -> Tensor:
         """t with `noise_level(t) = level`, float64; closed form where known, else 100 bisections (to rounding)."""
