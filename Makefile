@@ -35,7 +35,7 @@ lint: $(VENV)/dev.stamp ## style, types and the direction of imports
 	@rm -rf build/lint && mkdir -p build/lint && cp -Rp omnidistill build/lint/
 	@cp -Rp modalities configs build/lint/omnidistill/
 	cd build/lint && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p omnidistill
-	cd build/lint && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	cd build/lint && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml --no-cache --no-logo
 
 format: $(VENV)/dev.stamp ## rewrites the sources in the one style
 	$(BIN)/ruff check --fix .
