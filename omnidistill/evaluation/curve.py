@@ -1,0 +1,184 @@
+"""Quality against steps: sample at each step count, measure, time, count the network calls."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Context
+from omnidistill.denoisers import Denoiser
+from omnidistill.errors import RunError, UserError
+from omnidistill.random import generator
+from omnidistill.samplers import Sampler
+from omnidistill.tasks import Task
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model at one step count.
+
+    Attributes:
+        steps: sampler steps.
+        nfe: network calls a sample cost, as counted by the denoiser, guidance included.
+        metrics: what `task.measure` said.
+        seconds_per_sample: wall time of sampling alone, over the number of samples, in batches.
+        x0, context: the first samples and their contexts on the CPU, for `task.render`.
+    """
+
+    steps: int
+    nfe: int
+    metrics: dict[str, float]
+    seconds_per_sample: float
+    x0: Tensor = field(repr=False)
+    context: Context = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """The point as metrics.json lists it."""
+        return {
+            "steps": self.steps,
+            "nfe": self.nfe,
+            "metrics": dict(self.metrics),
+            "seconds_per_sample": self.seconds_per_sample,
+        }
+
+
+def quality(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    task: Task,
+    steps: Sequence[int],
+    samples: int,
+    seed: int,
+    batch: int = 256,
+    progress: Progress | None = None,
+    *,
+    name: str = "model",
+    keep: int = 64,
+) -> list[Point]:
+    """The points of `denoiser`'s curve, in the order of `steps`.
+
+    Contexts, starts and held-out data depend on the seed alone: a teacher and a student, and one model at two step
+    counts, are compared on the same conditions and the same noise. The denoiser's own count of calls goes on counting.
+
+    Args:
+        samples: samples at each step count.
+        seed: of everything drawn here.
+        batch: samples a network call; it decides `seconds_per_sample`.
+        progress: called as `progress(done, total)`, counted in sampler steps over all batches and step counts.
+        name: what to call the model in errors, e.g. "student".
+        keep: samples a point carries for rendering.
+
+    Raises:
+        UserError: a step count, `samples` or `batch` below 1.
+        RunError: a sample or a metric is not finite, or the batches cost different numbers of calls.
+    """
+    _check(steps, samples, batch)
+    device = device_of(denoiser)
+    context = task.contexts(samples, generator(seed, "evaluation", "contexts"))
+    parts = [slice(start, min(start + batch, samples)) for start in range(0, samples, batch)]
+    total, done = sum(steps) * len(parts), 0
+    points = []
+    with _evaluating(denoiser) as model:
+        # The first call of a network pays for threads, allocations and the choice of kernels.
+        first = context[parts[0]].to(device)
+        warm = generator(seed, "evaluation", "warm-up", device=device)
+        sampler.sample(model, task.like(min(batch, samples), device), 1, first, g=warm)
+        for count in steps:
+            chunks: list[Tensor] = []
+            costs: set[int] = set()
+            seconds = 0.0
+            for index, part in enumerate(parts):
+                here = context[part].to(device)
+                like = task.like(part.stop - part.start, device)
+                g = generator(seed, "evaluation", "samples", index, device=device)
+                report = _shifted(progress, done, total)
+                started = _now(device)
+                sample = sampler.sample(model, like, count, here, g=g, progress=report)
+                seconds += _now(device) - started
+                done += count
+                costs.add(sample.nfe)
+                chunks.append(_finite(sample.x0, name, count).cpu())
+            if len(costs) != 1:
+                raise RunError(f"the {name} at {count} steps cost {sorted(costs)} calls in different batches")
+            x0 = torch.cat(chunks)
+            metrics = task.measure(x0, context, generator(seed, "evaluation", "held out"))
+            _finite_metrics(metrics, f"the {name} at {_plural(count)}")
+            points.append(
+                Point(count, costs.pop(), metrics, seconds / samples, x0[:keep], context[slice(keep)])
+            )
+    return points
+
+
+def floor(task: Task, samples: int, seed: int) -> dict[str, float]:
+    """What a perfect generator would score with this many samples: real against held-out real. {} without data."""
+    metrics = task.floor(samples, generator(seed, "evaluation", "floor"))
+    _finite_metrics(metrics, "the real data")
+    return metrics
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module lives; the CPU for a closed form without tensors."""
+    held = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
+
+
+class _evaluating:
+    """The module in evaluation mode, and each part of it back in its own mode afterwards."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.model = model
+        self.modes = [(module, module.training) for module in model.modules()]
+
+    def __enter__(self) -> Denoiser:
+        self.model.eval()
+        return self.model
+
+    def __exit__(self, *exception: object) -> None:
+        for module, mode in self.modes:
+            module.training = mode
+
+
+def _check(steps: Sequence[int], samples: int, batch: int) -> None:
+    bad = [count for count in steps if count < 1]
+    if bad:
+        raise UserError(f"steps={','.join(map(str, steps))}: a sampler needs at least one step")
+    if samples < 1 or batch < 1:
+        raise UserError(f"evaluation needs at least one sample a batch, got samples={samples}, batch={batch}")
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _shifted(progress: Progress | None, done: int, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda step: progress(done + step, total)
+
+
+def _plural(steps: int) -> str:
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
+def _finite(x0: Tensor, name: str, steps: int) -> Tensor:
+    broken = 0 if not x0.is_floating_point() else int((~x0.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise RunError(
+            f"the {name} at {_plural(steps)}: {broken} of {len(x0)} samples hold NaN or infinity; not measured"
+        )
+    return x0
+
+
+def _finite_metrics(metrics: dict[str, float], whose: str) -> None:
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise RunError(f"metric '{key}' of {whose} is {value}; metrics are finite numbers")
