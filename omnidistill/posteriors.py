@@ -38,8 +38,10 @@ class Posterior(Protocol):
         """One x0 from the belief; a point answers with its mean, so the gradient flows where one exists."""
         ...
 
-    def divergence(self: P, target: P, kind: str = "nll") -> Tensor:
-        """Per element of x0, unreduced: how far this belief is from `target`. `nll` fits both kinds of belief."""
+    def divergence(self: P, target: P, kind: str = "nll", mask: Tensor | None = None) -> Tensor:
+        """Per element of x0, unreduced: how far this belief is from `target`. `nll` fits both kinds of belief.
+
+        `mask` is needed by kinds that look at a sample as a whole: padding must not count as dimensions of it."""
         ...
 
     def pull(self, direction: Tensor) -> Tensor:
@@ -74,8 +76,9 @@ def split(belief: P, sizes: int) -> tuple[P, ...]:
 
 
 def _towards(parameters: Tensor, direction: Tensor) -> Tensor:
-    # 1/2 ||p - sg(p - d)||^2 has the value ||d||^2 / 2, which is worth logging, and the gradient d.
-    return 0.5 * (parameters - (parameters - direction).detach()) ** 2
+    # 1/2 ||(p - sg p) + sg d||^2 has the value ||d||^2 / 2, which is worth logging, and the gradient d. In this order
+    # nothing is lost to rounding when d is far smaller than p, as it is late in training.
+    return 0.5 * (parameters - parameters.detach() + direction.detach()) ** 2
 
 
 def _like(scale: Tensor | float, parameters: Tensor) -> Tensor:
@@ -83,15 +86,17 @@ def _like(scale: Tensor | float, parameters: Tensor) -> Tensor:
     return scale.reshape(scale.shape + (1,) * (parameters.ndim - scale.ndim))
 
 
-def _pseudo_huber(error: Tensor) -> Tensor:
+def _pseudo_huber(error: Tensor, mask: Tensor | None = None) -> Tensor:
     """`sqrt(|e|^2 + c^2) - c` over the sample as a vector, c = 0.00054 sqrt(dim) (Song & Dhariwal 2023, eq. 8).
 
-    Spread evenly over the elements, so that the mean over elements of a sample is the vector's value over dim.
+    Spread evenly over the real elements, so that their mean over a sample is the vector's value over dim; dim
+    counts real elements only.
     """
-    dim = error[0].numel()
-    c = 0.00054 * dim**0.5
-    norm = torch.sqrt(error.flatten(1).square().sum(1) + c * c) - c
-    return _like(norm / dim, error).expand_as(error)
+    real = torch.ones_like(error) if mask is None else mask.expand_as(error).to(error.dtype)
+    dim = real.flatten(1).sum(1).clamp_min(1.0)
+    c = 0.00054 * dim.sqrt()
+    norm = torch.sqrt((error * real).flatten(1).square().sum(1) + c * c) - c
+    return _like(norm / dim, error) * real
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,13 @@ class PointPosterior:
     def sample(self, g: torch.Generator | None = None, mask: Tensor | None = None) -> Tensor:
         return self.mean
 
-    def divergence(self, target: PointPosterior, kind: str = "nll") -> Tensor:
+    def divergence(self, target: PointPosterior, kind: str = "nll", mask: Tensor | None = None) -> Tensor:
         """`nll`/`l2`: 1/2 (a - b)^2. `l1`: |a - b|. `huber`: pseudo-Huber of the sample as a vector."""
         kinds: dict[str, Callable[[Tensor], Tensor]] = {
             "nll": lambda e: 0.5 * e * e,
             "l2": lambda e: 0.5 * e * e,
             "l1": torch.abs,
-            "huber": _pseudo_huber,
+            "huber": lambda e: _pseudo_huber(e, mask),
         }
         if kind not in kinds:
             raise unknown("divergence between points", kind, kinds)
@@ -133,7 +138,9 @@ class PointPosterior:
         return (x0 - self.mean).abs()
 
     def blend(self, other: PointPosterior, weight: Tensor) -> PointPosterior:
-        return PointPosterior(torch.lerp(other.mean, self.mean, _like(weight, self.mean).expand_as(self.mean)))
+        return PointPosterior(
+            torch.lerp(other.mean, self.mean, _like(weight, self.mean).expand_as(self.mean))
+        )
 
     def guide(self, unconditional: PointPosterior, scale: Tensor) -> PointPosterior:
         return PointPosterior(unconditional.mean + _like(scale, self.mean) * (self.mean - unconditional.mean))
@@ -163,7 +170,9 @@ class CategoricalPosterior:
     def sample(self, g: torch.Generator | None = None, mask: Tensor | None = None) -> Tensor:
         return categorical(F.softmax(self.logits.detach().double(), -1), g, mask)
 
-    def divergence(self, target: CategoricalPosterior, kind: str = "nll") -> Tensor:
+    def divergence(
+        self, target: CategoricalPosterior, kind: str = "nll", mask: Tensor | None = None
+    ) -> Tensor:
         """Per token, in nats, p = target and q = self.
 
         `nll`: cross-entropy -sum p log q. `forward`: KL(p||q). `backward`: KL(q||p). `jsd`: Jensen-Shannon.
@@ -183,7 +192,9 @@ class CategoricalPosterior:
             return 0.5 * (log_q.exp() - log_p.exp()).abs().sum(-1)
         if kind == "l2":
             return 0.5 * (log_q - log_p).square().sum(-1)
-        raise unknown("divergence between categoricals", kind, ("nll", "forward", "backward", "jsd", "tv", "l2"))
+        raise unknown(
+            "divergence between categoricals", kind, ("nll", "forward", "backward", "jsd", "tv", "l2")
+        )
 
     def pull(self, direction: Tensor) -> Tensor:
         return _towards(self.logits, direction).sum(-1)
@@ -208,8 +219,10 @@ class CategoricalPosterior:
         weight = weight.to(self.logits.dtype)
         if weight.ndim < self.logits.ndim:
             weight = weight.reshape(weight.shape + (1,) * (self.logits.ndim - weight.ndim))
-        probs = weight * self.probs + (1 - weight) * other.probs
-        return CategoricalPosterior(probs.log().clamp_min(IMPOSSIBLE))
+        # In log space: the logarithm of a mixed probability of exactly 0 would send NaN backwards.
+        return CategoricalPosterior(
+            torch.logaddexp(weight.log() + self.log_probs, (1 - weight).log() + other.log_probs)
+        )
 
     def guide(self, unconditional: CategoricalPosterior, scale: Tensor) -> CategoricalPosterior:
         base = unconditional.log_probs

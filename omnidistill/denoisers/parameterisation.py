@@ -80,10 +80,13 @@ def _trigflow(path: GaussianPath, t: Tensor, d: float) -> Affine:
 
 
 def _consistency(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha = path.coefficients(t).alpha
-    level, lowest = path.noise_level(t), path.noise_level(path.span[0])
-    above = level - lowest
-    return Affine(d * d / (above**2 + d * d) / alpha, d * above / (level**2 + d * d).sqrt(), torch.zeros_like(t))
+    alpha, _, sigma = path.coefficients(t)
+    # alpha (l - l0), so that alpha = 0 is regular
+    above = sigma - alpha * path.noise_level(path.span[0])
+    scale = (d * alpha) ** 2
+    return Affine(
+        d * d * alpha / (above**2 + scale), d * above / (sigma**2 + scale).sqrt(), torch.zeros_like(t)
+    )
 
 
 PARAMETERISATIONS: dict[str, Callable[[GaussianPath, Tensor, float], Affine]] = {
@@ -113,7 +116,13 @@ def affine(path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0) -> A
 
 
 def to_x0(
-    path: GaussianPath, kind: str, out: Tensor, x_t: Tensor, t: Time, anchor: Tensor | None = None, d: float = 1.0
+    path: GaussianPath,
+    kind: str,
+    out: Tensor,
+    x_t: Tensor,
+    t: Time,
+    anchor: Tensor | None = None,
+    d: float = 1.0,
 ) -> Tensor:
     """The clean sample that the output `out` of a `kind` network means."""
     a, b, o = (per_sample(c.to(x_t.device), x_t) for c in affine(path, kind, t, d))
@@ -124,7 +133,13 @@ def to_x0(
 
 
 def from_x0(
-    path: GaussianPath, kind: str, x0: Tensor, x_t: Tensor, t: Time, anchor: Tensor | None = None, d: float = 1.0
+    path: GaussianPath,
+    kind: str,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Time,
+    anchor: Tensor | None = None,
+    d: float = 1.0,
 ) -> Tensor:
     """The inverse of `to_x0`; needs sigma > 0, for at t = 0 every output means the same x0."""
     a, b, o = (per_sample(c.to(x_t.device), x_t) for c in affine(path, kind, t, d))

@@ -112,13 +112,17 @@ class GaussianPath:
         if self._beta is None:
             return 0.0
         if context.anchor is None:
-            raise UserError(f"path '{self.name}' needs an anchor y shaped {tuple(like.shape)}; the batch has none")
+            raise UserError(
+                f"path '{self.name}' needs an anchor y shaped {tuple(like.shape)}; the batch has none"
+            )
         return context.anchor
 
     def _noise(self, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
         return self.symmetry.project(normal(like, g, context.mask), context.mask)
 
-    def prior(self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None) -> Tensor:
+    def prior(
+        self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
         """`N((alpha(1) + beta(1)) y, sigma(1)^2)`: where alpha(1) is not 0, the anchor stands in for x0, as in
         SGMSE+ (Richter et al. 2023, eq. 20) and Grad-TTS; without an anchor the mean is 0."""
         alpha, beta, sigma = self.coefficients(1.0)
@@ -148,15 +152,18 @@ class GaussianPath:
         """
         t, s = as_time(t, x0), as_time(s, x0)
         (alpha_t, beta_t, sigma_t), (alpha_s, beta_s, sigma_s) = self.coefficients(t), self.coefficients(s)
-        gain = self._gain(t, s) if self._gain else alpha_t / alpha_s
-        fresh = (churn * sigma_s * (1.0 - (gain * sigma_s / sigma_t) ** 2).clamp_min(0.0).sqrt()).broadcast_to(
-            torch.broadcast_shapes(t.shape, s.shape)
-        )
+        # alpha_s = 0 only where s = t = 1: no time passes, nothing shrinks.
+        gain = self._gain(t, s) if self._gain else torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s)
+        fresh = (
+            churn * sigma_s * (1.0 - (gain * sigma_s / sigma_t) ** 2).clamp_min(0.0).sqrt()
+        ).broadcast_to(torch.broadcast_shapes(t.shape, s.shape))
         # Where x_t holds no noise at all (a bridge at t = 1) there is none to keep: all of it is drawn afresh.
         fresh = torch.where(sigma_t == 0, sigma_s, fresh)
         kept = torch.where(sigma_t == 0, 0.0, (sigma_s**2 - fresh**2).clamp_min(0.0).sqrt() / sigma_t)
         anchor = self._anchor(context, x0)
-        a_t, b_t, a_s, b_s, k, f = (per_sample(c, x0) for c in (alpha_t, beta_t, alpha_s, beta_s, kept, fresh))
+        a_t, b_t, a_s, b_s, k, f = (
+            per_sample(c, x0) for c in (alpha_t, beta_t, alpha_s, beta_s, kept, fresh)
+        )
         x_s = (a_s - k * a_t) * x0 + (b_s - k * b_t) * anchor + k * x_t
         if bool((fresh > 0).any()):
             x_s = x_s + f * self._noise(x0, context, g)
@@ -171,9 +178,11 @@ class GaussianPath:
     def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
         """With `rho = alpha / sigma`, a deterministic jump is linear in rho (DDIM), so the weight of the first
         belief is `(rho_r - rho_t) / (rho_s - rho_t)` (Salimans & Ho 2022, appendix G, solved for x0). Written
-        without dividing by sigma_s or alpha_t, which may be 0. Float64[b] or scalar."""
+        without dividing by sigma_s, which may be 0. Float64[b] or scalar."""
         (a_t, _, n_t), (a_r, _, n_r), (a_s, _, n_s) = (self.coefficients(as_time(u, x_t)) for u in (t, r, s))
-        return n_s * (a_r * n_t - a_t * n_r) / (n_r * (a_s * n_t - a_t * n_s))
+        # A bridge at t = 1 has neither x0 nor noise; there rho -> 0 like sqrt(1 - t).
+        rho_t = torch.where(n_t == 0, 0.0, a_t / n_t)
+        return n_s * (a_r - rho_t * n_r) / (n_r * (a_s - rho_t * n_s))
 
     def certain(self, x0: Tensor) -> PointPosterior:
         return PointPosterior(x0)

@@ -33,7 +33,9 @@ class UniformPath:
     def _random(self, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
         return (uniform(like, g, context.mask) * self.vocab).long()
 
-    def prior(self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None) -> Tensor:
+    def prior(
+        self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
         return self._random(like, context, g)
 
     def corrupt(
@@ -47,7 +49,8 @@ class UniformPath:
         `q(x_t | x_s) = a [x_t = x_s] + (1 - a) / K`, `q(x_s | x0) = alpha_s [x_s = x0] + (1 - alpha_s) / K`
         (Sahoo et al. 2025, eq. 4, unnormalised)."""
         alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
-        gain = per_sample(alpha_t / alpha_s, x0).unsqueeze(-1)
+        # alpha_s = 0 only where s = t = 1: no time passes, so x_s = x_t.
+        gain = per_sample(torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s), x0).unsqueeze(-1)
         clean = per_sample(alpha_s, x0).unsqueeze(-1)
         likelihood = gain * F.one_hot(x_t, self.vocab) + (1.0 - gain) / self.vocab
         before = clean * F.one_hot(x0, self.vocab) + (1.0 - clean) / self.vocab
@@ -75,7 +78,9 @@ class UniformPath:
         return target
 
     def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
-        raise UserError("the uniform path cannot merge two jumps into one belief; use a masked or a Gaussian path")
+        raise UserError(
+            "the uniform path cannot merge two jumps into one belief; use a masked or a Gaussian path"
+        )
 
     def certain(self, x0: Tensor) -> CategoricalPosterior:
         return certain(x0, self.vocab)  # type: ignore[return-value]
