@@ -1,0 +1,166 @@
+"""A small bidirectional transformer for tokens, the students' network on sequences with a closed-form teacher."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnidistill.errors import UserError
+
+EXCLUDED = -1e4  # attention score of padding; finite, so that a row of nothing but padding is no NaN
+
+
+class TimeEmbedding(nn.Module):
+    """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, then a two-layer perceptron.
+
+    `silent` zeroes the last layer: a network with this embedding equals the one without it until it is trained.
+    """
+
+    def __init__(self, width: int, silent: bool = False, frequencies: int = 16) -> None:
+        super().__init__()
+        # Half a radian a unit tells the ends of [0, 1] apart, 50 radians tell 1/50 apart.
+        self.register_buffer("rates", 0.5 * 100.0 ** torch.linspace(0, 1, frequencies), persistent=False)
+        self.inner, self.outer = nn.Linear(2 * frequencies, width), nn.Linear(width, width)
+        if silent:
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.float().unsqueeze(1) * self.rates
+        waves = torch.cat((angles.sin(), angles.cos()), 1).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(waves)))
+
+
+class Block(nn.Module):
+    """Attention and perceptron, each on a layer norm that is scaled and shifted by the time (Peebles & Xie 2023, DiT).
+
+    Attention is written out as matmul-softmax: the fused CPU kernel has no forward-mode derivative and a slow
+    backward pass.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.film = nn.Linear(width, 4 * width)
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, h: Tensor, film: Tensor, excluded: Tensor | None) -> Tensor:
+        scale1, shift1, scale2, shift2 = self.film(film).unsqueeze(1).chunk(4, -1)
+        width = h.shape[-1:]
+        x = torch.addcmul(shift1, F.layer_norm(h, width), 1.0 + scale1)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if excluded is not None:
+            scores = scores + excluded
+        h = h + self.project((scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2))
+        x = torch.addcmul(shift2, F.layer_norm(h, width), 1.0 + scale2)
+        return h + self.outer(F.gelu(self.inner(x), approximate="tanh"))
+
+
+class Trunk(nn.Module):
+    """`h: Float[b n width]` through `depth` blocks; the time, the condition and the optional second embeddings enter
+    every block. Knows no order of its n elements: positions are the caller's to add.
+
+    Args:
+        num_classes: labels are 0 ... num_classes - 1 and num_classes is the null label, also taken where no condition
+            is given. None: unconditional.
+        target_time, guidance: adds an embedding of the second time or of the guidance scale, zero at the start.
+    """
+
+    def __init__(
+        self, width: int, depth: int, heads: int, target_time: bool, guidance: bool, num_classes: int | None
+    ) -> None:
+        super().__init__()
+        if min(width, depth, heads) < 1 or width % heads:
+            raise UserError(f"a transformer's width must be a multiple of its heads, got width={width}, heads={heads}")
+        self.num_classes = num_classes
+        self.time = TimeEmbedding(width)
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        # Made last: the layers above draw the same initial weights with and without them.
+        self.target_time = TimeEmbedding(width, silent=True) if target_time else None
+        self.guidance = TimeEmbedding(width, silent=True) if guidance else None
+
+    def forward(
+        self,
+        h: Tensor,
+        t: Tensor,
+        condition: Tensor | None,
+        target_time: Tensor | None,
+        guidance: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """mask: Bool[b n], True where an element is real."""
+        film = self.time(t)
+        if self.classes is not None:
+            assert self.num_classes is not None
+            film = film + self.classes(torch.full_like(t, self.num_classes).long() if condition is None else condition)
+        elif condition is not None:
+            raise UserError("this network was built without classes (num_classes=None) and cannot take a condition")
+        seconds = (("target_time", self.target_time, target_time), ("guidance", self.guidance, guidance))
+        for name, module, value in seconds:
+            if value is not None:
+                if module is None:
+                    raise UserError(f"this network was built with {name}=False and cannot take {name}")
+                film = film + module(value)
+        film = F.silu(film)
+        excluded = None if mask is None else EXCLUDED * (~mask)[:, None, None, :].to(h.dtype)
+        for block in self.blocks:
+            h = block(h, film, excluded)
+        return h
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits out; every position sees every real one. The head starts at zero: a new network answers the
+    uniform distribution.
+
+    Args:
+        vocab: k real tokens; the input may also hold the mask, token k.
+        length: the longest sequence, for which there are learned positions.
+        width, depth, heads: of the trunk.
+        target_time, guidance, num_classes: see `Trunk`.
+    """
+
+    feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
+    feature_axis = 2
+
+    def __init__(
+        self,
+        vocab: int,
+        length: int,
+        width: int = 128,
+        depth: int = 3,
+        heads: int = 4,
+        target_time: bool = False,
+        guidance: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab, self.length = vocab, length
+        self.tokens = nn.Embedding(vocab + 1, width)
+        self.positions = nn.Parameter(0.5 * torch.randn(length, width))
+        self.head = nn.Linear(width, vocab)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | None = None,
+        *,
+        target_time: Tensor | None = None,
+        guidance: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x: Long[b n] in 0 ... k; t: Float[b]; condition: Long[b]; mask: Bool[b n] -> logits Float[b n k]."""
+        if x.shape[1] > self.length:
+            raise UserError(f"this transformer has positions for {self.length} tokens, got a sequence of {x.shape[1]}")
+        h = self.tokens(x) + self.positions[: x.shape[1]]
+        h = self.trunk(h, t, condition, target_time, guidance, mask)
+        return self.head(F.layer_norm(h, h.shape[-1:]))
