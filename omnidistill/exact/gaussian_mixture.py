@@ -1,0 +1,175 @@
+"""`exact/gaussian_mixture`: points drawn from a mixture of round Gaussians, whose denoiser is known exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import Denoiser
+from omnidistill.errors import RunError, UserError
+from omnidistill.evaluation.distances import energy_distance, sliced_wasserstein
+from omnidistill.exact import parameters
+from omnidistill.exact.arguments import keywords, whole
+from omnidistill.exact.mixture import Mixture
+from omnidistill.exact.networks import MLP
+from omnidistill.exact.render import scatter
+from omnidistill.paths import GaussianPath
+from omnidistill.paths.base import as_time
+from omnidistill.posteriors import PointPosterior
+from omnidistill.random import generator
+from omnidistill.samplers import Heun, Sampler
+from omnidistill.tasks import Metric, Task
+
+
+class MixtureDenoiser(Denoiser):
+    """`E[x0 | x_t]` of a mixture on any Gaussian path without an anchor (see `Mixture.posterior_mean`).
+
+    Computed in float64 and returned in the dtype of x_t. Where the context has a condition, `Long[b]`, it names the
+    component, and `mixture.count` means that nothing is known.
+    """
+
+    path: GaussianPath
+
+    def __init__(self, path: GaussianPath, mixture: Mixture) -> None:
+        super().__init__(path)
+        self.mixture = mixture
+
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> PointPosterior:
+        alpha, _, sigma = self.path.coefficients(as_time(t, x_t))
+        return PointPosterior(self.mixture.posterior_mean(x_t, alpha, sigma, _labels(context)).to(x_t.dtype))
+
+    def log_density(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
+        """Float64[b]: `log p_t(x_t)`, whose gradient is the score `(alpha E[x0 | x_t] - x_t) / sigma^2`."""
+        alpha, _, sigma = self.path.coefficients(as_time(t, x_t))
+        return self.mixture.log_density(x_t, alpha, sigma, _labels(context))
+
+
+def _labels(context: Context) -> Tensor | None:
+    if context.condition is not None and not isinstance(context.condition, Tensor):
+        raise UserError("the condition of a Gaussian mixture is a tensor of component labels")
+    return context.condition
+
+
+class GaussianMixtureTask(Task):
+    """Points of `sum_k w_k N(mu_k, std^2 I)`. The teacher is exact, so what is measured is the distillation alone.
+
+    Args:
+        means: k points of d numbers; None for 8 on the unit circle.
+        std: of every component, in every direction.
+        weights: k numbers above 0, normalised to sum 1; None for equal ones.
+        path: a Gaussian path without an anchor, or the name of its constructor.
+        conditional: contexts carry the component as a class label; the null label is k.
+        teacher_steps: the teacher's full number of steps.
+        network: keywords of `MLP`: width, depth.
+        seed: of the directions that `sliced_wasserstein` projects on.
+
+    Raises:
+        UserError: means of unequal dimension, std <= 0, weights of another number or <= 0, NaN, an anchored path.
+    """
+
+    primary = Metric("energy", "lower")
+
+    def __init__(
+        self,
+        means: Sequence[Sequence[float]] | Tensor | None = None,
+        std: float = 0.15,
+        weights: Sequence[float] | Tensor | None = None,
+        path: GaussianPath | str = "rectified_flow",
+        conditional: bool = False,
+        teacher_steps: int = 64,
+        network: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        name: str = "exact/gaussian_mixture",
+    ) -> None:
+        if means is None:
+            turn = [2 * math.pi * k / 8 for k in range(8)]
+            means = [[math.cos(a), math.sin(a)] for a in turn]
+        points = torch.tensor(parameters.table("means", means), dtype=torch.float64)
+        shares = [1.0] * len(points) if weights is None else parameters.row("weights", weights)
+        if len(shares) != len(points):
+            raise UserError(f"weights must be one for each of the {len(points)} means, got {len(shares)}")
+        for k, share in enumerate(shares):
+            parameters.positive(f"weights[{k}]", share)
+        weight = torch.tensor(shares, dtype=torch.float64)
+        self.mixture = Mixture(points, parameters.positive("std", std), weight / weight.sum())
+        self.path: GaussianPath = parameters.gaussian_path(path, anchored=False)
+        self.name, self.seed, self.conditional = name, whole("seed", seed, 0), bool(conditional)
+        self.title = f"Gaussian mixture: {self.mixture.count} modes in {self.mixture.dim} dimensions"
+        self.shape = (self.mixture.dim,)
+        self.teacher_steps = whole("teacher_steps", teacher_steps)
+        self.null = self.mixture.count if conditional else None
+        size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth"))}
+        self._network = {key: whole(f"network.{key}", value) for key, value in size.items()}
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        """Fresh draws of the mixture, in both splits: no sample is ever seen twice, so none is held out by name."""
+        everything = torch.full((count,), self.mixture.count)
+        x0, component = self.mixture.sample(everything, g)
+        return Batch(x0.to(self.dtype), Context(condition=component) if self.conditional else Context())
+
+    def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
+        classes = self.mixture.count if self.conditional else None
+        return MLP(
+            self.mixture.dim, num_classes=classes, target_time=target_time, guidance=guidance, **self._network
+        )
+
+    def reading(self) -> Mapping[str, Any]:
+        """`edm`, because it is regular at both ends of every path, with inputs of unit second moment."""
+        return {
+            "parameterisation": "edm",
+            "time_input": "t",
+            "sigma_data": self.mixture.scale(),
+            "unit_input": True,
+        }
+
+    def exact_teacher(self) -> MixtureDenoiser:
+        return MixtureDenoiser(self.path, self.mixture)
+
+    def sampler(self) -> Sampler:
+        """Second order, and the most accurate of the samplers here at 64 steps."""
+        return Heun()
+
+    def _reference(self, count: int, context: Context, g: torch.Generator) -> Tensor:
+        labels = _labels(context)
+        labels = torch.full((count,), self.mixture.count) if labels is None else labels.cpu()
+        return self.mixture.sample(labels, g)[0]
+
+    def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
+        """Against as many fresh draws (with the same labels, where there are labels):
+
+        energy: `energy_distance`. sliced_wasserstein: over 128 directions fixed by the task's seed. modes_recalled,
+        heavy_modes_recalled, stray, weights_tv: see `Mixture.modes`. label_accuracy, if conditional: share of
+        labelled samples inside the radius of their component.
+        """
+        x0 = x0.detach().cpu().double()
+        if not x0.isfinite().all():
+            raise RunError(f"{int((~x0.isfinite()).any(1).sum())} of {len(x0)} samples are NaN or infinite")
+        real = self._reference(len(x0), context, g)
+        directions = generator(self.seed, "sliced_wasserstein")
+        metrics = {
+            "energy": energy_distance(x0, real),
+            "sliced_wasserstein": sliced_wasserstein(x0, real, directions),
+            **self.mixture.modes(x0),
+        }
+        labels = _labels(context)
+        if labels is not None and bool((named := labels.cpu() < self.mixture.count).any()):
+            own = self.mixture.means[labels.cpu()[named]]
+            hit = (x0[named] - own).norm(dim=1) <= self.mixture.radius()
+            metrics["label_accuracy"] = float(hit.double().mean())
+        return metrics
+
+    def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
+        """A scatter plot over as many real samples, and the samples as CSV."""
+        real = self._reference(len(x0), context, generator(self.seed, "render"))
+        return scatter(x0, real, FilePath(target), self.title)
+
+    def file_suffix(self) -> str:
+        return ".csv"

@@ -1,0 +1,128 @@
+"""A multilayer perceptron for the closed-form tasks on vectors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Waves(nn.Module):
+    """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, and a linear layer."""
+
+    def __init__(self, width: int, frequencies: int = 16, silent: bool = False) -> None:
+        super().__init__()
+        # From half a radian a unit, which tells the ends of [0, 1] apart, to 50; higher ones make time derivatives
+        # large (Lu & Song 2024, sec. 4.1).
+        self.register_buffer("rates", 0.5 * 100.0 ** torch.linspace(0, 1, frequencies), persistent=False)
+        self.linear = nn.Linear(2 * frequencies, width)
+        if silent:
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.unsqueeze(1).to(self.linear.weight.dtype) * self.rates
+        return self.linear(torch.cat((angles.sin(), angles.cos()), dim=1))
+
+
+class Block(nn.Module):
+    """`h + W silu(film(norm(h)))`: one matrix a block; film is the scale and shift made from time and class."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return h + self.linear(F.silu(torch.addcmul(shift, F.layer_norm(h, (self.width,)), 1 + scale)))
+
+
+class MLP(nn.Module):
+    """Residual perceptron whose layers are modulated by time and class (FiLM: Perez et al. 2018).
+
+    The last layer starts at zero, so a new network answers 0 to everything.
+
+    Args:
+        dim: d of `x: Float[b d]`; the output has the same shape.
+        width, depth: hidden units, and residual blocks of one matrix each.
+        num_classes: labels are 0 ... num_classes - 1, and num_classes is the null label, also taken where no
+            condition is given. None: unconditional.
+        anchor: the network reads a second vector `anchor: Float[b d]`.
+        target_time, guidance: adds an embedding of the second time or of the guidance scale, zero at the start, so
+            that the network equals the one without it until it is trained.
+    """
+
+    feature_module = "blocks"  # its output, Float[b width], is what a discriminator head reads
+    feature_axis = 1
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 256,
+        depth: int = 4,
+        num_classes: int | None = None,
+        anchor: bool = False,
+        target_time: bool = False,
+        guidance: bool = False,
+        embedding: int = 64,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.anchored = num_classes, anchor
+        self.time = Waves(embedding)
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, embedding)
+        self.first = nn.Linear(dim * (2 if anchor else 1), width)
+        self.blocks = Blocks(width, depth, embedding)
+        self.last = nn.Linear(width, dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        # Made last: the layers above draw the same initial weights with and without them.
+        self.target_time = Waves(embedding, silent=True) if target_time else None
+        self.guidance = Waves(embedding, silent=True) if guidance else None
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | None = None,
+        *,
+        target_time: Tensor | None = None,
+        guidance: Tensor | None = None,
+        anchor: Tensor | None = None,
+    ) -> Tensor:
+        """x: Float[b d], t, target_time, guidance: Float[b], condition: Long[b], anchor: Float[b d] -> Float[b d]."""
+        film = self.time(t)
+        if self.classes is not None:
+            if condition is None:
+                condition = torch.full(t.shape, self.num_classes, device=x.device)
+            film = film + self.classes(condition)
+        elif condition is not None:
+            raise ValueError("this MLP was built with num_classes=None and cannot take a condition")
+        for name, module, value in (
+            ("target_time", self.target_time, target_time),
+            ("guidance", self.guidance, guidance),
+        ):
+            if value is not None:
+                if module is None:
+                    raise ValueError(f"this MLP was built with {name}=False and cannot take {name}")
+                film = film + module(value)
+        if (anchor is not None) != self.anchored:
+            raise ValueError(
+                f"this MLP was built with anchor={self.anchored}, and the anchor given says otherwise"
+            )
+        h = self.first(x if anchor is None else torch.cat((x, anchor), dim=1))
+        return self.last(F.silu(self.blocks(h, F.silu(film))))
+
+
+class Blocks(nn.Module):
+    """The residual blocks and the one linear layer that makes all their scales and shifts."""
+
+    def __init__(self, width: int, depth: int, embedding: int) -> None:
+        super().__init__()
+        self.film = nn.Linear(embedding, 2 * depth * width)
+        self.layers = nn.ModuleList(Block(width) for _ in range(depth))
+
+    def forward(self, h: Tensor, film: Tensor) -> Tensor:
+        modulation = self.film(film).chunk(2 * len(self.layers), dim=1)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, modulation[2 * i], modulation[2 * i + 1])
+        return h
