@@ -55,6 +55,8 @@ def categorical(probs: Tensor, g: torch.Generator | None, mask: Tensor | None = 
     """
     cumulative = probs.double().cumsum(-1)
     u = uniform(probs[..., 0], g, mask).unsqueeze(-1) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative.contiguous(), u.contiguous(), right=True).squeeze(-1).clamp_(
-        max=probs.shape[-1] - 1
+    return (
+        torch.searchsorted(cumulative.contiguous(), u.contiguous(), right=True)
+        .squeeze(-1)
+        .clamp_(max=probs.shape[-1] - 1)
     )

@@ -12,11 +12,10 @@ from omnidistill.posteriors import Posterior
 class Denoiser(nn.Module):
     """Answers `(x_t, t)` with a belief about x0. Teachers, students, critics and closed forms are all this.
 
-    Subclasses implement `belief`; `forward` counts. `calls` is the number of network evaluations so far, one per
-    forward whatever the batch, times `evaluations` (2 for a guided teacher, which batches both branches).
+    Subclasses implement `belief`; `forward` counts. `calls` is the number of network evaluations so far: one per
+    forward whatever the batch, two where guidance asks both branches in one batch.
     """
 
-    evaluations: int = 1
     wants_target: bool = False
     """Whether the answer depends on the time that the sampler will jump to."""
 
@@ -26,7 +25,12 @@ class Denoiser(nn.Module):
         self.calls = 0
 
     def forward(
-        self, x_t: Tensor, t: Tensor | float, context: Context = Context(), *, target_time: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor | float,
+        context: Context = Context(),
+        *,
+        target_time: Tensor | None = None,
     ) -> Posterior:
         """
         Args:
@@ -34,8 +38,10 @@ class Denoiser(nn.Module):
             t: Float64 scalar or [b], time in [0, 1].
             target_time: Float64 scalar or [b], s < t, for students that learned jumps to any s.
         """
-        self.calls += self.evaluations
+        self.calls += 1
         return self.belief(x_t, t, context, target_time)
 
-    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
         raise NotImplementedError("a Denoiser implements belief(x_t, t, context, target_time)")

@@ -23,25 +23,37 @@ class Guided(Denoiser):
         scale: s, unless the context carries one per sample in `context.guidance`.
         null: the label that means "no condition", or a function that empties a condition.
 
-    Papers that write `c + w (c - u)` have s = 1 + w. Counts two network calls (one function evaluation of each
-    branch), though it makes one.
+    Papers that write `c + w (c - u)` have s = 1 + w. Counts two network calls, one for each branch, on the
+    denoiser that it asks: a guide made for one step leaves its count where the role is counted.
     """
-
-    evaluations = 2
 
     def __init__(self, denoiser: Denoiser, scale: float, null: Null) -> None:
         super().__init__(denoiser.path)
         self.denoiser, self.scale, self.null = denoiser, scale, null
         self.wants_target = denoiser.wants_target
 
+    @property
+    def calls(self) -> int:  # type: ignore[override]
+        return self.denoiser.calls
+
+    @calls.setter
+    def calls(self, value: int) -> None:
+        # `Denoiser.__init__` starts a count at 0 before there is a denoiser to ask; the inner one keeps its own.
+        if "denoiser" in self._modules:
+            self.denoiser.calls = value
+
     def _empty(self, condition: Condition) -> Condition:
         if callable(self.null):
             return self.null(condition)
         if not isinstance(condition, Tensor):
-            raise UserError("guidance needs a condition of labels, or null= a function that empties the condition")
+            raise UserError(
+                "guidance needs a condition of labels, or null= a function that empties the condition"
+            )
         return torch.full_like(condition, self.null)
 
-    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
         scale = context.guidance if context.guidance is not None else torch.tensor(float(self.scale))
         bare = Context(context.condition, context.anchor, context.mask)
         both = bare.joined(bare.with_condition(self._empty(context.condition)))

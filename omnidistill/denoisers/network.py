@@ -84,7 +84,10 @@ class NetworkDenoiser(Denoiser):
         view = TIME_INPUTS[self.time_input]
 
         def time(value: Tensor | float) -> Tensor:
-            return view(self.path, as_time(value, x_t)).expand(x_t.shape[0]).to(torch.float32)  # type: ignore[arg-type]
+            value = as_time(value, x_t)
+            # At t = 0 the belief is x_t itself and the output is not read; some views of time are infinite there.
+            value = torch.where(value == 0, self.path.span[0], value)
+            return view(self.path, value).expand(x_t.shape[0]).to(torch.float32)  # type: ignore[arg-type]
 
         keywords: dict[str, Tensor] = {}
         if context.anchor is not None:
@@ -102,15 +105,22 @@ class NetworkDenoiser(Denoiser):
             x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t)
         return self.network(x, time(t), *given, **keywords)
 
-    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
         t = as_time(t, x_t)
         return self._read(self.output(x_t, t, context, target_time), x_t, t, context)
 
     def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
         if out.shape != x_t.shape:
-            raise UserError(f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match")
+            raise UserError(
+                f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match"
+            )
         anchor = context.anchor if "anchored" in self.path.offers else None
         mean = to_x0(self.path, self.parameterisation, out.to(x_t.dtype), x_t, t, anchor, self.sigma_data)  # type: ignore[arg-type]
+        mean = torch.where(
+            per_sample(t, x_t) == 0, x_t, mean
+        )  # the boundary f(x, 0) = x, whatever the network
         return PointPosterior(mean if context.mask is None else mean * context.mask)
 
     def _read_tokens(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
@@ -121,7 +131,9 @@ class NetworkDenoiser(Denoiser):
                 f"logits must be {(*tuple(x_t.shape), vocab)}"
             )
         logits = out[..., :vocab].float()
-        known = (x_t.clamp(max=vocab - 1).unsqueeze(-1) == torch.arange(vocab, device=x_t.device)).to(logits.dtype)
+        known = (x_t.clamp(max=vocab - 1).unsqueeze(-1) == torch.arange(vocab, device=x_t.device)).to(
+            logits.dtype
+        )
         undecided = self.path.unresolved(x_t, t).unsqueeze(-1)
         return CategoricalPosterior(torch.where(undecided, logits, (1.0 - known) * IMPOSSIBLE))
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
-from omnidistill.denoisers import Denoiser
+from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
-from omnidistill.paths.base import per_sample
+from omnidistill.random import uniform
 from omnidistill.samplers import FewStep, Rollout
 from omnidistill.times import Times
 
@@ -30,29 +30,69 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """A model that an objective needs beside the student and the teacher.
+    """A model that an objective needs beside the student and the teacher. None means "as another objective says".
 
     Attributes:
-        start: `teacher` (a trainable copy of the teacher), `student` (a copy of the student).
-        updates: optimiser updates per student update (k : 1); 0 for a model that is not trained.
-        average: decay of an exponential moving average of the student; None for a model that is trained.
+        start: `teacher` (a trainable copy of the teacher's network) or `student` (a copy of the student).
+        updates: optimiser updates per student update (k : 1).
         lr: learning rate as a multiple of the student's.
+        average: this model is an exponential moving average of the student with this decay, and is not trained.
+        refresh: this model is replaced by the student this many times, evenly over the run, and is not trained.
         modules: further modules trained in this role (discriminator heads), by the name of the model they become.
     """
 
-    start: str = "teacher"
-    updates: int = 1
+    start: str | None = None
+    updates: int | None = None
+    lr: float | None = None
     average: float | None = None
-    lr: float = 1.0
+    refresh: int | None = None
     modules: Mapping[str, Callable[[Denoiser], nn.Module]] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        return self.average is None and self.refresh is None
+
+    def merged(self, other: RoleSpec, name: str) -> RoleSpec:
+        """One role declared by two objectives; an error where they disagree."""
+        values: dict[str, Any] = {}
+        for key in ("start", "updates", "lr", "average", "refresh"):
+            mine, theirs = getattr(self, key), getattr(other, key)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise UserError(
+                    f"two objectives disagree on {name}.{key}: {mine} and {theirs}; give both one value"
+                )
+            values[key] = theirs if mine is None else mine
+        return RoleSpec(**values, modules={**self.modules, **other.modules})
+
+
+@dataclass(frozen=True)
+class BankSpec:
+    """Teacher trajectories computed before training: `size` of them with `steps` sampler steps.
+
+    `states` says whether to keep all states of a trajectory or its two ends (noise and sample) alone.
+    """
+
+    size: int
+    steps: int
+    states: bool = False
 
 
 class Objective(Protocol):
+    """A family of losses.
+
+    Attributes:
+        roles: the models it needs beside student and teacher.
+        needs: what it asks of path and task: members of `Path.offers`, and `data` (clean samples), `condition`.
+        bank: teacher trajectories it reads from `step.bank`, or None.
+    """
+
     roles: Mapping[str, RoleSpec]
     needs: frozenset[str]
+    bank: BankSpec | None
 
     def losses(self, role: str, step: Step) -> Losses | None:
-        """This objective's losses for an update of `role`, or None where it has none."""
+        """This objective's losses for an update of `role`, or None where it has none. The student's terms are
+        scaled by the objective's weight in a recipe; those of other roles are not."""
         ...
 
     def cost(self, role: str) -> Calls:
@@ -94,9 +134,12 @@ class Step:
         student: StudentSpec = StudentSpec(),
         update: int = 0,
         total: int = 1,
+        null: int | None = None,
+        bank: Mapping[str, Any] | None = None,
     ) -> None:
         self.role, self.batch, self.models, self.g = role, batch, models, g
         self.like, self.spec, self.update, self.total = like, student, update, total
+        self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
         self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
 
@@ -105,19 +148,42 @@ class Step:
             raise UserError(f"this step has no model '{name}'; it has {', '.join(self.models)}")
         return self.models[name]  # type: ignore[return-value]
 
+    def guided(self, name: str, scale: float | None) -> Denoiser:
+        """The model under classifier-free guidance of this scale; as it is for scale 1. A scale of None leaves it
+        to `context.guidance`."""
+        if scale == 1.0:
+            return self[name]
+        if self.null is None:
+            raise UserError(
+                f"guidance {scale} needs a task with a null condition; this task has none, use guidance 1"
+            )
+        return Guided(self[name], 1.0 if scale is None else scale, self.null)
+
     @property
     def path(self) -> Path:
-        return self["student"].path
+        return self["teacher"].path if "teacher" in self.models else self["student"].path
 
     @property
     def context(self) -> Context:
         return self.batch.context
 
+    def without_condition(self, share: float) -> Context:
+        """The context with this share of its conditions made null, so that a model learns to do without."""
+        condition = self.context.condition
+        if not share or condition is None:
+            return self.context
+        if self.null is None or not isinstance(condition, Tensor):
+            raise UserError("drop_condition needs a task with a null label; set drop_condition=0")
+        dropped = uniform(condition, self.g) < share
+        return self.context.with_condition(torch.where(dropped, self.null, condition))
+
     @property
     def x0(self) -> Tensor:
         """The batch's clean data; an error where the task has none."""
         if self.batch.x0 is None:
-            raise UserError("this objective needs real data, and the task gives none; choose a data-free recipe")
+            raise UserError(
+                "this objective needs real data, and the task gives none; choose a data-free recipe"
+            )
         return self.batch.x0
 
     @property
@@ -136,7 +202,7 @@ class Step:
         if times not in self._noised:
             x0 = self.rollout.x0
             t = times(x0.shape[0], self.path, self.g).to(x0.device)
-            self._noised[times] = self["teacher"].path.corrupt(x0, t, self.context, g=self.g), t
+            self._noised[times] = self.path.corrupt(x0, t, self.context, g=self.g), t
         return self._noised[times]
 
 
@@ -162,8 +228,3 @@ def reduce(
         sample = torch.where(real, elementwise, 0.0).flatten(1).sum(1) / count
     weight = torch.as_tensor(weight, device=sample.device).to(sample.dtype)
     return (weight * sample).mean()
-
-
-def spread(weight: Tensor, like: Tensor) -> Tensor:
-    """Float64[b] weights shaped to multiply `like`."""
-    return per_sample(weight, like)

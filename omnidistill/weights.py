@@ -1,0 +1,59 @@
+"""Weights of a loss over time, w(t): a paper's factor written once, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from omnidistill.errors import UserError, unknown
+from omnidistill.paths import GaussianPath, Path
+
+
+def _gaussian(function: Callable[[GaussianPath, Tensor], Tensor]) -> Callable[[Path, Tensor], Tensor]:
+    def weight(path: Path, t: Tensor) -> Tensor:
+        if "gaussian" not in path.offers:
+            raise UserError(
+                f"this weighting is a function of signal and noise and needs a Gaussian path, got {path}"
+            )
+        return function(path, t)  # type: ignore[arg-type]
+
+    return weight
+
+
+def _snr(path: GaussianPath, t: Tensor) -> Tensor:
+    return path.noise_level(t) ** -2
+
+
+def _product(path: GaussianPath, t: Tensor) -> Tensor:
+    alpha, _, sigma = path.coefficients(t)
+    return alpha * sigma
+
+
+def _reveal(path: Path, t: Tensor) -> Tensor:
+    # -alpha' / (1 - alpha), by forward differentiation of whatever schedule the path has
+    schedule = path.alpha  # type: ignore[attr-defined]
+    value, rate = torch.func.jvp(schedule, (t,), (torch.ones_like(t),))
+    return -rate / (1.0 - value)
+
+
+WEIGHTS: dict[str, Callable[[Path, Tensor], Tensor]] = {
+    "uniform": lambda path, t: torch.ones_like(t),
+    "snr": _gaussian(_snr),
+    "truncated_snr": _gaussian(lambda path, t: _snr(path, t).clamp_min(1.0)),
+    "min_snr_5": _gaussian(lambda path, t: _snr(path, t).clamp_max(5.0)),
+    "alpha_sigma": _gaussian(_product),
+    "nelbo": _reveal,
+}
+"""`uniform`: 1. `snr`: alpha^2/sigma^2, the weight that makes an x0-gap the gradient of a KL divergence.
+`truncated_snr`: max(snr, 1) (Salimans & Ho 2022, sec. 4). `min_snr_5`: min(snr, 5) (Hang et al. 2023).
+`alpha_sigma`: alpha sigma, which turns an x0-gap g into sigma^2 times the eps-gap alpha g/sigma (SwiftBrush).
+`nelbo`: -alpha'/(1 - alpha), 1/t for the linear schedule (Sahoo et al. 2024, MDLM, eq. 10); discrete paths."""
+
+
+def weight(name: str, path: Path, t: Tensor) -> Tensor:
+    """Float64[b]: the weight `name` at times t of this path."""
+    if name not in WEIGHTS:
+        raise unknown("weighting", name, WEIGHTS)
+    return WEIGHTS[name](path, t)
