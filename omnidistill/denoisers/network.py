@@ -159,6 +159,16 @@ class NetworkDenoiser(Denoiser):
             handle.remove()
         return caught[0].movedim(axis, 1).flatten(2).mean(-1) if caught[0].ndim > 2 else caught[0]
 
+    def feature_channels(self) -> int:
+        """Width of `features`, as the network declares it."""
+        probe = getattr(self.network, "feature_channels", None)
+        if probe is None:
+            raise UserError(
+                f"{type(self.network).__name__} does not say how wide its feature layer is; "
+                "set network.feature_channels = number of channels of the output of feature_module"
+            )
+        return int(probe)
+
 
 def feature_layer(network: nn.Module) -> tuple[nn.Module, int]:
     """The layer that `network.feature_module` names, and the channel axis `network.feature_axis` of its output."""

@@ -1,1 +1,28 @@
 """Losses for named roles: pure arithmetic on tensors. No optimiser, no trainer, no modality."""
+
+from omnidistill.objectives.adversarial import Adversarial
+from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, Step, StudentSpec, reduce
+from omnidistill.objectives.consistency import Consistency
+from omnidistill.objectives.denoising import Denoising
+from omnidistill.objectives.jumps import Gap, Nodes
+from omnidistill.objectives.matching import Matching
+from omnidistill.objectives.regression import Regression
+from omnidistill.objectives.weighted import Weighted
+
+__all__ = [
+    "Adversarial",
+    "BankSpec",
+    "Consistency",
+    "Denoising",
+    "Gap",
+    "Losses",
+    "Matching",
+    "Nodes",
+    "Objective",
+    "Regression",
+    "RoleSpec",
+    "Step",
+    "StudentSpec",
+    "Weighted",
+    "reduce",
+]

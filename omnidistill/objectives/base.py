@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -84,11 +84,13 @@ class Objective(Protocol):
         roles: the models it needs beside student and teacher.
         needs: what it asks of path and task: members of `Path.offers`, and `data` (clean samples), `condition`.
         bank: teacher trajectories it reads from `step.bank`, or None.
+        rolls_out: whether it looks at `step.rollout`, which is made once however many objectives do.
     """
 
     roles: Mapping[str, RoleSpec]
     needs: frozenset[str]
     bank: BankSpec | None
+    rolls_out: bool
 
     def losses(self, role: str, step: Step) -> Losses | None:
         """This objective's losses for an update of `role`, or None where it has none. The student's terms are
@@ -176,6 +178,11 @@ class Step:
             raise UserError("drop_condition needs a task with a null label; set drop_condition=0")
         dropped = uniform(condition, self.g) < share
         return self.context.with_condition(torch.where(dropped, self.null, condition))
+
+    def draw_guidance(self, low: float, high: float) -> None:
+        """Draws one guidance scale per sample into the context, for the teacher to use and the student to be told."""
+        scale = low + (high - low) * torch.rand(self.batch.count, generator=self.g, device=self.g.device)
+        self.batch = replace(self.batch, context=replace(self.context, guidance=scale.to(self.like.device)))
 
     @property
     def x0(self) -> Tensor:

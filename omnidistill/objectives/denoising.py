@@ -22,6 +22,7 @@ class Denoising:
     """
 
     bank = None
+    rolls_out = False
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class Matching:
     """Smallest n that a gap is divided by. What it touches is counted in the diagnostic `matching/floored`."""
 
     bank = None
+    rolls_out = True
 
     def __init__(
         self,

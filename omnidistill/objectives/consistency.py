@@ -1,0 +1,205 @@
+"""Consistency: the belief at t must agree with a belief nearer to the data, on the same trajectory.
+
+`L = E w(t) divergence(student(x_t, t), sg target)`, where x_t, x_r (r < t) is a pair of one trajectory. Options are
+
+pairs   where x_r comes from:
+        `bridge`  x_r ~ q(x_r | x_t, x0) with the data's own x0. Deterministic on Gaussian paths, where it is the same
+                  noise at two levels (consistency training: Song et al. 2023, theorem 2); random on tokens (CDLM).
+        `teacher` x_r from x_t by `teacher_steps` steps of the teacher (consistency distillation, ibid. eq. 7; LCM).
+        `stored`  both from a bank of teacher trajectories; needs no data.
+target  whose belief is matched:
+        `average` an exponential moving average of the student, at x_r.
+        `self`    the student itself without gradient, at x_r (Song & Dhariwal 2023; CDLM).
+        `teacher` the teacher, at x_r.
+        `jump`    the one belief that does in one jump what the teacher does in two, t -> r -> s (`Path.share`):
+                  for points progressive distillation (Salimans & Ho 2022, alg. 2), for tokens SDTT (Deschenaux &
+                  Gulcehre 2024, alg. 1). With `rounds` the student becomes the teacher and the step doubles.
+
+The boundary condition f(x, 0) = x is in the denoiser: a point at t = 0 is x_t itself, a resolved token is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from omnidistill.errors import UserError, unknown
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.jumps import Jumps, Nodes, half_way
+from omnidistill.posteriors import Posterior
+from omnidistill.weights import weight
+
+PAIRS = ("bridge", "teacher", "stored")
+TARGETS = ("average", "self", "teacher", "jump")
+
+
+class Pair(NamedTuple):
+    """Two states of one trajectory and their times. For `jump` also the end s of the jump and the first belief."""
+
+    x_t: Tensor
+    x_r: Tensor
+    t: Tensor
+    r: Tensor
+    s: Tensor | None = None
+    first: Posterior | None = None
+
+
+class Consistency:
+    """
+    Args:
+        pairs, target: see above.
+        jumps: distribution of (t, r); for `jump` of (t, s), with r half way on the same grid.
+        divergence: a kind of `Posterior.divergence`: `nll` fits all; `huber`, `l1`, `l2` for points; `forward`,
+            `backward`, `jsd`, `tv` for tokens.
+        weighting: w(t), a name of `weights.WEIGHTS`, or `gap` for 1 / (t - r).
+        decay: of the moving average that `target: average` matches.
+        teacher_steps: steps the teacher takes from t to r.
+        second_order: teacher steps by the trapezoid of two beliefs (Heun) instead of one.
+        guidance: guidance scale of the teacher; a pair (low, high) draws one per sample and tells the student
+            (Meng et al. 2022; LCM, Luo et al. 2023, alg. 1).
+        rounds: for `jump`, how many times the student becomes the teacher, plus one.
+        bank: number of stored trajectories for `pairs: stored`.
+    """
+
+    rolls_out = False
+
+    def __init__(
+        self,
+        pairs: str = "teacher",
+        target: str = "average",
+        jumps: Jumps | None = None,
+        divergence: str = "nll",
+        weighting: str = "uniform",
+        decay: float = 0.95,
+        teacher_steps: int = 1,
+        second_order: bool = False,
+        guidance: float | tuple[float, float] = 1.0,
+        rounds: int = 1,
+        bank: int = 4096,
+    ) -> None:
+        if pairs not in PAIRS:
+            raise unknown("source of pairs", pairs, PAIRS)
+        if target not in TARGETS:
+            raise unknown("consistency target", target, TARGETS)
+        if target == "jump" and pairs != "teacher":
+            raise UserError(f"target 'jump' follows the teacher, so pairs must be 'teacher', got '{pairs}'")
+        if rounds > 1 and target != "jump":
+            raise UserError(f"rounds={rounds} needs target 'jump', got '{target}'")
+        if teacher_steps < 1 or rounds < 1:
+            raise UserError(f"teacher_steps and rounds must be >= 1, got {teacher_steps} and {rounds}")
+        self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)
+        self.divergence, self.weighting, self.teacher_steps = divergence, weighting, teacher_steps
+        self.second_order, self.guidance, self.rounds = second_order, guidance, rounds
+        self.roles: dict[str, RoleSpec] = {}
+        if target == "average":
+            self.roles["target"] = RoleSpec(start="student", average=decay)
+        if rounds > 1:
+            self.roles["mentor"] = RoleSpec(start="student", refresh=rounds - 1)
+        needs = {"condition"} if guidance != 1.0 else set()
+        needs |= set() if pairs == "stored" else {"data"}
+        needs |= {"composable"} if target == "jump" else set()
+        self.needs = frozenset(needs | ({"deterministic"} if pairs == "stored" else set()))
+        self.bank = BankSpec(bank, self.jumps.nodes, states=True) if pairs == "stored" else None
+
+    # --- the loss -----------------------------------------------------------------------------------------------
+
+    def losses(self, role: str, step: Step) -> Losses | None:
+        if role != "student":
+            return None
+        if isinstance(self.guidance, tuple | list):
+            step.draw_guidance(*self.guidance)
+        with torch.no_grad():
+            pair = self._pair(step)
+            target = self._target(step, pair)
+        belief = step["student"](pair.x_t, pair.t, step.context)
+        target = step.path.align(target, belief, step.context.mask)
+        error = belief.divergence(target, self.divergence)
+        where = step.path.unresolved(pair.x_t, pair.t)
+        loss = reduce(error, self._weight(step, pair), step.context.mask, where)
+        drift = (belief.parameters.detach() - target.parameters).abs().mean()
+        return Losses({"consistency": loss}, {"consistency/drift": drift})
+
+    def _weight(self, step: Step, pair: Pair) -> Tensor:
+        if self.weighting == "gap":
+            return 1.0 / (pair.t - pair.r)
+        return weight(self.weighting, step.path, pair.t)
+
+    def _teacher(self, step: Step) -> Callable[..., Posterior]:
+        """Who is followed: the teacher, or after the first round the student of the last one."""
+        if self._round(step) > 0:
+            return step["mentor"]
+        scale = None if step.context.guidance is not None else float(self.guidance)  # type: ignore[arg-type]
+        return step.guided("teacher", scale)
+
+    def _round(self, step: Step) -> int:
+        return min(self.rounds - 1, step.update * self.rounds // step.total)
+
+    def _pair(self, step: Step) -> Pair:
+        if self.pairs == "stored":
+            return self._stored(step)
+        path, context, x0 = step.path, step.context, step.x0
+        progress = step.update / step.total
+        t, s = (u.to(x0.device) for u in self.jumps(x0.shape[0], path, step.g, progress, self._round(step)))
+        x_t = path.corrupt(x0, t, context, g=step.g)
+        if self.pairs == "bridge":
+            return Pair(x_t, path.bridge(x_t, x0, t, s, context, g=step.g), t, s)
+        if self.target == "jump":
+            r = half_way(t, s, path)
+            first = self._teacher(step)(x_t, t, context)
+            x_r = path.bridge(x_t, first.sample(step.g, context.mask), t, r, context, g=step.g)
+            return Pair(x_t, x_r, t, r, s, first)
+        return Pair(x_t, self._follow(step, x_t, t, s), t, s)
+
+    def _follow(self, step: Step, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """x_r from x_t by `teacher_steps` steps of the teacher, uniform in t."""
+        path, context, teacher = step.path, step.context, self._teacher(step)
+        for i in range(self.teacher_steps):
+            now, then = (t + (r - t) * (j / self.teacher_steps) for j in (i, i + 1))
+            belief = teacher(x, now, context)
+            if self.second_order:
+                guess = path.bridge(x, belief.sample(step.g, context.mask), now, then, context, g=step.g)
+                # At t = 0 there is nothing left to ask, and the first belief stands.
+                late = teacher(guess, then.clamp_min(path.span[0]), context)
+                belief = belief.blend(late, torch.where(then == 0, 1.0, 0.5))
+            x = path.bridge(x, belief.sample(step.g, context.mask), now, then, context, g=step.g)
+        return x
+
+    def _stored(self, step: Step) -> Pair:
+        if step.bank is None:
+            raise UserError("pairs 'stored' needs a bank of teacher trajectories in step.bank")
+        states, times = (
+            step.bank["states"],
+            step.bank["times"],
+        )  # [b, n + 1, ...] from t = 1 down to 0, [n + 1]
+        index = torch.randint(len(times) - 1, (states.shape[0],), generator=step.g, device=step.g.device)
+        rows = torch.arange(states.shape[0], device=states.device)
+        index = index.to(states.device)
+        return Pair(states[rows, index], states[rows, index + 1], times[index], times[index + 1])
+
+    def _target(self, step: Step, pair: Pair) -> Posterior:
+        if self.target == "jump":
+            assert pair.first is not None and pair.s is not None
+            second = self._teacher(step)(pair.x_r, pair.r, step.context)
+            return pair.first.blend(second, step.path.share(pair.x_t, pair.x_r, pair.t, pair.r, pair.s))
+        if self.target == "teacher":
+            return self._teacher(step)(pair.x_r, pair.r, step.context)
+        return step["student" if self.target == "self" else "target"](pair.x_r, pair.r, step.context)
+
+    # --- what it costs --------------------------------------------------------------------------------------------
+
+    def cost(self, role: str) -> Calls:
+        """For `jump` with rounds the calls of the first round; later ones ask the mentor instead of the teacher."""
+        if role != "student":
+            return {}
+        calls = {"student": 2 if self.target == "self" else 1}
+        branches = 1 if self.guidance == 1.0 else 2
+        asked = self.teacher_steps * (2 if self.second_order else 1) if self.pairs == "teacher" else 0
+        asked = 2 if self.target == "jump" else asked + (self.target == "teacher")
+        if asked:
+            calls["teacher"] = asked * branches
+        if self.target == "average":
+            calls["target"] = 1
+        return calls

@@ -1,0 +1,68 @@
+"""Objectives added by weight: `{consistency: 1.0, matching: 0.5}` is one objective like any other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from omnidistill.errors import UserError
+from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec, Step
+
+
+class Weighted:
+    """`sum_i w_i L_i` for the student; roles that two objectives share are merged and trained on both their losses.
+
+    The weights scale the student's terms alone: a critic's own losses keep the factors that its objective gave them,
+    so turning a reward down does not slow the critic of another term.
+
+    Args:
+        parts: objectives by name.
+        weights: a weight for each name.
+    """
+
+    def __init__(self, parts: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
+        if not parts:
+            raise UserError("an objective needs at least one part, e.g. objective.matching=1.0")
+        if set(parts) != set(weights):
+            raise UserError(f"parts {sorted(parts)} and weights {sorted(weights)} must have the same names")
+        self.parts, self.weights = dict(parts), {name: float(value) for name, value in weights.items()}
+        self.needs: frozenset[str] = frozenset().union(*(part.needs for part in parts.values()))
+        self.roles: dict[str, RoleSpec] = {}
+        for part in parts.values():
+            for name, role in part.roles.items():
+                self.roles[name] = role.merged(self.roles[name], name) if name in self.roles else role
+        self.bank = self._bank()
+        self.rolls_out = any(part.rolls_out for part in parts.values())
+
+    def _bank(self) -> BankSpec | None:
+        asked = [part.bank for part in self.parts.values() if part.bank]
+        if not asked:
+            return None
+        if len({spec.steps for spec in asked}) > 1:
+            raise UserError(
+                f"objectives ask for banks with different steps: {sorted({a.steps for a in asked})}"
+            )
+        return BankSpec(max(a.size for a in asked), asked[0].steps, any(a.states for a in asked))
+
+    def losses(self, role: str, step: Step) -> Losses | None:
+        terms, diagnostics = {}, {}
+        for name, part in self.parts.items():
+            result = part.losses(role, step)
+            if result is None:
+                continue
+            scale = self.weights[name] if role == "student" else 1.0
+            terms.update({key: scale * value for key, value in result.terms.items()})
+            diagnostics.update(result.diagnostics)
+        return Losses(terms, diagnostics) if terms else None
+
+    def cost(self, role: str) -> Calls:
+        """The parts' calls, except that the rollout that several of them look at is made once."""
+        total: Counter[str] = Counter()
+        rolled = 0
+        for part in self.parts.values():
+            calls = dict(part.cost(role))
+            if part.rolls_out:
+                rolled = max(rolled, calls.pop("student", 0))
+            total.update(calls)
+        total["student"] += rolled
+        return {name: count for name, count in total.items() if count}
