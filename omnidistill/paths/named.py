@@ -140,7 +140,7 @@ def residual_shift(
     log_ratio = math.log(math.sqrt(eta_max) / root_min)
 
     def root_eta(t: Tensor) -> Tensor:
-        late = ((t - first) / (1.0 - first)).clamp_min(1e-12)
+        late = ((t - first) / (1.0 - first)).clamp_min(1e-40)
         return torch.where(t < first, root_min * t / first, root_min * torch.exp(log_ratio * late**power))
 
     return GaussianPath(
