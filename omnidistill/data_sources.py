@@ -109,7 +109,9 @@ def describe_source(source: Mapping[str, Any]) -> str:
 def _call(command: list[str], folder: Path) -> None:
     if shutil.which(command[0]) is None:
         raise SourceError(f"there is no {command[0]} here")
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         # The line that says what is wrong is the first one marked as an error, else the last one.

@@ -55,7 +55,9 @@ def cache() -> Path:
 def available() -> list[str]:
     """The names of the packaged descriptions, sorted."""
     folder = resources.files("omnidistill.configs").joinpath("data")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def describe(name: str) -> DataSet:
@@ -171,7 +173,10 @@ def _store(found: Path, file: Path, stored: Stored) -> None:
     plain, packed = found / file.name, found / f"{file.name}.gz"
     digest, size = hashlib.sha256(), 0
     try:
-        with plain.open("rb") if plain.is_file() else gzip.open(packed, "rb") as reader, file.open("wb") as writer:
+        with (
+            plain.open("rb") if plain.is_file() else gzip.open(packed, "rb") as reader,
+            file.open("wb") as writer,
+        ):
             while chunk := reader.read(1 << 20):
                 size += writer.write(chunk)
                 digest.update(chunk)

@@ -58,17 +58,23 @@ def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     if not data:
         raise UserError(f"the idx file {path} is empty")
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _IDX_TYPES:
-        raise UserError(f"{path} is no idx file: it begins with {data[:4].hex()}, not with 0000, a type and a rank")
+        raise UserError(
+            f"{path} is no idx file: it begins with {data[:4].hex()}, not with 0000, a type and a rank"
+        )
     rank = data[3]
     start = 4 + 4 * rank
     if len(data) < start:
-        raise UserError(f"the idx file {path} is cut short: {len(data)} bytes do not hold its header of {start}")
+        raise UserError(
+            f"the idx file {path} is cut short: {len(data)} bytes do not hold its header of {start}"
+        )
     shape = struct.unpack(f">{rank}I", data[4:start])
     kind = np.dtype(_IDX_TYPES[data[2]])
     expected = start + kind.itemsize * math.prod(shape)
     if len(data) != expected:
         problem = "cut short" if len(data) < expected else "too long"
-        raise UserError(f"the idx file {path} is {problem}: {len(data)} bytes, its header {shape} means {expected}")
+        raise UserError(
+            f"the idx file {path} is {problem}: {len(data)} bytes, its header {shape} means {expected}"
+        )
     return np.frombuffer(data, kind, offset=start).reshape(shape)
 
 
@@ -82,7 +88,9 @@ def fashion_mnist(split: str, folder: str | Path | None = None) -> LabelledImage
     if split not in _SPLIT_FILES:
         raise unknown("split", split, _SPLIT_FILES)
     where = locate("fashion_mnist") if folder is None else Path(folder)
-    images, labels = (_find(where, f"{_SPLIT_FILES[split]}-{kind}") for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (
+        _find(where, f"{_SPLIT_FILES[split]}-{kind}") for kind in ("images-idx3", "labels-idx1")
+    )
     return _labelled(images, read_idx(images), labels, read_idx(labels))
 
 
@@ -94,7 +102,7 @@ def heldout() -> LabelledImages:
 
 
 def digits(split: str) -> LabelledImages:
-    """Handwritten digits bundled with scikit-learn, Float[n 1 8 8]: `train` (1437) or `test` (360, never trained on)."""
+    """scikit-learn's handwritten digits, Float[n 1 8 8]: `train` (1437 images) or `test` (360, never trained on)."""
     if split not in _SPLIT_FILES:
         raise unknown("split", split, _SPLIT_FILES)
     from sklearn.datasets import load_digits
@@ -109,7 +117,9 @@ def _find(folder: Path, stem: str) -> Path:
     for name in (f"{stem}-ubyte", f"{stem}-ubyte.gz"):
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder} has neither {stem}-ubyte nor {stem}-ubyte.gz; expected Fashion-MNIST's idx files")
+    raise UserError(
+        f"{folder} has neither {stem}-ubyte nor {stem}-ubyte.gz; expected Fashion-MNIST's idx files"
+    )
 
 
 def _labelled(
@@ -118,5 +128,7 @@ def _labelled(
     if images.dtype != np.uint8 or images.ndim != 3:
         raise UserError(f"{images_path} holds no grey images: {images.dtype} of shape {images.shape}")
     if labels.shape != images.shape[:1]:
-        raise UserError(f"{labels_path} has labels {labels.shape} for {len(images)} images of {images_path.name}")
+        raise UserError(
+            f"{labels_path} has labels {labels.shape} for {len(images)} images of {images_path.name}"
+        )
     return LabelledImages(scaled(images), torch.from_numpy(labels.astype(np.int64)))

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -70,7 +71,7 @@ class UNet(nn.Module):
             if level:
                 c = channels[level - 1]
                 self.up.append(Up(wide, c))
-        self.last_norm = norm(c)
+        self.last_norm = Norm(c)
         self.last = zero(nn.Conv2d(c, packed, 3, padding=1))
         # Made last: the layers above draw the same initial weights with and without them.
         self.target_time = Embedding(width, time_scale, silent=True) if target_time else None
@@ -144,9 +145,9 @@ class Residual(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, width: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1, self.conv1 = Norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.film = nn.Linear(width, 2 * c_out)
-        self.norm2, self.conv2 = norm(c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.norm2, self.conv2 = Norm(c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class Attention(nn.Module):
     def __init__(self, c: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm, self.qkv, self.project = norm(c), nn.Linear(c, 3 * c), zero(nn.Linear(c, c))
+        self.norm, self.qkv, self.project = Norm(c), nn.Linear(c, 3 * c), zero(nn.Linear(c, c))
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, wide = x.shape
@@ -181,7 +182,9 @@ class Middle(nn.Module):
 
     def __init__(self, c: int, width: int, heads: int) -> None:
         super().__init__()
-        self.before, self.attention, self.after = Residual(c, c, width), Attention(c, heads), Residual(c, c, width)
+        self.before = Residual(c, c, width)
+        self.attention = Attention(c, heads)
+        self.after = Residual(c, c, width)
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         return self.after(self.attention(self.before(x, film)), film)
@@ -240,9 +243,17 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
 
-def norm(c: int) -> nn.GroupNorm:
-    """Group norm with at most 8 groups of at least 8 channels each, as far as `c` divides."""
-    return nn.GroupNorm(math.gcd(8, max(c // 8, 1)), c)
+class Norm(nn.GroupNorm):
+    """Group norm (Wu and He 2018, arXiv:1803.08494), at most 8 groups of at least 8 channels as far as `c` divides."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__(math.gcd(8, max(c // 8, 1)), c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The forward-mode derivative of torch's group norm views its input and fails on the channels_last layout.
+        if forward_ad.unpack_dual(x).tangent is not None:
+            x = x.contiguous()
+        return super().forward(x)
 
 
 def zero(layer: M) -> M:

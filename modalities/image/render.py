@@ -25,7 +25,9 @@ def grid(samples: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarra
         UserError: no sample, another number of channels, or NaN pixels.
     """
     if samples.ndim != 4 or not len(samples) or samples.shape[1] not in (1, 3):
-        raise UserError(f"cannot draw samples of shape {tuple(samples.shape)}; expected n >= 1 images of 1 or 3 channels")
+        raise UserError(
+            f"cannot draw samples of shape {tuple(samples.shape)}; expected [n >= 1, 1 or 3, h, w]"
+        )
     if not samples.isfinite().all():
         raise UserError("cannot draw samples with NaN or infinite pixels")
     pixels = ((samples.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
