@@ -1,6 +1,15 @@
 """Tasks whose teacher is known in closed form: what is measured on them is the distillation alone."""
 
 from omnidistill.exact.gaussian_mixture import GaussianMixtureTask, MixtureDenoiser
+from omnidistill.exact.markov_text import ChainDenoiser, MarkovTextTask
 from omnidistill.exact.networks import MLP
+from omnidistill.exact.transformer import Transformer
 
-__all__ = ["MLP", "GaussianMixtureTask", "MixtureDenoiser"]
+__all__ = [
+    "MLP",
+    "ChainDenoiser",
+    "GaussianMixtureTask",
+    "MarkovTextTask",
+    "MixtureDenoiser",
+    "Transformer",
+]

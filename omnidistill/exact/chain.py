@@ -92,7 +92,8 @@ class MarkovChain:
         step = self.transition.to(device).log()[tokens[:, :-1], tokens[:, 1:]]
         start = self.initial.to(device).log()[tokens]
         first = real & (real.cumsum(1) == 1)
-        return torch.where(real[:, 1:] & real[:, :-1], step, 0.0).sum(1) + torch.where(first, start, 0.0).sum(1)
+        steps = torch.where(real[:, 1:] & real[:, :-1], step, 0.0).sum(1)
+        return steps + torch.where(first, start, 0.0).sum(1)
 
 
 def marginals(initial: Tensor, transition: Tensor, evidence: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.errors import UserError
+from omnidistill.errors import UserError, unknown
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.chain import MarkovChain, marginals
+from omnidistill.exact.render import write_whole
 from omnidistill.exact.transformer import Transformer
-from omnidistill.paths import MaskedPath, Path
+from omnidistill.paths import MaskedPath, Path, UniformPath
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior
 from omnidistill.tasks import Metric, Task
@@ -77,7 +78,7 @@ class MarkovTextTask(Task):
         vocab: number k of tokens, at least 2.
         length: tokens a sequence, at least 2.
         seed: of the chain, not of the samples.
-        path: `MaskedPath(vocab)` if not given; a masked or uniform path over the same tokens.
+        path: `masked` (the default), `uniform`, or such a path over the same tokens.
         teacher_steps: steps of the full teacher.
         network: `width`, `depth`, `heads` of the students' transformer.
 
@@ -98,7 +99,7 @@ class MarkovTextTask(Task):
         vocab: int = 12,
         length: int = 24,
         seed: int = 3,
-        path: Path | None = None,
+        path: Path | str | None = None,
         teacher_steps: int = 64,
         network: Mapping[str, int] | None = None,
         name: str = "exact/markov_text",
@@ -106,9 +107,9 @@ class MarkovTextTask(Task):
         self.name, self.vocab, self.seed = name, whole("vocab", vocab, 2), whole("seed", seed, 0)
         self.shape = (whole("length", length, 2),)
         self.teacher_steps = whole("teacher_steps", teacher_steps, 1)
-        self.title = f"A Markov chain over {vocab} tokens, {length} long"
-        self.path = MaskedPath(vocab) if path is None else path
-        self.chain = MarkovChain.random(vocab, seed)
+        self.title = f"A Markov chain over {self.vocab} tokens, {self.shape[0]} long"
+        self.path = _path(path, self.vocab)
+        self.chain = MarkovChain.random(self.vocab, self.seed)
         self.exact_teacher()  # a path that does not fit is refused here
         options = keywords("network", network, ("width", "depth", "heads"))
         self._network = {key: whole(f"network.{key}", value, 1) for key, value in options.items()}
@@ -137,9 +138,9 @@ class MarkovTextTask(Task):
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         tokens = x0.cpu()
         if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
-            raise UserError(f"{self.name} measures token ids of shape (count, length), got {tuple(x0.shape)} {x0.dtype}")
-        real = torch.ones_like(tokens, dtype=torch.bool) if context.mask is None else context.mask.cpu()
-        real = real.expand(tokens.shape)
+            given = f"{tuple(x0.shape)} {x0.dtype}"
+            raise UserError(f"{self.name} measures token ids of shape (count, length), got {given}")
+        real = _real(tokens, context)
         low, high = int(tokens[real].min()), int(tokens[real].max())
         if low < 0 or high >= self.vocab:
             raise UserError(f"{self.name} has tokens 0 ... {self.vocab - 1}, got samples with {low} to {high}")
@@ -162,21 +163,31 @@ class MarkovTextTask(Task):
         from matplotlib.image import imsave
 
         tokens = x0.cpu()
-        real = torch.ones_like(tokens, dtype=torch.bool) if context.mask is None else context.mask.cpu()
-        real = real.expand(tokens.shape)
+        real = _real(tokens, context)
         colours = colormaps["tab20" if self.vocab <= 20 else "turbo"].resampled(self.vocab)
         page = colours(tokens.clamp(0, self.vocab - 1).numpy())[..., :3]
         page[~real.numpy()] = 1.0
         page = page.repeat(12, axis=0).repeat(12, axis=1)
         lines = [json.dumps({"tokens": row[keep].tolist()}) for row, keep in zip(tokens, real, strict=True)]
-        picture, text = target.with_name(target.name + ".png"), target.with_name(target.name + ".jsonl")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            imsave(picture, page)
-            text.write_text("\n".join(lines) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write samples at {target}: {error.strerror or error}") from error
-        return [picture, text]
+        picture, text = (target.with_name(target.name + suffix) for suffix in (".png", ".jsonl"))
+        return [
+            write_whole(picture, lambda file: imsave(file, page)),
+            write_whole(text, lambda file: file.write_text("\n".join(lines) + "\n")),
+        ]
+
+
+def _path(path: Path | str | None, vocab: int) -> Path:
+    if not isinstance(path, str | None):
+        return path
+    named = {"masked": MaskedPath, "uniform": UniformPath}
+    if path is not None and path not in named:
+        raise unknown("path of tokens", path, named)
+    return named[path or "masked"](vocab)
+
+
+def _real(tokens: Tensor, context: Context) -> Tensor:
+    mask = torch.ones_like(tokens, dtype=torch.bool) if context.mask is None else context.mask.cpu()
+    return mask.expand(tokens.shape)
 
 
 def _entropy(probs: Tensor) -> Tensor:
