@@ -97,7 +97,7 @@ def test_trigflow_is_equation_4_of_lu_and_song(g):
         to_x0(path, "trigflow", out, x_t, t, None, d), expected, rtol=1e-12, atol=1e-12
     )
     # Its output is the velocity dx/dtau over d.
-    x0, _, eps, x_t = states(path, g, t)
+    x0, _, _, x_t = states(path, g, t)
     velocity = from_x0(path, "flow", x0, x_t, t) / (0.5 * torch.pi)
     torch.testing.assert_close(
         from_x0(path, "trigflow", x0, x_t, t, None, d), velocity / d, rtol=1e-12, atol=1e-12

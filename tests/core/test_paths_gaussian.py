@@ -39,7 +39,7 @@ def linear_map(path, t, s, churn):
     return tuple(float(part) for part in parts)
 
 
-# --- coefficients ------------------------------------------------------------------------------------------------------
+# --- coefficients ---------------------------------------------------------------------------------
 
 
 def test_time_zero_is_data(gaussian):
@@ -119,7 +119,7 @@ def test_a_time_outside_zero_to_one_is_refused():
         paths.rectified_flow().coefficients(1.2)
 
 
-# --- views of time -----------------------------------------------------------------------------------------------------
+# --- views of time --------------------------------------------------------------------------------
 
 
 def test_time_noise_level_and_log_snr_round_trip(gaussian):
@@ -140,7 +140,7 @@ def test_noise_level_is_infinite_where_nothing_of_the_data_is_left():
     assert float(paths.rectified_flow().time_from_noise_level(math.inf)) == 1.0
 
 
-# --- bridge ------------------------------------------------------------------------------------------------------------
+# --- bridge ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("churn", [0.0, 0.3, 1.0])
@@ -159,7 +159,7 @@ def test_corrupt_then_bridge_has_the_law_of_corrupt(gaussian, t, s, churn):
 
 @pytest.mark.parametrize("t, s", JUMPS)
 def test_full_churn_is_the_posterior_of_the_process(gaussian, t, s):
-    """q(x_s | x_t, x0) by Bayes from x_s ~ N(m, sigma_s^2) and x_t = gain x_s + ... + N(0, sigma_t^2 - gain^2 sigma_s^2)."""
+    """q(x_s | x_t, x0) by Bayes from x_s ~ N(m, sigma_s^2), x_t = gain x_s + ... + N(0, sigma_t^2 - gain^2 sigma_s^2)."""
     (alpha_t, beta_t, sigma_t), (alpha_s, beta_s, sigma_s) = (
         [float(c) for c in gaussian.coefficients(u)] for u in (t, s)
     )
@@ -266,7 +266,7 @@ def test_an_anchored_path_asks_for_its_anchor():
         paths.ouve().corrupt(torch.zeros(2, 3), 0.5)
 
 
-# --- two jumps as one --------------------------------------------------------------------------------------------------
+# --- two jumps as one -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t, r, s", [(0.9, 0.6, 0.2), (0.9, 0.5, 0.0), (1.0, 0.7, 0.3), (1.0, 0.5, 0.0)])
