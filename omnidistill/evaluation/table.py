@@ -21,37 +21,44 @@ def table(document: Mapping[str, Any]) -> Table:
     """The table itself, for other consoles."""
     from rich.table import Table
 
-    primary, names = document["primary"]["name"], metric_names(document)
+    head, rows = figures(document)
     made = Table(
         title=f"{document['task']} · {document['recipe']} · seed {document['seed']}", title_justify="left"
     )
-    made.add_column("model")
-    for head in ("steps", "NFE"):
-        made.add_column(head, justify="right")
-    for name in names:
-        arrow = ({"lower": " ↓", "higher": " ↑"}[document["primary"]["better"]]) if name == primary else ""
-        made.add_column(name + arrow, justify="right", style="bold" if name == primary else None)
-    made.add_column("s/sample", justify="right")
-    made.add_column("gap closed", justify="right")
+    for index, name in enumerate(head):
+        made.add_column(
+            name, justify="right" if index else "left", style="bold" if index == PRIMARY else None
+        )
+    styles = {"student": "cyan", "real data": "dim"}
+    for row, after in zip(rows, [*rows[1:], [""]], strict=True):
+        made.add_row(*row, style=styles.get(row[0]), end_section=row[0] != after[0])
+    return made
+
+
+PRIMARY = 3
+"""The column of the primary metric in `figures`."""
+
+
+def figures(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table, as text: what decides first, the other metrics last."""
+    primary, *others = metric_names(document)
+    arrow = {"lower": "↓", "higher": "↑"}[document["primary"]["better"]]
+    head = ["model", "steps", "NFE", f"{primary} {arrow}", "gap closed", "s/sample", *others]
+    rows = []
     for model in ("teacher", "student"):
-        points = document[model]
-        for index, point in enumerate(points):
+        for point in document[model]:
+            metrics = point["metrics"]
             gap = gap_text(document, point["steps"]) if model == "student" else ""
-            made.add_row(
-                model,
-                str(point["steps"]),
-                str(point["nfe"]),
-                *(number(point["metrics"].get(name)) for name in names),
-                number(point["seconds_per_sample"]),
-                gap,
-                style="cyan" if model == "student" else None,
-                end_section=index == len(points) - 1,
+            start = [model, str(point["steps"]), str(point["nfe"]), number(metrics[primary]), gap]
+            rows.append(
+                [*start, number(point["seconds_per_sample"]), *(number(metrics.get(n)) for n in others)]
             )
     if document["floor"]:
-        made.add_row(
-            "real data", "", "", *(number(document["floor"].get(name)) for name in names), "", "", style="dim"
+        floor = document["floor"]
+        rows.append(
+            ["real data", "", "", number(floor.get(primary)), "", "", *(number(floor.get(n)) for n in others)]
         )
-    return made
+    return head, rows
 
 
 def metric_names(document: Mapping[str, Any]) -> list[str]:
@@ -65,7 +72,7 @@ def metric_names(document: Mapping[str, Any]) -> list[str]:
 def gap_text(document: Mapping[str, Any], steps: int) -> str:
     """The gap closed at `steps`, e.g. "97.3 %"; a dash where there is no gap to close."""
     value = document["gap_closed"].get(str(steps))
-    return "–" if value is None else f"{value:.1f} %"
+    return "–" if value is None else f"{value:.1f} %".replace("-", "−")
 
 
 def number(value: float | None) -> str:

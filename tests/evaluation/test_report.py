@@ -1,0 +1,400 @@
+"""metrics.json, the table and report.html of a run that was really evaluated."""
+
+import copy
+import io
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from omnidistill.errors import RunError, UserError
+from omnidistill.evaluation.environment import cpu_model, environment
+from omnidistill.evaluation.metrics_file import read_metrics, write_metrics
+from omnidistill.evaluation.report import write_report
+from omnidistill.evaluation.table import number, print_table
+
+LOADING = {"src", "srcset", "poster", "data", "background", "xlink:href", "action"}
+
+
+class Page(HTMLParser):
+    """What a page loads, the text it shows, and whether its tags are closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "wbr", "hr", "input"})
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.scalars: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            value = value or ""
+            if name in LOADING or (name == "href" and tag != "a"):
+                self.loads.append(value)
+            if name == "href" and tag == "a":
+                self.links.append(value)
+            if name == "style":
+                self.loads += re.findall(r"url\(([^)]*)\)", value)
+            if name == "id":
+                self.ids.append(value)
+            if name == "data-scalar":
+                self.scalars.append(value)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.loads += re.findall(r"url\(([^)]*)\)|@import\s+(\S+)", data)
+        else:
+            self.words.append(data)
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def document(run: Path) -> dict:
+    return copy.deepcopy(read_metrics(run))
+
+
+# --- metrics.json -------------------------------------------------------------------------------------------------
+
+
+def test_schema_1(document: dict) -> None:
+    assert list(document) == [
+        *(
+            "schema",
+            "task",
+            "recipe",
+            "seed",
+            "primary",
+            "floor",
+            "teacher",
+            "student",
+            "gap_closed",
+            "training",
+        ),
+        "environment",
+    ]
+    assert document["schema"] == 1
+    assert document["primary"] == {"name": "energy", "better": "lower"}
+    assert [point["steps"] for point in document["teacher"]] == [1, 2, 4, 16]
+    assert [point["nfe"] for point in document["teacher"]] == [1, 3, 7, 31]  # Heun
+    assert [point["nfe"] for point in document["student"]] == [1, 4]
+    for point in (*document["teacher"], *document["student"]):
+        assert set(point) == {"steps", "nfe", "metrics", "seconds_per_sample"}
+        assert set(point["metrics"]) == set(document["floor"])
+    assert set(document["gap_closed"]) == {"1", "4"}
+
+
+def test_an_untrained_student_closes_no_gap_at_four_steps(document: dict) -> None:
+    assert document["gap_closed"]["4"] < 0
+
+
+def test_round_trip(document: dict, tmp_path: Path) -> None:
+    path = write_metrics(tmp_path / "new" / "folder", document)
+    assert path == tmp_path / "new" / "folder" / "metrics.json"
+    assert read_metrics(path) == read_metrics(path.parent) == document
+    assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_only_finite_numbers_are_written(document: dict, tmp_path: Path, value: float) -> None:
+    write_metrics(tmp_path, document)
+    document["student"][0]["metrics"]["energy"] = value
+    with pytest.raises(RunError, match=r"student\.0\.metrics\.energy"):
+        write_metrics(tmp_path, document)
+    assert read_metrics(tmp_path) != document  # the former file is still whole
+
+
+@pytest.mark.parametrize(
+    "key", ["schema", "task", "primary", "floor", "teacher", "gap_closed", "environment"]
+)
+def test_a_missing_key_is_named(document: dict, tmp_path: Path, key: str) -> None:
+    del document[key]
+    with pytest.raises(RunError, match=key):
+        write_metrics(tmp_path, document)
+
+
+def assert_one_line(caught: pytest.ExceptionInfo) -> None:
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated(run: Path, tmp_path: Path, share: float) -> None:
+    text = (run / "metrics.json").read_text()
+    (tmp_path / "metrics.json").write_text(text[: int(share * len(text))])
+    with pytest.raises(UserError, match="truncated") as caught:
+        read_metrics(tmp_path)
+    assert_one_line(caught)
+    with pytest.raises(UserError, match="truncated"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "3",
+        '{"schema": 2}',
+        '{"schema": 1, "task": "x"}',
+        '{"schema": NaN}',
+        '"\\ud800"',
+        "\x00\x01",
+    ],
+)
+def test_foreign(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_metrics(tmp_path)
+    assert_one_line(caught)
+
+
+def test_foreign_points(document: dict, tmp_path: Path) -> None:
+    for point in ({"steps": "1"}, 3, {**document["student"][0], "metrics": {"other": 1.0}}):
+        document["student"][0] = point
+        (tmp_path / "metrics.json").write_text(json.dumps(document))
+        with pytest.raises(UserError, match=r"student\[0\]"):
+            read_metrics(tmp_path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no metrics\.json"):
+        read_metrics(tmp_path)
+    with pytest.raises(UserError, match="nothing to report"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="no folder"):
+        write_report(tmp_path / "absent")
+
+
+def test_a_place_that_cannot_be_written(document: dict, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write") as caught:
+        write_metrics(tmp_path / "file" / "folder", document)
+    assert_one_line(caught)
+
+
+# --- the page of a run ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_loads_nothing(folder: Path) -> None:
+    page = Page(write_report(folder).read_text())
+    assert page.loads, "pictures are expected inside the page"
+    inside = re.compile(r"data:|#[mp][0-9a-f]{10}$")
+    assert [address for address in page.loads if not inside.match(str(address))] == []
+    assert not {"script", "iframe", "object", "embed"} & set(page.tags)
+    assert page.open == []
+
+
+def test_references_inside_the_drawings_lead_somewhere(folder: Path) -> None:
+    source = write_report(folder).read_text()
+    wanted = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', source))
+    assert wanted
+    assert wanted <= set(Page(source).ids)
+
+
+def test_every_scalar_has_its_curve(folder: Path) -> None:
+    page = Page(write_report(folder).read_text())
+    head = (folder / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert page.scalars == head[2:]
+    assert "never/seen" in page.scalars
+    assert all(name in page.text for name in head[2:])
+    assert "1 values that are not finite are left out" in page.text
+
+
+def test_full_teacher_and_every_baseline_are_listed(folder: Path, document: dict) -> None:
+    source = write_report(folder).read_text()
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr class=.*?</tr>", source)]
+    for model in ("teacher", "student"):
+        expected = [
+            [model, str(p["steps"]), str(p["nfe"]), number(p["metrics"]["energy"])] for p in document[model]
+        ]
+        assert [row[:4] for row in rows if row[0] == model] == expected
+    assert {row[1] for row in rows if row[0] == "teacher"} >= {"16", "1", "4"}
+    assert [row[3] for row in rows if row[0] == "real data"] == [number(document["floor"]["energy"])]
+    text = Page(source).text
+    for steps in ("1 step", "4 steps", "16 steps (full)"):
+        assert f"teacher, {steps}" in text
+
+
+def test_tick_labels_are_what_was_plotted(folder: Path) -> None:
+    """Each axis names its ticks differently: rounding coordinates must not round labels into one another."""
+    for drawing in re.findall(r"<svg.*?</svg>", write_report(folder).read_text(), flags=re.S):
+        labels = re.findall(r'<text style="[^"]*text-anchor: end[^"]*"[^>]*>([^<]*)</text>', drawing)
+        assert len(labels) >= 2
+        assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (97.25, "closes 97.2 % of the gap between 1 step and 16"),
+        (0.0, "no better than the teacher at 1 step"),
+        (-12.0, "no better than the teacher at 1 step (−12.0 %"),
+        (104.0, "goes beyond the full teacher on this metric (104.0 %"),
+        (None, "no gap to close"),
+    ],
+)
+def test_the_headline_says_it_plainly(folder: Path, document: dict, gap: float | None, words: str) -> None:
+    document["gap_closed"]["1"] = gap
+    write_metrics(folder, document)
+    assert words in Page(write_report(folder).read_text()).text
+
+
+def test_command_paper_machine_and_cost(folder: Path, document: dict) -> None:
+    page = Page(write_report(folder).read_text())
+    for expected in (
+        "omnidistill distill task=exact/gaussian_mixture recipe=dmd2 'task.weights=[1,2,1]' out=DIR",
+        "Yin et al. 2024, DMD2",
+        document["environment"]["cpu"],
+        document["environment"]["torch"],
+        "network calls, fake score 180",
+        "student updates 30",
+    ):
+        assert expected in page.text
+    assert "https://arxiv.org/abs/2405.14867" in page.links
+
+
+def test_text_from_the_run_cannot_become_markup(folder: Path, document: dict) -> None:
+    document["recipe"] = "<script>alert(1)</script>"
+    write_metrics(folder, document)
+    (folder / "config.yaml").write_text("note: '</pre><img src=https://example.org/x.png>'\n")
+    page = Page(write_report(folder).read_text())
+    assert "script" not in page.tags
+    assert not [address for address in page.loads if str(address).startswith("http")]
+    assert "recipe=<script>alert(1)</script>" in page.text
+
+
+def test_samples_of_other_modalities(folder: Path) -> None:
+    shutil.rmtree(folder / "samples")
+    (folder / "samples").mkdir()
+    for name in (
+        "real.wav",
+        "teacher_16.mp4",
+        "student_1.jsonl",
+        "student_1.cif",
+        "student_4_002.txt",
+        "other.png",
+    ):
+        (folder / "samples" / name).write_bytes(b'{"text": "a <b> c"}\n')
+    page = Page(write_report(folder).read_text())
+    assert page.tags.count("audio") == page.tags.count("video") == 1
+    assert {link.split(";")[0] for link in page.links} >= {"data:application/x-ndjson", "data:chemical/x-cif"}
+    assert page.text.count('{"text": "a <b> c"}') == 2
+    assert "img" not in page.tags  # a file that belongs to nothing
+
+
+def test_a_bare_run_still_has_its_page(folder: Path, document: dict) -> None:
+    """Only metrics.json, and a log that ends in half a line."""
+    for name in ("samples", "logs"):
+        shutil.rmtree(folder / name)
+    (folder / "config.yaml").unlink()
+    text = Page(write_report(folder).read_text()).text
+    assert (
+        f"omnidistill distill task=exact/gaussian_mixture recipe=dmd2 seed={document['seed']} out=DIR" in text
+    )
+    (folder / "logs").mkdir()
+    (folder / "logs" / "metrics.csv").write_text("update,seconds,loss\n1,0.1,2.0\n2,0.2,1.0\n3,0.")
+    assert Page(write_report(folder).read_text()).scalars == ["loss"]
+
+
+def test_the_same_run_makes_the_same_page(folder: Path) -> None:
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+    assert len(first) < 2_000_000
+
+
+# --- a sweep, the table, the environment ------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_a_matrix_with_links(run: Path, document: dict, tmp_path: Path) -> None:
+    for task, recipe, seed, gap in (
+        ("a", "x", 0, 91.0),
+        ("a", "x", 1, 92.5),
+        ("a", "y", 0, None),
+        ("b", "y", 0, -3.0),
+    ):
+        document.update(task=task, recipe=recipe, seed=seed, gap_closed={"1": gap})
+        write_metrics(tmp_path / f"{task} {recipe} {seed}", document)
+    shutil.copytree(
+        run, tmp_path / "a x 0", dirs_exist_ok=True, ignore=shutil.ignore_patterns("metrics.json")
+    )
+    write_report(tmp_path / "a x 0")
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "metrics.json").write_text("{")
+    page = Page(write_report(tmp_path).read_text())
+    assert page.links == ["a%20x%200/report.html"]
+    assert "task x y a seed 0 · steps 1: 91.0 % seed 1 · steps 1: 92.5 % seed 0 · steps 1: – b –" in page.text
+    assert "−3.0 %" in page.text
+    assert "truncated" in page.text
+
+
+def test_the_table_in_the_terminal(document: dict) -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200)
+    print_table(document, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    rows = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert [row[:3] for row in cells if row[0] == "student"] == [["student", "1", "1"], ["student", "4", "4"]]
+    assert [row[4] for row in cells if row[0] == "student"] == [
+        f"{document['gap_closed'][k]:.1f} %".replace("-", "−") for k in ("1", "4")
+    ]
+    assert [row[1] for row in cells if row[0] == "teacher"] == ["1", "2", "4", "16"]
+    assert cells[-1][0] == "real data"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.97, "0.970"),
+        (10.833, "10.83"),
+        (108.34, "108.3"),
+        (-2.5, "-2.500"),
+        (3e-7, "3.00e-07"),
+        (None, ""),
+    ],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_environment(tmp_path: Path) -> None:
+    import platform
+
+    import torch
+
+    found = environment()
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert found["cores"] >= 1 and found["threads"] == torch.get_num_threads()
+    names = {"omnidistill", "python", "torch", "platform", "cpu", "cores", "threads", "device"}
+    assert set(found) == names  # and no name of the host or its user
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
+    assert cpu_model(tmp_path / "absent")
