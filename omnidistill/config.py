@@ -1,0 +1,253 @@
+"""Configurations: composed by Hydra from the packaged files, plug-ins, the user's folder and the command line.
+
+Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of a recipe on a task), command
+line. Files are looked for in the packaged folders, those of plug-ins and the user's own (`configs=DIR`), where no name of
+the others may be used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnidistill import listing, plugins, settings
+from omnidistill.errors import UserError, unknown
+from omnidistill.instantiation import TRUSTING, build
+from omnidistill.overrides import Override, last, quoted, read
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["build", "check_resumable", "compose", "load_config", "save_config"]
+
+ROOTS = {"config": ("task", "recipe"), "train": ("task",)}
+"""The roots and the groups from which each needs a choice."""
+
+EXAMPLES = {"task": "task=exact/gaussian_mixture", "recipe": "recipe=dmd2", "out": "out=runs/first"}
+
+FREE_TO_CHANGE = (
+    "updates",
+    "steps",
+    "resume",
+    "device",
+    "threads",
+    "trust",
+    "evaluation",
+    "checkpoint",
+    "log",
+    "about",
+)
+"""What a resumed run may set anew; with anything else changed it would not be the same run."""
+
+
+def compose(root: str, overrides: Iterable[str]) -> DictConfig:
+    """The configuration of a run, checked.
+
+    Args:
+        root: `config` (distillation) or `train` (teachers).
+        overrides: of Hydra's grammar, as in `["task=exact/bridge", "recipe=dmd", "steps=1,2", "out=runs/a"]`;
+            `configs=DIR` among them adds a folder of the user's own files.
+
+    Raises:
+        UserError: an unknown name or key, a value out of range, a key without a value.
+    """
+    given = read(overrides)
+    folder = last(given, "configs")
+    given = [item for item in given if item.key != "configs"]
+    directory = None if folder is None else _directory(folder)
+    for group in ROOTS[root]:
+        _check_choice(group, last(given, group), listing.names(group, directory))
+    if root == "train" and last(given, "recipe") is not None:
+        raise UserError("train makes a teacher and takes no recipe; to distil, use `omnidistill distill`")
+    cfg = _compose(root, [item.hydra() for item in given], directory)
+    return _checked(cfg, given)
+
+
+def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """The configuration that a run wrote in its folder, with overrides of its keys.
+
+    The file may come with a downloaded student, so its `trust` does not count, only one among the overrides.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    file = Path(folder) / "config.yaml"
+    try:
+        cfg = OmegaConf.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"'{folder}' holds no run: there is no config.yaml in it") from error
+    except (OSError, ValueError, OmegaConfBaseException, _yaml_error()) as error:
+        raise UserError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(cfg):
+        raise UserError(f"'{file}' is no configuration of a run")
+    given = read(overrides)
+    cfg["trust"] = []
+    OmegaConf.set_struct(cfg, True)
+    for item in given:
+        _apply(cfg, item)
+    return _checked(cfg, given)
+
+
+def save_config(cfg: DictConfig, folder: str | Path) -> Path:
+    """Writes the configuration, resolved, as config.yaml in a folder."""
+    import os
+
+    from omegaconf import OmegaConf
+
+    file = Path(folder) / "config.yaml"
+    partial = file.with_name(".config.yaml.partial")
+    partial.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    os.replace(partial, file)
+    return file
+
+
+def check_resumable(cfg: DictConfig, folder: str | Path) -> None:
+    """Refuses to go on in a folder with a configuration that makes it another run.
+
+    Raises:
+        UserError: the first key that differs with both values, or fewer updates than before.
+    """
+    former = _flat(_container(load_config(folder)))
+    now = _flat(_container(cfg))
+    for key in sorted({*former, *now}):
+        a, b = former.get(key), now.get(key)
+        if a != b and key.split(".")[0] not in (*FREE_TO_CHANGE, "out"):
+            raise UserError(
+                f"cannot resume in '{folder}': {key} was {_shown(a)} and is now {_shown(b)}; choose another out"
+            )
+    if now["updates"] < former["updates"]:
+        raise UserError(
+            f"cannot resume in '{folder}': updates was {former['updates']} and is now {now['updates']}"
+        )
+
+
+def _compose(root: str, overrides: list[str], directory: Path | None) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = [f"pkg://{name}" for name in plugins.search_path()]
+    path += [] if directory is None else [f"file://{directory}"]
+    search = [f"hydra.searchpath=[{','.join(map(quoted, path))}]"] if path else []
+    try:
+        with initialize_config_module(plugins.BUILT_IN, job_name="omnidistill", version_base="1.3"):
+            cfg = hydra_compose(root, [*search, *overrides])
+    except (HydraException, OmegaConfBaseException, _yaml_error()) as error:
+        raise _explained(error) from error
+    with open_dict(cfg):
+        cfg.setdefault("task", {})
+    return cfg
+
+
+def _explained(error: Exception) -> UserError:
+    """A composition error as one line."""
+    import re
+
+    text = " ".join(str(error).split()) or " ".join(str(error.__cause__ or "").split())
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found[1])
+    if found := re.search(r"Could not delete from config. '([^']+)' does not exist", text):
+        return _unknown_key(found[1])
+    return UserError(f"the configuration cannot be composed: {text}")
+
+
+def _unknown_key(key: str) -> UserError:
+    return unknown("key", key, settings.known_keys())
+
+
+def _directory(folder: str) -> Path:
+    directory = Path(folder).expanduser().resolve()
+    if not directory.is_dir():
+        raise UserError(f"configs={folder} is no folder; it holds task/, recipe/ and tuning/ with YAML files")
+    for group in ("task", "recipe", "tuning"):
+        if taken := sorted({*listing.names(group)} & {*listing.names(group, directory, alone=True)}):
+            raise UserError(
+                f"configs={folder} has {group}/{taken[0]}.yaml, a name that is taken; rename the file"
+            )
+    return directory
+
+
+def _check_choice(group: str, choice: str | None, known: Sequence[str]) -> None:
+    if choice is None:
+        raise UserError(
+            f"{group} is missing; for example {EXAMPLES[group]} (`omnidistill {group}s` lists all)"
+        )
+    if choice not in known:
+        raise unknown(group, choice, known)
+
+
+def _apply(cfg: DictConfig, item: Override) -> None:
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        if item.removes:
+            with open_dict(cfg):
+                section, _, name = item.key.rpartition(".")
+                del (OmegaConf.select(cfg, section) if section else cfg)[name]
+        else:
+            OmegaConf.update(cfg, item.key, item.value(), merge=True, force_add=item.adds)
+    except (OmegaConfBaseException, KeyError, TypeError) as error:
+        raise _unknown_key(item.key) from error
+
+
+def _container(cfg: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "a key"
+        raise UserError(f"{key} is missing; for example {EXAMPLES.get(key, f'{key}=VALUE')}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _checked(cfg: DictConfig, given: Sequence[Override]) -> DictConfig:
+    from omegaconf import OmegaConf
+
+    plain = settings.check(_container(cfg))
+    if plain.get("trust") and last(given, "trust") is None:
+        raise UserError(
+            "trust is set in a configuration file; it counts only on the command line: trust=[...]"
+        )
+    for item in given:
+        section, _, rest = item.key.partition(".")
+        family = rest.partition(".")[0]
+        if section == "families" and family and family not in plain["objective"]:
+            used = ", ".join(plain["objective"]) or "none"
+            raise UserError(f"{item.key} has no effect: the objective is {used}, without '{family}'")
+    if not plain["objective"]:
+        raise UserError(
+            "the objective is empty; name families with weights, for example objective.matching=1.0"
+        )
+    checked = OmegaConf.create(plain)
+    OmegaConf.set_struct(checked, True)
+    checked._set_flag(TRUSTING, True)
+    return checked
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or (not value and key):
+        return {key: value}
+    return {
+        k: v
+        for name, item in value.items()
+        for k, v in _flat(item, f"{key}.{name}" if key else str(name)).items()
+    }
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _yaml_error() -> type[Exception]:
+    import yaml
+
+    return yaml.YAMLError

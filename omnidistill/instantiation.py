@@ -1,0 +1,213 @@
+"""The one way from a `_target_` in a configuration to an object: an allow-list, then `hydra.utils.instantiate`.
+
+A configuration may come from somebody else, e.g. beside a downloaded student. It may choose among the components of
+packages that the user trusts, and nothing more:
+
+- the dotted name starts with a trusted package, and what it leads to was also defined in a trusted package: a module
+  that imports `os` does not lend it out;
+- of other people's packages only classes, and their `from_pretrained` and `from_config`: their functions may load code;
+- no part of omnidistill that itself runs commands, downloads or imports (`MACHINERY`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from omnidistill import plugins
+from omnidistill.errors import RunError, UserError, unknown
+
+ALLOWED = ("omnidistill", "torch.nn", "torch.optim", "diffusers", "transformers", "peft")
+
+MACHINERY = tuple(
+    f"omnidistill.{name}"
+    for name in (
+        *("api", "cli", "commands", "config", "data_sources", "datasets", "folders", "instantiation"),
+        *("listing", "plugins", "progress", "runs", "settings", "student", "testing"),
+    )
+)
+
+CONSTRUCTORS = ("from_pretrained", "from_config")
+
+RUNS_CODE = ("trust_remote_code", "custom_pipeline", "custom_revision")
+"""Options with which diffusers and transformers execute code that came with the weights."""
+
+TRUSTING = "omnidistill_trusting"
+"""The flag of a configuration whose `trust` the user has typed; no file can set it (see `config.compose`)."""
+
+_SPECIAL = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
+
+
+def build(node: Any, **kwargs: Any) -> Any:
+    """The object that a node describes, nested ones included, with `kwargs` as further arguments of the outermost.
+
+    Args:
+        node: a mapping with `_target_`, plain or of OmegaConf; None gives None. Lists arrive as plain lists.
+
+    Raises:
+        UserError: a `_target_` that is not allowed or not there, an option it does not have, a required one left
+            out, or a value that it refuses. One line, with the place in the configuration.
+    """
+    if node is None:
+        return None
+    plain, where, trust = _plain(node)
+    _check_strings(plain, where)
+    for place, part in _targets(plain, where):
+        if "_args_" in part:
+            raise UserError(f"{place}: _args_ is not supported; name the arguments")
+        found = resolve(part["_target_"], trust, place)
+        _check_options(found, part, place, kwargs if part is plain else {})
+    if "_target_" not in plain:
+        raise UserError(f"{where} has no _target_ that says what to build")
+    return _instantiate(plain, where, kwargs)
+
+
+def resolve(target: Any, trust: Sequence[str] = (), place: str = "_target_") -> Callable[..., Any]:
+    """What a dotted name stands for, if it is allowed.
+
+    Raises:
+        UserError: it is outside of the trusted packages, or there is no such thing.
+    """
+    if not isinstance(target, str) or not target:
+        raise UserError(f"{place}: _target_ must be a dotted name, got {target!r}")
+    trusted = tuple(dict.fromkeys((*ALLOWED, *plugins.packages(), *trust)))
+    root = target.partition(".")[0]
+    possible = f"outside of the allowed packages: {', '.join(trusted)}"
+    if not _inside(target, trusted):
+        raise UserError(f"{place}: _target_ '{target}' is {possible}; if you trust it, add trust=[{root}]")
+    if any(part.startswith("_") for part in target.split(".")):
+        raise UserError(f"{place}: _target_ '{target}' names something private")
+    machinery = UserError(f"{place}: _target_ '{target}' is no component of a model, a task or an objective")
+    if _inside(target, MACHINERY):
+        raise machinery
+    found = _locate(target, place)
+    module = getattr(found, "__module__", None)
+    if isinstance(found, types.ModuleType) or not callable(found):
+        raise UserError(f"{place}: _target_ '{target}' is nothing that can be called")
+    if not isinstance(module, str) or not _inside(module, trusted):
+        raise UserError(f"{place}: _target_ '{target}' leads to {module or 'something'}, {possible}")
+    if _inside(module, MACHINERY):
+        raise machinery
+    own = _inside(module, ("omnidistill", *plugins.packages(), *trust))
+    if not (own or inspect.isclass(found) or _constructs(found)):
+        raise UserError(f"{place}: _target_ '{target}' is no class; of {root} only classes may be named")
+    return found
+
+
+def _constructs(found: Any) -> bool:
+    return inspect.ismethod(found) and found.__name__ in CONSTRUCTORS and inspect.isclass(found.__self__)
+
+
+def _inside(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _locate(target: str, place: str) -> Any:
+    """The longest prefix that is a module, then attributes. An import error inside of a module is not hidden."""
+    parts = target.split(".")
+    for cut in range(len(parts), 0, -1):
+        name = ".".join(parts[:cut])
+        try:
+            found: Any = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and _inside(name, (error.name,)):
+                continue
+            raise UserError(
+                f"{place}: _target_ '{target}' needs the package '{error.name}', which is missing"
+            ) from error
+        for index in range(cut, len(parts)):
+            if not hasattr(found, parts[index]):
+                names = [name for name in dir(found) if not name.startswith("_")]
+                raise unknown(f"name in {'.'.join(parts[:index])}", parts[index], names)
+            found = getattr(found, parts[index])
+        return found
+    raise UserError(f"{place}: _target_ '{target}': there is no package '{parts[0]}'; install it to use this")
+
+
+def _plain(node: Any) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """The node without interpolations, its place in the configuration, and the packages the user typed."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    where: str = "configuration"
+    trust: tuple[str, ...] = ()
+    if isinstance(node, DictConfig):
+        where = str(node._get_full_key(None)) or where
+        if node._get_flag(TRUSTING):
+            trust = tuple(node._get_root().get("trust") or ())
+        try:
+            node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+    if not isinstance(node, Mapping):
+        raise UserError(f"{where} must be a section with a _target_, got {node!r}")
+    return dict(node), where, trust
+
+
+def _check_strings(value: Any, where: str) -> None:
+    """An escaped interpolation would be resolved after the check of the targets and could bring in a new one."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in RUNS_CODE and item:
+                raise UserError(f"{where}.{key}: code that comes with weights is never run; remove it")
+            _check_strings(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_strings(item, f"{where}[{index}]")
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{where}: '{value}' holds an interpolation that cannot be resolved here")
+
+
+def _targets(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield where, value
+        for key, item in value.items():
+            yield from _targets(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _targets(item, f"{where}[{index}]")
+
+
+def _check_options(
+    found: Callable[..., Any], node: Mapping[str, Any], place: str, more: Mapping[str, Any]
+) -> None:
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    given = {str(key) for key in node if key not in _SPECIAL} | set(more)
+    kinds = {p.kind for p in parameters.values()}
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        for key in sorted(given - {p.name for p in named}):
+            raise unknown(
+                f"option of {place} ({node['_target_'].rpartition('.')[2]})", key, [p.name for p in named]
+            )
+    if not node.get("_partial_"):
+        missing = [p.name for p in named if p.default is p.empty and p.name not in given]
+        if missing:
+            raise UserError(f"{place} ({node['_target_']}) needs {', '.join(missing)}")
+
+
+def _instantiate(plain: dict[str, Any], where: str, kwargs: Mapping[str, Any]) -> Any:
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    partial = bool(plain.get("_partial_", False))
+    try:
+        # The keywords are given to the factory and not to hydra, which would copy tensors and unpack dataclasses.
+        factory = instantiate({**plain, "_convert_": "all", "_partial_": True})
+        return factory if partial and not kwargs else factory(**kwargs)
+    except InstantiationException as error:
+        cause: BaseException = error.__cause__ or error
+    except Exception as error:
+        cause = error
+    if isinstance(cause, UserError | RunError):
+        raise cause
+    if isinstance(cause, TypeError | ValueError):
+        raise UserError(f"{where}: {' '.join(str(cause).split())}") from cause
+    raise cause

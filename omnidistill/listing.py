@@ -1,0 +1,75 @@
+"""What there is: recipes and tasks, read from their YAML files without composing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from omnidistill import plugins
+from omnidistill.errors import UserError
+
+
+def names(group: str, directory: Path | None = None, *, alone: bool = False) -> list[str]:
+    """The names of a group (`task`, `recipe`), sorted: the packaged ones, those of plug-ins and of the user's folder,
+    or of that folder `alone`."""
+    return sorted(dict(_files(group, directory, alone)))
+
+
+def recipes(directory: Path | None = None) -> list[dict[str, Any]]:
+    """name, paper, family, modalities and needs of every recipe."""
+    listed = []
+    for name, file in sorted(dict(_files("recipe", directory)).items()):
+        about = _section(file, "recipe")
+        listed.append(
+            {
+                "name": name,
+                "paper": about.get("paper", ""),
+                "family": about.get("family", ""),
+                "modalities": list(about.get("modalities") or ()),
+                "needs": list(about.get("needs") or ()),
+            }
+        )
+    return listed
+
+
+def tasks(directory: Path | None = None) -> list[dict[str, Any]]:
+    """name, title and modality of every task."""
+    listed = []
+    for name, file in sorted(dict(_files("task", directory)).items()):
+        about = _section(file, "about")
+        modality = about.get("modality") or name.partition("/")[0]
+        listed.append({"name": name, "title": about.get("title", ""), "modality": modality})
+    return listed
+
+
+def _files(group: str, directory: Path | None, alone: bool = False) -> Iterator[tuple[str, Traversable]]:
+    """Weakest first, so that a dictionary of them keeps what Hydra would find."""
+    if directory is not None:
+        yield from _walk(directory / group)
+    for package in () if alone else (*reversed(plugins.search_path()), plugins.BUILT_IN):
+        yield from _walk(resources.files(package).joinpath(group))
+
+
+def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{above}{entry.name}/")
+        elif entry.name.endswith(".yaml") and not entry.name.startswith("_"):
+            yield above + entry.name.removesuffix(".yaml"), entry
+
+
+def _section(file: Traversable, key: str) -> dict[str, Any]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"'{file}' is no YAML: {' '.join(str(error).split())}") from error
+    section = content.get(key) if isinstance(content, dict) else None
+    return section if isinstance(section, dict) else {}

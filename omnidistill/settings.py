@@ -1,0 +1,194 @@
+"""The keys of a configuration and what may stand in them. A mistake is one line: the key, the value, what is possible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from omnidistill.errors import UserError, unknown
+
+Check = Callable[[str, Any], Any]
+"""Takes the key and its value, returns the value as it is kept, or raises `UserError`."""
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def anything(key: str, value: Any) -> Any:
+    return value
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False
+) -> Check:
+    """A finite number of at least `low` (greater, if `above`) and at most `high` (less, if `below`)."""
+    lower = f"above {low:g}" if above else f"of at least {low:g}"
+    upper = f"below {high:g}" if below else f"of at most {high:g}"
+    limits = " and ".join(w for w, end in ((lower, low), (upper, high)) if math.isfinite(end))
+
+    def check(key: str, value: Any) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or value < low or value > high or (above and value == low) or (below and value == high):
+            raise UserError(f"{key} must be a number {limits}".rstrip() + f", got {_shown(value)}")
+        return value
+
+    return check
+
+
+def whole(low: int) -> Check:
+    """A whole number of at least `low`; 1e4 is one."""
+
+    def check(key: str, value: Any) -> int:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or value != int(value) or value < low:
+            raise UserError(f"{key} must be a whole number of at least {low}, got {_shown(value)}")
+        return int(value)
+
+    return check
+
+
+def one_of(*names: str) -> Check:
+    def check(key: str, value: Any) -> str:
+        if value not in names:
+            raise UserError(f"{key} must be one of {', '.join(names)}, got {_shown(value)}")
+        return value
+
+    return check
+
+
+def flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{key} must be true or false, got {_shown(value)}")
+    return value
+
+
+def text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{key} must be a text, got {_shown(value)}")
+    return value
+
+
+def optional(check: Check) -> Check:
+    return lambda key, value: None if value is None else check(key, value)
+
+
+def several(check: Check, count: int | None = None, *, least: int = 0) -> Check:
+    """A list, each item checked; a single value is a list of one."""
+
+    def apply(key: str, value: Any) -> list[Any]:
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        if (count is not None and len(items) != count) or len(items) < least:
+            wanted = f"{count}" if count is not None else f"at least {least}"
+            raise UserError(f"{key} must be a list of {wanted}, got {_shown(value)}")
+        return [check(f"{key}[{i}]" if len(items) > 1 else key, item) for i, item in enumerate(items)]
+
+    return apply
+
+
+def _steps(key: str, value: Any) -> list[int]:
+    return sorted(set(several(whole(1), least=1)(key, value)))
+
+
+_RATE = number(0, above=True)
+
+CHECKS: Mapping[str, Check] = {
+    "out": text,
+    "teacher": optional(text),
+    "updates": whole(1),
+    "batch": whole(1),
+    "seed": whole(0),
+    "guidance": number(0),
+    "steps": _steps,
+    "device": one_of("auto", "cpu", "cuda"),
+    "precision": one_of("fp32", "bf16"),
+    "resume": flag,
+    "threads": optional(whole(1)),
+    "trust": several(text),
+    "ema": optional(number(0, 1, below=True)),
+    "optim.lr": _RATE,
+    "optim.betas": several(number(0, 1, below=True), 2),
+    "optim.weight_decay": number(0),
+    "optim.clip": optional(_RATE),
+    "optim.warmup": whole(0),
+    "optim.decay": one_of("linear", "cosine", "constant"),
+    "optim.hold": number(0, 1),
+    "student.steps": whole(1),
+    "student.transition": one_of("renoise", "ode", "ancestral"),
+    "student.inputs": one_of("simulated", "data"),
+    "student.target_time": flag,
+    "student.guidance": optional(number(0)),
+    "student.random_tokens": optional(number(0, 1)),
+    "fit.updates": whole(0),
+    "fit.batch": optional(whole(1)),
+    "fit.lr": optional(_RATE),
+    "evaluation.samples": whole(16),
+    "evaluation.batch": whole(1),
+    "evaluation.seed": whole(0),
+    "checkpoint.every": whole(1),
+    "log.every": whole(1),
+    "about.title": anything,
+    "about.modality": anything,
+    "recipe.name": anything,
+    "recipe.paper": anything,
+    "recipe.title": anything,
+    "recipe.year": anything,
+    "recipe.family": anything,
+    "recipe.modalities": several(text),
+    "recipe.needs": several(text),
+    "recipe.departures": several(text),
+}
+
+OPEN = ("task", "families", "objective")
+"""Sections whose keys are not known here: the component that a `_target_` names says which options it has."""
+
+
+def check(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as plain containers, each value checked and unknown keys refused.
+
+    Raises:
+        UserError: the first mistake found; unknown keys come with near matches.
+    """
+    checked: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in OPEN:
+            if not isinstance(value, Mapping):
+                raise UserError(f"{key} must be a section of keys, got {_shown(value)}")
+            checked[key] = value
+        elif any(name.startswith(f"{key}.") for name in CHECKS):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{key} is a section: set {', '.join(_below(key)[:3])}, got {_shown(value)}")
+            checked[key] = {name: _one(f"{key}.{name}", item) for name, item in value.items()}
+        else:
+            checked[key] = _one(key, value)
+    _check_objective(checked)
+    return checked
+
+
+def _below(section: str) -> list[str]:
+    return [name for name in CHECKS if name.startswith(f"{section}.")]
+
+
+def known_keys() -> list[str]:
+    """Every key with a meaning of its own and every section, for near matches."""
+    sections = {name.partition(".")[0] for name in CHECKS if "." in name}
+    return sorted({*CHECKS, *sections, *OPEN})
+
+
+def _one(key: str, value: Any) -> Any:
+    if key not in CHECKS:
+        section = key.rpartition(".")[0]
+        raise unknown("key", key, _below(section) if section else known_keys())
+    return CHECKS[key](key, value)
+
+
+def _check_objective(settings: Mapping[str, Any]) -> None:
+    families = settings.get("families", {})
+    for name, options in families.items():
+        if not isinstance(options, Mapping) or "_target_" not in options:
+            raise unknown("objective family", name, [n for n in families if n != name])
+    for name, weight in settings.get("objective", {}).items():
+        if name not in families:
+            raise unknown("objective family", name, families)
+        number(0, above=False)(f"objective.{name}", weight)
