@@ -73,7 +73,7 @@ def metrics_document(
     }
 
 
-def write_metrics(target: str | Path, document: Mapping[str, Any]) -> Path:
+def write_metrics(document: Mapping[str, Any], target: str | Path) -> Path:
     """Writes `document` to `target`, a folder or the file itself, and returns the file.
 
     A reader never sees half of it: it is written beside the target and renamed.

@@ -72,7 +72,7 @@ def write_run(
         task.render(x0, context, folder / "samples" / name)
     (folder / "config.yaml").write_text(
         "command: omnidistill distill task=exact/gaussian_mixture recipe=dmd2 'task.weights=[1,2,1]' out=DIR\n"
-        f"recipe:\n  name: {recipe}\n  paper: Yin et al. 2024, DMD2, https://arxiv.org/abs/2405.14867\nseed: {SEED}\n"
+        f"recipe:\n  name: {recipe}\n  paper: 'Yin et al. 2024, DMD2, arXiv:2405.14867'\nseed: {SEED}\n"
     )
     document = metrics_document(
         task,
@@ -90,7 +90,7 @@ def write_run(
         },
         environment=environment(),
     )
-    write_metrics(folder, document)
+    write_metrics(document, folder)
     return folder
 
 

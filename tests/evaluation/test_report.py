@@ -114,7 +114,7 @@ def test_an_untrained_student_closes_no_gap_at_four_steps(document: dict) -> Non
 
 
 def test_round_trip(document: dict, tmp_path: Path) -> None:
-    path = write_metrics(tmp_path / "new" / "folder", document)
+    path = write_metrics(document, tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "metrics.json"
     assert read_metrics(path) == read_metrics(path.parent) == document
     assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]  # no temporary file is left
@@ -122,10 +122,10 @@ def test_round_trip(document: dict, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_only_finite_numbers_are_written(document: dict, tmp_path: Path, value: float) -> None:
-    write_metrics(tmp_path, document)
+    write_metrics(document, tmp_path)
     document["student"][0]["metrics"]["energy"] = value
     with pytest.raises(RunError, match=r"student\.0\.metrics\.energy"):
-        write_metrics(tmp_path, document)
+        write_metrics(document, tmp_path)
     assert read_metrics(tmp_path) != document  # the former file is still whole
 
 
@@ -135,7 +135,7 @@ def test_only_finite_numbers_are_written(document: dict, tmp_path: Path, value: 
 def test_a_missing_key_is_named(document: dict, tmp_path: Path, key: str) -> None:
     del document[key]
     with pytest.raises(RunError, match=key):
-        write_metrics(tmp_path, document)
+        write_metrics(document, tmp_path)
 
 
 def assert_one_line(caught: pytest.ExceptionInfo) -> None:
@@ -193,7 +193,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(document: dict, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write") as caught:
-        write_metrics(tmp_path / "file" / "folder", document)
+        write_metrics(document, tmp_path / "file" / "folder")
     assert_one_line(caught)
 
 
@@ -260,7 +260,7 @@ def test_tick_labels_are_what_was_plotted(folder: Path) -> None:
 )
 def test_the_headline_says_it_plainly(folder: Path, document: dict, gap: float | None, words: str) -> None:
     document["gap_closed"]["1"] = gap
-    write_metrics(folder, document)
+    write_metrics(document, folder)
     assert words in Page(write_report(folder).read_text()).text
 
 
@@ -268,7 +268,7 @@ def test_command_paper_machine_and_cost(folder: Path, document: dict) -> None:
     page = Page(write_report(folder).read_text())
     for expected in (
         "omnidistill distill task=exact/gaussian_mixture recipe=dmd2 'task.weights=[1,2,1]' out=DIR",
-        "Yin et al. 2024, DMD2",
+        "Yin et al. 2024, DMD2, arXiv:2405.14867",
         document["environment"]["cpu"],
         document["environment"]["torch"],
         "network calls, fake score 180",
@@ -276,11 +276,13 @@ def test_command_paper_machine_and_cost(folder: Path, document: dict) -> None:
     ):
         assert expected in page.text
     assert "https://arxiv.org/abs/2405.14867" in page.links
+    (folder / "logs" / "command.txt").write_text("omnidistill demo out='a b' & <more>\n")
+    assert "omnidistill demo out='a b' & <more>" in Page(write_report(folder).read_text()).text
 
 
 def test_text_from_the_run_cannot_become_markup(folder: Path, document: dict) -> None:
     document["recipe"] = "<script>alert(1)</script>"
-    write_metrics(folder, document)
+    write_metrics(document, folder)
     (folder / "config.yaml").write_text("note: '</pre><img src=https://example.org/x.png>'\n")
     page = Page(write_report(folder).read_text())
     assert "script" not in page.tags
@@ -338,7 +340,7 @@ def test_a_sweep_is_a_matrix_with_links(run: Path, document: dict, tmp_path: Pat
         ("b", "y", 0, -3.0),
     ):
         document.update(task=task, recipe=recipe, seed=seed, gap_closed={"1": gap})
-        write_metrics(tmp_path / f"{task} {recipe} {seed}", document)
+        write_metrics(document, tmp_path / f"{task} {recipe} {seed}")
     shutil.copytree(
         run, tmp_path / "a x 0", dirs_exist_ok=True, ignore=shutil.ignore_patterns("metrics.json")
     )

@@ -1,4 +1,4 @@
-"""A run's folder, read: metrics.json, config.yaml, logs/metrics.csv and samples/."""
+"""A run's folder, read: metrics.json, config.yaml, logs/ and samples/."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from html import escape
@@ -18,6 +19,10 @@ def header(run: Run) -> str:
     document = run.metrics
     paper = paper_of(run.config)
     source = f'<p class="paper">{_linked(paper)}</p>' if paper else ""
+    recipe = run.config.get("recipe")
+    departures = recipe.get("departures") if isinstance(recipe, Mapping) else None
+    if isinstance(departures, list) and departures:
+        source += f'<p class="paper">Departs from the paper: {escape("; ".join(map(str, departures)))}.</p>'
     sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in headline(document))
     return (
         f"<header><h1>{escape(document['task'])} <span>distilled by</span> {escape(document['recipe'])}</h1>"
@@ -32,17 +37,18 @@ def paper_of(config: Mapping[str, Any]) -> str:
     return str(paper) if paper else ""
 
 
+ADDRESS = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;)]|arXiv:\d{4}\.\d{4,5}")
+
+
 def _linked(text: str) -> str:
-    """Escaped text in which words that are addresses can be followed; nothing is loaded from them."""
-    words = []
-    for word in text.split():
-        safe = escape(word, quote=True)
-        bare = safe.rstrip(".,;)")
-        is_address = word.startswith(("https://", "http://"))
-        words.append(
-            f'<a href="{bare}" rel="noreferrer">{bare}</a>{safe[len(bare) :]}' if is_address else safe
-        )
-    return " ".join(words)
+    """Escaped text in which addresses and arXiv numbers can be followed; nothing is loaded from them."""
+    parts, end = [], 0
+    for found in ADDRESS.finditer(text):
+        address = found[0].replace("arXiv:", "https://arxiv.org/abs/")
+        parts.append(escape(text[end : found.start()]))
+        parts.append(f'<a href="{escape(address, quote=True)}" rel="noreferrer">{escape(found[0])}</a>')
+        end = found.end()
+    return "".join(parts) + escape(text[end:])
 
 
 def quality_section(run: Run) -> str:
@@ -129,8 +135,11 @@ def _list(items: Mapping[str, str]) -> str:
 
 
 def command_of(run: Run) -> str:
-    """The command that the configuration records under `command`, a string or a list of arguments; else the shortest
-    one that names task, recipe and seed."""
+    """What logs/command.txt recorded; else the `command` of the configuration, a string or a list of arguments; else
+    the shortest command that names task, recipe and seed."""
+    recorded = run.folder / "logs" / "command.txt"
+    if recorded.is_file():
+        return recorded.read_text(encoding="utf-8", errors="replace").strip()
     command = run.config.get("command")
     if isinstance(command, list):
         return shlex.join(str(word) for word in command)
