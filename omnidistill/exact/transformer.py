@@ -32,6 +32,24 @@ class TimeEmbedding(nn.Module):
         return self.outer(F.silu(self.inner(waves)))
 
 
+Turns = tuple[Tensor, Tensor]
+"""Cosines and sines of the angles by which positions are told apart: two of Float[n d/2]."""
+
+
+def turns(length: int, dim: int) -> Turns:
+    """Angles `i 100^(-2j/d)` of rotary position embedding (Su et al. 2021, sec. 3.2.2, whose base of 10000 is for
+    sequences of thousands). Attention to a neighbour is then one linear map, learned many times sooner than from
+    learned positions."""
+    angles = torch.arange(length).unsqueeze(1) * 100.0 ** (-torch.arange(0, dim, 2) / dim)
+    return angles.cos(), angles.sin()
+
+
+def turned(x: Tensor, turns: Turns) -> Tensor:
+    """x: Float[... n d], each pair of coordinates turned by its position's angle."""
+    (cos, sin), (a, b) = turns, x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
 class Block(nn.Module):
     """Attention and perceptron, each on a layer norm that is scaled and shifted by the time (Peebles & Xie 2023, DiT).
 
@@ -48,11 +66,13 @@ class Block(nn.Module):
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
 
-    def forward(self, h: Tensor, film: Tensor, excluded: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, film: Tensor, excluded: Tensor | None, turns: Turns | None) -> Tensor:
         scale1, shift1, scale2, shift2 = self.film(film).unsqueeze(1).chunk(4, -1)
         width = h.shape[-1:]
         x = torch.addcmul(shift1, F.layer_norm(h, width), 1.0 + scale1)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if turns is not None:
+            q, k = turned(q, turns), turned(k, turns)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         if excluded is not None:
             scores = scores + excluded
@@ -63,7 +83,7 @@ class Block(nn.Module):
 
 class Trunk(nn.Module):
     """`h: Float[b n width]` through `depth` blocks; the time, the condition and the optional second embeddings enter
-    every block. Knows no order of its n elements: positions are the caller's to add.
+    every block. Without `turns` it knows no order of its n elements.
 
     Args:
         num_classes: labels are 0 ... num_classes - 1 and num_classes is the null label, also taken where no condition
@@ -93,8 +113,9 @@ class Trunk(nn.Module):
         target_time: Tensor | None,
         guidance: Tensor | None,
         mask: Tensor | None,
+        turns: Turns | None = None,
     ) -> Tensor:
-        """mask: Bool[b n], True where an element is real."""
+        """mask: Bool[b n], True where an element is real; turns: see `turns`."""
         film = self.time(t)
         if self.classes is not None:
             assert self.num_classes is not None
@@ -110,7 +131,7 @@ class Trunk(nn.Module):
         film = F.silu(film)
         excluded = None if mask is None else EXCLUDED * (~mask)[:, None, None, :].to(h.dtype)
         for block in self.blocks:
-            h = block(h, film, excluded)
+            h = block(h, film, excluded, turns)
         return h
 
 
@@ -120,7 +141,7 @@ class Transformer(nn.Module):
 
     Args:
         vocab: k real tokens; the input may also hold the mask, token k.
-        length: the longest sequence, for which there are learned positions.
+        length: the longest sequence it takes.
         width, depth, heads: of the trunk.
         target_time, guidance, num_classes: see `Trunk`.
     """
@@ -132,7 +153,7 @@ class Transformer(nn.Module):
         self,
         vocab: int,
         length: int,
-        width: int = 128,
+        width: int = 64,
         depth: int = 3,
         heads: int = 4,
         target_time: bool = False,
@@ -142,11 +163,15 @@ class Transformer(nn.Module):
         super().__init__()
         self.vocab, self.length = vocab, length
         self.tokens = nn.Embedding(vocab + 1, width)
-        self.positions = nn.Parameter(0.5 * torch.randn(length, width))
         self.head = nn.Linear(width, vocab)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
+        if width // heads % 2:
+            raise UserError(f"rotary positions need an even width per head, got width={width}, heads={heads}")
+        cos, sin = turns(length, width // heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def forward(
         self,
@@ -159,8 +184,9 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """x: Long[b n] in 0 ... k; t: Float[b]; condition: Long[b]; mask: Bool[b n] -> logits Float[b n k]."""
-        if x.shape[1] > self.length:
-            raise UserError(f"this transformer has positions for {self.length} tokens, got a sequence of {x.shape[1]}")
-        h = self.tokens(x) + self.positions[: x.shape[1]]
-        h = self.trunk(h, t, condition, target_time, guidance, mask)
+        n = x.shape[1]
+        if n > self.length:
+            raise UserError(f"this transformer was built for at most {self.length} tokens, got a sequence of {n}")
+        h = self.tokens(x)
+        h = self.trunk(h, t, condition, target_time, guidance, mask, (self.cos[:n], self.sin[:n]))
         return self.head(F.layer_norm(h, h.shape[-1:]))

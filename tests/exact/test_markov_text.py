@@ -296,12 +296,12 @@ def test_transformer_learns_the_posterior():
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert sum(losses[-20:]) < 0.25 * sum(losses[:5]) * 4
+    assert sum(losses[-20:]) / 20 < 0.1 * losses[0]  # the first one is the untrained student's
 
 
 def test_features_of_the_transformer_are_its_trunk_s():
     task = MarkovTextTask()
     student = NetworkDenoiser(task.network(), task.path, **task.reading())
     x = task.batch(3, generator(0)).x0
-    assert student.features(x, 0.5).shape == (3, 128)
+    assert student.features(x, 0.5).shape == (3, 64)
     assert not torch.allclose(student.features(x, 0.5)[0], student.features(x, 0.5)[1], atol=1e-4)
