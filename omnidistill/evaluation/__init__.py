@@ -1,1 +1,1 @@
-"""How good samples are: distances between samples, quality against steps, the gap closed, tables and the report page."""
+"""How good samples are: distances between samples, quality against steps, the gap closed, and the report page."""

@@ -1,5 +1,6 @@
 """Tasks whose teacher is known in closed form: what is measured on them is the distillation alone."""
 
+from omnidistill.exact.bridge import BridgeDenoiser, BridgeTask
 from omnidistill.exact.gaussian_mixture import GaussianMixtureTask, MixtureDenoiser
 from omnidistill.exact.markov_text import ChainDenoiser, MarkovTextTask
 from omnidistill.exact.networks import MLP
@@ -7,6 +8,8 @@ from omnidistill.exact.transformer import Transformer
 
 __all__ = [
     "MLP",
+    "BridgeDenoiser",
+    "BridgeTask",
     "ChainDenoiser",
     "GaussianMixtureTask",
     "MarkovTextTask",

@@ -26,15 +26,31 @@ class Waves(nn.Module):
 
 
 class Block(nn.Module):
-    """`h + W silu(film(norm(h)))`: one matrix a block; film is the scale and shift made from time and class."""
+    """`h + W silu(norm(h) * scale + shift)`: one matrix a block; scale and shift are made from time and class."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
-        self.linear = nn.Linear(width, width)
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
 
     def forward(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return h + self.linear(F.silu(torch.addcmul(shift, F.layer_norm(h, (self.width,)), 1 + scale)))
+        return h + self.linear(F.silu(torch.addcmul(shift, self.norm(h), scale)))
+
+
+class Blocks(nn.Module):
+    """The residual blocks and the one linear layer that makes the scale and shift they share (adaLN-single: Chen et
+    al. 2023, PixArt-alpha, sec. 2.3). One a block would cost as much as the blocks themselves."""
+
+    def __init__(self, width: int, depth: int, embedding: int) -> None:
+        super().__init__()
+        self.film = nn.Linear(embedding, 2 * width)
+        self.layers = nn.ModuleList(Block(width) for _ in range(depth))
+
+    def forward(self, h: Tensor, film: Tensor) -> Tensor:
+        scale, shift = self.film(film).chunk(2, dim=1)
+        scale = 1 + scale
+        for layer in self.layers:
+            h = layer(h, scale, shift)
+        return h
 
 
 class MLP(nn.Module):
@@ -67,7 +83,7 @@ class MLP(nn.Module):
         embedding: int = 64,
     ) -> None:
         super().__init__()
-        self.num_classes, self.anchored = num_classes, anchor
+        self.num_classes, self.anchored, self.feature_channels = num_classes, anchor, width
         self.time = Waves(embedding)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, embedding)
         self.first = nn.Linear(dim * (2 if anchor else 1), width)
@@ -111,18 +127,3 @@ class MLP(nn.Module):
             )
         h = self.first(x if anchor is None else torch.cat((x, anchor), dim=1))
         return self.last(F.silu(self.blocks(h, F.silu(film))))
-
-
-class Blocks(nn.Module):
-    """The residual blocks and the one linear layer that makes all their scales and shifts."""
-
-    def __init__(self, width: int, depth: int, embedding: int) -> None:
-        super().__init__()
-        self.film = nn.Linear(embedding, 2 * depth * width)
-        self.layers = nn.ModuleList(Block(width) for _ in range(depth))
-
-    def forward(self, h: Tensor, film: Tensor) -> Tensor:
-        modulation = self.film(film).chunk(2 * len(self.layers), dim=1)
-        for i, layer in enumerate(self.layers):
-            h = layer(h, modulation[2 * i], modulation[2 * i + 1])
-        return h

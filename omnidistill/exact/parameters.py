@@ -1,4 +1,4 @@
-"""Numbers, points and paths as they come from a command line, checked: every mistake is one line that names the value."""
+"""Numbers, points and paths from a command line, checked: every mistake is one line that names the value."""
 
 from __future__ import annotations
 

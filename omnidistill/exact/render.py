@@ -37,12 +37,15 @@ def _plane(real: Tensor) -> tuple[Tensor, Tensor]:
     return origin, real.new_tensor(axes[:2].T)
 
 
-def scatter(samples: Tensor, real: Tensor, target: Path, title: str) -> list[Path]:
+def scatter(
+    samples: Tensor, real: Tensor, target: Path, title: str, numbers: Tensor | None = None
+) -> list[Path]:
     """Writes `target.png`, the samples over real ones, and `target.csv`, one sample a line.
 
     Args:
         samples, real: Float[n d] and Float[m d].
         target: a path without suffix.
+        numbers: Float[n d] to write instead of the samples.
     """
     from matplotlib.figure import Figure
 
@@ -63,9 +66,10 @@ def scatter(samples: Tensor, real: Tensor, target: Path, title: str) -> list[Pat
         axis.set_aspect("equal", adjustable="datalim")
     axis.legend(loc="upper right", frameon=False, markerscale=2.5)
     picture = write_whole(target.with_name(target.name + ".png"), lambda file: figure.savefig(file, dpi=110))
-    header = ",".join(f"x{i + 1}" for i in range(samples.shape[1]))
-    numbers = write_whole(
+    values = samples if numbers is None else numbers.detach().cpu().double()
+    header = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
+    written = write_whole(
         target.with_name(target.name + ".csv"),
-        lambda file: np.savetxt(file, samples.numpy(), delimiter=",", fmt="%.7g", header=header, comments=""),
+        lambda file: np.savetxt(file, values.numpy(), delimiter=",", fmt="%.7g", header=header, comments=""),
     )
-    return [picture, numbers]
+    return [picture, written]
