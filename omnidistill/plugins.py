@@ -15,6 +15,7 @@ import sys
 from functools import cache
 from importlib import import_module, util
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 
 from omnidistill.errors import UserError, unknown
@@ -23,9 +24,13 @@ GROUP = "omnidistill.modalities"
 BUILT_IN = "omnidistill.configs"
 
 
+_sources: dict[str, EntryPoint] = {}
+"""Entry points of plug-ins that are not installed (see `add_source`)."""
+
+
 def points() -> dict[str, EntryPoint]:
     """The installed entry points by name; of two with one name the first found counts."""
-    found: dict[str, EntryPoint] = {}
+    found = dict(_sources)
     for point in entry_points(group=GROUP):
         found.setdefault(point.name, point)
     return dict(sorted(found.items()))
@@ -34,6 +39,25 @@ def points() -> dict[str, EntryPoint]:
 def packages() -> frozenset[str]:
     """The top-level packages of the plug-ins: installing one means trusting its code. Imports nothing."""
     return frozenset(point.module.partition(".")[0] for point in points().values())
+
+
+def add_source(folder: Path) -> list[str]:
+    """Takes in the plug-ins that a source folder's pyproject.toml declares, as if it were installed; their names."""
+    import tomllib
+
+    file = folder / "pyproject.toml"
+    try:
+        declared = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {}).get("entry-points", {})
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{file}': {error}") from error
+    if not declared.get(GROUP):
+        raise UserError(f"'{file}' declares no entry point of the group {GROUP}")
+    for place in (folder, folder / "src"):
+        if place.is_dir() and str(place.resolve()) not in sys.path:
+            sys.path.insert(0, str(place.resolve()))
+    _sources.update({name: EntryPoint(name, value, GROUP) for name, value in declared[GROUP].items()})
+    search_path.cache_clear()
+    return list(declared[GROUP])
 
 
 def load(name: str) -> ModuleType:

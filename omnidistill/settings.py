@@ -1,4 +1,4 @@
-"""The keys of a configuration and what may stand in them. A mistake is one line: the key, the value, what is possible."""
+"""The keys of a configuration and what may stand in them; a mistake is one line with key, value and what is possible."""
 
 from __future__ import annotations
 

@@ -1,0 +1,73 @@
+"""recipes, tasks: what there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omnidistill.commands import Arguments, Command
+from omnidistill.errors import UserError
+
+
+def recipes(arguments: Arguments) -> None:
+    from omnidistill import listing
+
+    _show(listing.recipes(_directory(arguments)), arguments.json, wide="paper")
+
+
+def tasks(arguments: Arguments) -> None:
+    from omnidistill import listing
+
+    _show(listing.tasks(_directory(arguments)), arguments.json, wide="title")
+
+
+def _directory(arguments: Arguments) -> Path | None:
+    given, dotted = arguments.pick(["configs"])
+    if dotted:
+        raise UserError(f"a list takes no keys but configs=DIR, got {dotted[0]}")
+    if "configs" not in given:
+        return None
+    directory = Path(given["configs"]).expanduser()
+    if not directory.is_dir():
+        raise UserError(f"configs={directory} is no folder")
+    return directory
+
+
+def _show(entries: list[dict[str, Any]], as_json: bool, wide: str) -> None:
+    if as_json:
+        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for key in entries[0] if entries else ["none"]:
+        table.add_column(key, overflow="fold", no_wrap=key == "name", ratio=1 if key == wide else None)
+    for entry in entries:
+        table.add_row(*(", ".join(v) if isinstance(v, list) else str(v) for v in entry.values()))
+    Console().print(table)
+
+
+KEYS = {"configs=DIR": "with those of a folder of your own files"}
+
+COMMANDS = (
+    Command(
+        "recipes",
+        "[--json] [configs=DIR]",
+        "the papers' methods: name, paper, family, modalities, needs",
+        recipes,
+        "omnidistill recipes",
+        KEYS,
+        flags=("--json",),
+    ),
+    Command(
+        "tasks",
+        "[--json] [configs=DIR]",
+        "what can be distilled: name, title, modality",
+        tasks,
+        "omnidistill tasks --json",
+        KEYS,
+        flags=("--json",),
+    ),
+)

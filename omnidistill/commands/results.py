@@ -1,0 +1,130 @@
+"""sample, evaluate, report: what a finished run is good for."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from omnidistill.commands import Arguments, Command
+from omnidistill.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+SAMPLE_KEYS = {
+    "steps=N": "sampler steps; by default the number the student was trained for",
+    "count=M": "number of samples (16)",
+    "seed=S": "0 by default",
+    "out=PATH": "file to write, with or without its suffix",
+    "condition=C": "class label of all samples",
+    "device=D": "auto, cpu or cuda",
+}
+
+EVALUATE_KEYS = {
+    "steps=1,2,4": "step counts",
+    "evaluation.samples=N": "samples a metric is computed from",
+    "evaluation.seed=S": "0 by default",
+    "device=D": "auto, cpu or cuda",
+    "teacher=PATH": "where the teacher is now",
+    "task.X=V": "an option of the task, e.g. other data",
+}
+
+
+def sample(arguments: Arguments) -> None:
+    folder = arguments.one("folder of a run", "omnidistill sample runs/first steps=1 count=16 out=made")
+    given, dotted = arguments.pick([key.partition("=")[0] for key in SAMPLE_KEYS])
+    if dotted:
+        raise UserError(f"sample takes no {dotted[0].partition('=')[0]}; keys: {', '.join(SAMPLE_KEYS)}")
+    if not given.get("out"):
+        raise UserError("out is missing; for example out=samples/first")
+    values = {
+        "steps": _whole("steps", given["steps"], 1) if "steps" in given else None,
+        "count": _whole("count", given.get("count", "16"), 1),
+        "seed": _whole("seed", given.get("seed", "0"), 0),
+        "out": given["out"],
+        "condition": _whole("condition", given["condition"], 0) if "condition" in given else None,
+        "device": _device(given.get("device", "auto")),
+    }
+    from omnidistill import runs
+
+    for file in runs.sample(folder, **values):
+        print(file)
+
+
+def evaluate(arguments: Arguments) -> None:
+    folder = arguments.one("folder of a run", "omnidistill evaluate runs/first steps=1,2,4")
+    from omnidistill import config
+
+    known = [key.partition("=")[0] for key in EVALUATE_KEYS if "." not in key]
+    given, dotted = arguments.pick([*known, "threads", "trust"])
+    overrides = [*(f"{key}={value}" for key, value in given.items()), *dotted]
+    cfg = config.load_config(folder, overrides)
+    from omnidistill import runs
+
+    def changes(_: DictConfig) -> DictConfig:
+        return cfg
+
+    document = runs.evaluate(folder, changes)
+    if arguments.json:
+        print(json.dumps(document))
+
+
+def report(arguments: Arguments) -> None:
+    folder = arguments.one("folder of a run", "omnidistill report runs/first")
+    if arguments.overrides:
+        raise UserError(f"report takes no keys, got {arguments.overrides[0]}")
+    from omnidistill.evaluation.report import write_report
+
+    print(write_report(folder))
+
+
+def _whole(key: str, text: str, least: int) -> int:
+    from omnidistill import settings
+
+    try:
+        value: Any = int(text)
+    except ValueError:
+        value = text
+    return settings.whole(least)(key, value)
+
+
+def _device(name: str) -> str:
+    from omnidistill import settings
+
+    settings.one_of("auto", "cpu", "cuda")("device", name)
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda but no CUDA device is available; use device=cpu or device=auto")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+COMMANDS = (
+    Command(
+        "sample",
+        "DIR [steps=N] [count=M] [seed=S] out=PATH",
+        "samples of a student, in the modality's own format",
+        sample,
+        "omnidistill sample runs/first steps=1 count=64 seed=1 out=made",
+        SAMPLE_KEYS,
+        bare=True,
+    ),
+    Command(
+        "evaluate",
+        "DIR [steps=1,2,4] [key=value ...] [--json]",
+        "quality against steps, again or on other data",
+        evaluate,
+        "omnidistill evaluate runs/first steps=1,2,4,8",
+        EVALUATE_KEYS,
+        flags=("--json",),
+        bare=True,
+    ),
+    Command(
+        "report",
+        "DIR",
+        "the page of a run again: tables, curves, samples in one file",
+        report,
+        "omnidistill report runs/first",
+        bare=True,
+    ),
+)

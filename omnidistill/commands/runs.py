@@ -1,0 +1,112 @@
+"""demo, train, distill: compose a configuration, make the folder, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnidistill.commands import Arguments, Command
+from omnidistill.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+KEYS = {
+    "out=DIR": "folder that the command makes",
+    "updates=N": "optimiser updates",
+    "batch=N": "samples an update",
+    "seed=S": "same seed, same machine, same numbers",
+    "device=D": "auto, cpu or cuda",
+    "precision=P": "fp32 or bf16",
+    "resume=true": "go on in the same out; the result equals a run never stopped",
+    "configs=DIR": "a folder of your own task/, recipe/ and tuning/ files",
+}
+
+DISTIL_KEYS = {
+    "task=T": "what is generated: a name of `omnidistill tasks`",
+    "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
+    "teacher=PATH": "a trained teacher; by default the task's own",
+    "steps=1,2,4": "step counts to evaluate",
+    **KEYS,
+    "evaluation.samples=N": "samples a metric is computed from",
+    "objective.F=W": "weight of an objective family, e.g. objective.adversarial=0.1",
+    "families.F.X=V": "an option of it, e.g. families.matching.critic_updates=2",
+    "task.X=V": "an option of the task, e.g. task.std=0.2",
+}
+
+
+def distill(arguments: Arguments) -> None:
+    _distill(arguments.overrides)
+
+
+def demo(arguments: Arguments) -> None:
+    from importlib import resources
+
+    import yaml
+
+    text = resources.files("omnidistill.configs").joinpath("demo.yaml").read_text(encoding="utf-8")
+    _distill([*map(str, yaml.safe_load(text)["overrides"]), *arguments.overrides], again=True)
+
+
+def train(arguments: Arguments) -> None:
+    from omnidistill import config
+
+    cfg = config.compose("train", arguments.overrides)
+    _make(cfg)
+    from omnidistill import runs
+
+    folder = runs.train(cfg)
+    print(f"teacher: {folder / 'teacher.safetensors'}")
+
+
+def _distill(overrides: Any, *, again: bool = False) -> None:
+    from omnidistill import config
+
+    cfg = config.compose("config", overrides)
+    _make(cfg, again=again)
+    from omnidistill import runs
+
+    folder = runs.distill(cfg)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _make(cfg: DictConfig, *, again: bool = False) -> None:
+    from omnidistill import config, folders
+
+    if cfg.get("teacher") and not Path(cfg.teacher).exists():
+        raise UserError(
+            f"teacher={cfg.teacher} does not exist; give the folder that `omnidistill train` made"
+        )
+    folder = folders.prepare(cfg.out, resume=cfg.resume, again=again)
+    if cfg.resume and (folder / "config.yaml").exists():
+        config.check_resumable(cfg, folder)
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "[out=DIR] [key=value ...]",
+        "distils the shipped teacher of small pictures in about two minutes",
+        demo,
+        "omnidistill demo out=runs/demo",
+        DISTIL_KEYS,
+        "Runs `distill` with the overrides of configs/demo.yaml; yours come after them. A former demo in DIR is replaced.",
+    ),
+    Command(
+        "train",
+        "task=T out=DIR [key=value ...]",
+        "trains a teacher",
+        train,
+        "omnidistill train task=image/digits updates=500 out=runs/teacher",
+        {"task=T": DISTIL_KEYS["task=T"], **KEYS},
+    ),
+    Command(
+        "distill",
+        "task=T recipe=R [teacher=PATH] out=DIR [key=value ...]",
+        "teacher to few-step student, both evaluated, with a report page",
+        distill,
+        "omnidistill distill task=exact/gaussian_mixture recipe=dmd2 steps=1,2 out=runs/first",
+        DISTIL_KEYS,
+        "Writes config.yaml, student.safetensors, student.json, metrics.json, report.html, samples/, checkpoints/, logs/.",
+    ),
+)
