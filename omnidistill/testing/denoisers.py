@@ -1,0 +1,125 @@
+"""Conformance of denoisers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Context
+from omnidistill.denoisers import Denoiser
+from omnidistill.posteriors import Posterior
+from omnidistill.testing.base import Report, close, gap, rewritten, seeded
+
+
+def check_denoiser(
+    denoiser: Denoiser, x0: Tensor, context: Context = Context(), *, seed: int = 0, tolerance: float = 1e-4
+) -> list[str]:
+    """Checks a denoiser on corrupted copies of clean samples, in evaluation mode. Properties, in order:
+
+    1. The belief is finite over the whole span, also in float64 times [b]; its samples have shape and dtype of x0.
+    2. The same question has the same answer; each costs the same count of calls, whatever the batch.
+    3. At t = 0 the belief is the state itself (Gaussian and masked paths).
+    4. Samples do not see one another: order and company in the batch change nothing.
+    5. What padding holds changes nothing (where the context has a mask).
+    6. On `differentiable` paths the gradient with respect to x_t is finite.
+
+    Args:
+        x0: [b ...], at least two clean samples on the denoiser's device.
+        context: what is known about them.
+        tolerance: of comparisons, relative to the largest value.
+
+    Raises:
+        ConformanceError: the first property that fails.
+    """
+    report = Report(f"denoiser {type(denoiser).__name__}")
+    training = denoiser.training
+    denoiser.eval()
+    try:
+        with torch.no_grad():
+            _check_answers(report, denoiser, x0, context, seed, tolerance)
+        if "differentiable" in denoiser.path.offers:
+            with report.section("the gradient with respect to x_t is finite"):
+                for t in _times(denoiser):
+                    x_t = _noisy(denoiser, x0, t, context, seed).requires_grad_()
+                    total = denoiser(x_t, t, context).parameters.sum()
+                    report.require(
+                        total.requires_grad, "the belief depends on x_t through the graph", f"t={t:g}"
+                    )
+                    gradient = torch.autograd.grad(total, x_t)[0]
+                    report.require(torch.isfinite(gradient).all(), "the gradient is finite", f"t={t:g}")
+    finally:
+        denoiser.train(training)
+    return report.lines
+
+
+def _check_answers(  # type: ignore[no-untyped-def]
+    report: Report, denoiser: Denoiser, x0: Tensor, context: Context, seed: int, tolerance: float
+) -> None:
+    path, middle = denoiser.path, _times(denoiser)[1]
+    x_t = _noisy(denoiser, x0, middle, context, seed)
+
+    def same(a: Posterior, b: Posterior) -> bool:
+        return close(_view(a), _view(b), tolerance)
+
+    def far(a: Posterior, b: Posterior) -> str:
+        return f"difference {gap(_view(a), _view(b)):.3g}"
+
+    with report.section("beliefs are finite over the span and sample what the data are made of"):
+        for t in _times(denoiser):
+            x = _noisy(denoiser, x0, t, context, seed)
+            belief = denoiser(x, t, context)
+            report.require(torch.isfinite(belief.parameters).all(), "the belief is finite", f"t={t:g}")
+            drawn = belief.sample(seeded(seed), context.mask)
+            kept = (drawn.shape, drawn.dtype) == (x0.shape, x0.dtype)
+            report.require(kept, "a sample has shape and dtype of x0", f"{tuple(drawn.shape)} {drawn.dtype}")
+    with report.section("the same question has the same answer"):
+        first, again = denoiser(x_t, middle, context), denoiser(x_t, middle, context)
+        report.require(torch.equal(first.parameters, again.parameters), "answers repeat", far(first, again))
+        times = torch.full((len(x0),), middle, dtype=torch.float64, device=x0.device)
+        each = denoiser(x_t, times, context)
+        report.require(same(each, first), "times of shape [b] mean the same as one time", far(each, first))
+    with report.section("every call is counted"):
+        costs = []
+        for part in (slice(0, 1), slice(0, len(x0)), slice(0, 1)):
+            before = denoiser.calls
+            denoiser(x_t[part], middle, context[part])
+            costs.append(denoiser.calls - before)
+        counted = costs[0] > 0 and len(set(costs)) == 1
+        report.require(counted, "a call adds the same count whatever the batch", costs)
+    if path.offers & {"gaussian", "masked"}:
+        with report.section("at t = 0 the belief is the state"):
+            drawn = denoiser(x0, 0.0, context).sample(seeded(seed), context.mask)
+            report.require(close(drawn, x0, 10 * tolerance), "a clean sample is believed", gap(drawn, x0))
+    with report.section("samples do not see one another"):
+        whole = denoiser(x_t, middle, context)
+        back = torch.arange(len(x0) - 1, -1, -1, device=x0.device)
+        turned = denoiser(x_t[back], middle, context[back])
+        reverse = whole.replace(whole.parameters[back])
+        report.require(same(turned, reverse), "the order of a batch does not matter", far(turned, reverse))
+        alone = denoiser(x_t[:1], middle, context[:1])
+        one = whole.replace(whole.parameters[:1])
+        report.require(same(alone, one), "a sample alone is answered as in company", far(alone, one))
+    if context.mask is not None:
+        with report.section("what padding holds changes nothing"):
+            g, mask = seeded(seed), context.mask
+            anchor = None if context.anchor is None else rewritten(context.anchor, mask, g)
+            other = denoiser(rewritten(x_t, mask, g), middle, replace(context, anchor=anchor))
+            real = mask.expand(x_t.shape)
+            a, b = _view(whole)[real], _view(other)[real]
+            report.require(close(a, b, tolerance), "real elements do not read padding", gap(a, b))
+
+
+def _view(belief: Posterior) -> Tensor:
+    """Parameters as numbers that compare: logits mean the same up to a constant."""
+    return getattr(belief, "probs", belief.parameters)
+
+
+def _times(denoiser: Denoiser) -> tuple[float, float, float]:
+    low, high = max(denoiser.path.span[0], denoiser.path.floor), denoiser.path.span[1]
+    return low, 0.5 * (low + high), high
+
+
+def _noisy(denoiser: Denoiser, x0: Tensor, t: float, context: Context, seed: int) -> Tensor:
+    return denoiser.path.corrupt(x0, t, context, g=seeded(seed))

@@ -1,0 +1,193 @@
+"""Conformance of objectives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
+from omnidistill.objectives.base import Objective, Step, StudentSpec
+from omnidistill.random import generator
+from omnidistill.tasks import Task
+from omnidistill.testing.base import Report, rewritten, seeded
+from omnidistill.training.roles import Cast, cast, missing
+
+
+def check_objective(
+    objective: Objective,
+    task: Task,
+    *,
+    batch: int = 4,
+    student: StudentSpec = StudentSpec(),
+    teacher: Denoiser | None = None,
+    guidance: bool = False,
+    seed: int = 0,
+) -> list[str]:
+    """Runs every role that the objective declares once. Properties, in order:
+
+    1. Path and task offer what the objective says it needs.
+    2. The student has losses; every loss is a finite scalar, every diagnostic detached.
+    3. The gradient reaches the parameters that the role trains, is finite there, and reaches no others.
+    4. The network calls made are those that `cost` declares, model by model.
+    5. Losses depend on the generator alone and change no model.
+    6. What padding holds changes no loss (where the batch has a mask).
+
+    Args:
+        task: gives data, path, networks and, if `teacher` is not given, the closed-form teacher.
+        batch: samples in the batch.
+        student: how the student is asked; `cost` is declared for one step.
+        guidance: the student's network takes the guidance scale as an input.
+
+    Raises:
+        ConformanceError: the first property that fails.
+    """
+    report = Report(f"objective {type(objective).__name__}")
+    data = task.batch(batch, seeded(seed))
+    lacking = missing(objective, task.path, data=data.x0 is not None, condition=task.conditional)
+    report.require(not lacking, "path and task offer what it needs", f"missing {', '.join(lacking)}")
+    teacher, crew = _crew(objective, task, teacher, guidance, seed)
+    bank = _bank(objective, task, teacher, batch, seed)
+
+    def step(role: str, of: Batch) -> Step:
+        models = {"teacher": teacher, **crew.models}
+        g = generator(seed, role)
+        like = task.like(of.count) if of.x0 is None else torch.empty_like(of.x0)
+        return Step(role, of, models, g, like=like, student=student, null=task.null, bank=bank)
+
+    for role in dict.fromkeys(crew.turns):
+        with report.section(f"losses of role '{role}'"):
+            _check_role(
+                report, objective, crew, teacher, role, lambda of, role=role: step(role, of), data, seed
+            )
+    return report.lines
+
+
+def _check_role(  # type: ignore[no-untyped-def]
+    report: Report,
+    objective: Objective,
+    crew: Cast,
+    teacher: Denoiser,
+    role: str,
+    step: Callable[[Batch], Step],
+    data: Batch,
+    seed: int,
+) -> None:
+    own = [p for name in crew.parts[role] for p in crew.models[name].parameters()]
+    everyone: dict[str, nn.Module] = {"teacher": teacher, **crew.models}
+    before = {name: copy.deepcopy(model.state_dict()) for name, model in everyone.items()}
+    calls = {name: model.calls for name, model in everyone.items() if isinstance(model, Denoiser)}
+    for parameter in own:
+        parameter.requires_grad_(True)
+    try:
+        losses = objective.losses(role, step(data))
+        report.require(losses is not None, f"role '{role}' is trained, so it has losses", losses)
+        assert losses is not None
+        for name, term in losses.terms.items():
+            scalar = term.ndim == 0 and bool(torch.isfinite(term))
+            report.require(scalar, f"{role}: loss '{name}' is a finite scalar", term)
+        for name, value in losses.diagnostics.items():
+            loose = not value.requires_grad
+            report.require(loose, f"{role}: diagnostic '{name}' is detached", "it carries a graph")
+        total = _total(losses.terms)
+        report.require(
+            total.requires_grad, f"{role}: the loss depends on the role's parameters", "it has no graph"
+        )
+        total.backward()
+        _check_gradients(report, crew, teacher, role)
+    finally:
+        for parameter in own:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    made = {
+        name: model.calls - calls[name]
+        for name, model in everyone.items()
+        if isinstance(model, Denoiser) and model.calls != calls[name]
+    }
+    declared = {name: count for name, count in objective.cost(role).items() if count}
+    report.require(
+        made == declared, f"{role}: cost declares the calls that are made", f"{made} for {declared}"
+    )
+    for name, model in everyone.items():
+        kept = all(torch.equal(value, before[name][key]) for key, value in model.state_dict().items())
+        report.require(kept, f"{role}: computing losses changes no model", f"'{name}' changed")
+    _check_repeats(report, objective, role, step, data, total.detach(), seed)
+
+
+def _check_gradients(report: Report, crew: Cast, teacher: Denoiser, role: str) -> None:
+    for name in crew.parts[role]:
+        gradients = [p.grad for p in crew.models[name].parameters() if p.grad is not None]
+        moved = any(bool((g != 0).any()) for g in gradients)
+        report.require(moved, f"{role}: the gradient reaches '{name}'", "no parameter of it gets any")
+        finite = all(bool(torch.isfinite(g).all()) for g in gradients)
+        report.require(finite, f"{role}: the gradient of '{name}' is finite", "NaN or infinite")
+    for name, model in {"teacher": teacher, **crew.models}.items():
+        if name not in crew.parts[role]:
+            none = all(p.grad is None for p in model.parameters())
+            report.require(none, f"{role}: no other model gets a gradient", f"'{name}' got one")
+
+
+def _check_repeats(report, objective, role, step, data, total, seed) -> None:  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        again = _total(objective.losses(role, step(data)).terms)
+        report.require(
+            torch.equal(again, total), f"{role}: losses repeat under one seed", f"{total} and {again}"
+        )
+        mask = data.context.mask
+        if mask is None or data.x0 is None:
+            return
+        g, context = seeded(seed), data.context
+        anchor = None if context.anchor is None else rewritten(context.anchor, mask, g)
+        other = replace(data, x0=rewritten(data.x0, mask, g), context=replace(context, anchor=anchor))
+        changed = _total(objective.losses(role, step(other)).terms)
+    near = torch.allclose(changed, total, rtol=1e-4, atol=1e-6)
+    report.require(
+        near, f"{role}: what padding holds changes no loss", f"{float(total):.6g} and {float(changed):.6g}"
+    )
+
+
+def _total(terms: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([term.reshape(()) for term in terms.values()]).sum()
+
+
+def _crew(  # type: ignore[no-untyped-def]
+    objective: Objective, task: Task, teacher: Denoiser | None, guidance: bool, seed: int
+) -> tuple[Denoiser, Cast]:
+    """Teacher and models. Their networks differ and have no zero layers: two equal models would have no gap."""
+
+    def network(told: bool, key: str) -> NetworkDenoiser:
+        bare = task.network(guidance=told)
+        g = generator(seed, key)
+        with torch.no_grad():
+            for parameter in bare.parameters():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=g))
+        return NetworkDenoiser(bare, task.path, **task.reading())
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        origin, student = network(False, "origin"), network(guidance, "student")
+        teacher = teacher or task.exact_teacher() or network(False, "teacher")
+        crew = cast(student, origin, objective, ema=0.9)
+    return teacher.requires_grad_(False), crew
+
+
+def _bank(
+    objective: Objective, task: Task, teacher: Denoiser, count: int, seed: int
+) -> dict[str, Any] | None:
+    spec = objective.bank
+    if spec is None:
+        return None
+    context = task.contexts(count, seeded(seed))
+    made = task.sampler().sample(teacher, task.like(count), spec.steps, context, g=seeded(seed), keep=True)
+    states = made.states if spec.states else (made.states[0], made.states[-1])
+    times = made.times if spec.states else (made.times[0], made.times[-1])
+    return {
+        "states": torch.stack(states, 1),
+        "times": torch.tensor(times, dtype=torch.float64),
+        "context": context,
+    }
