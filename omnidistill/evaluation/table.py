@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,27 +14,46 @@ def print_table(document: Mapping[str, Any], console: Console | None = None) -> 
     """Prints teacher, student and floor of a metrics.json document: steps, NFE, metrics, seconds, gap closed."""
     from rich.console import Console
 
-    (console or Console()).print(table(document))
+    console = console or Console()
+    console.print(table(document, console.width))
 
 
-def table(document: Mapping[str, Any]) -> Table:
-    """The table itself, for other consoles."""
+def table(document: Mapping[str, Any], width: int = 10_000) -> Table:
+    """The table itself. Metrics that do not fit in `width` characters are named below it instead of squeezed."""
+    from rich import box
     from rich.table import Table
 
     head, rows = figures(document)
+    shown = len(head)
+    while (
+        shown > DECISIVE and sum(_needs(head[i], [row[i] for row in rows]) for i in range(shown)) + 1 > width
+    ):
+        shown -= 1
+    title = f"{document['task']} · {document['recipe']} · seed {document['seed']}"
+    caption = f"also measured: {', '.join(head[shown:])} (metrics.json)" if shown < len(head) else None
     made = Table(
-        title=f"{document['task']} · {document['recipe']} · seed {document['seed']}", title_justify="left"
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
     )
-    for index, name in enumerate(head):
+    for index, name in enumerate(head[:shown]):
         made.add_column(
-            name, justify="right" if index else "left", style="bold" if index == PRIMARY else None
+            name.replace("_", " "),
+            justify="right" if index else "left",
+            style="bold" if index == PRIMARY else None,
+            min_width=_needs(name, [row[index] for row in rows]) - 3,
         )
     styles = {"student": "cyan", "real data": "dim"}
-    for row, after in zip(rows, [*rows[1:], [""]], strict=True):
-        made.add_row(*row, style=styles.get(row[0]), end_section=row[0] != after[0])
+    for row, after in zip(rows, [*rows[1:], rows[-1]], strict=True):
+        made.add_row(*row[:shown], style=styles.get(row[0]), end_section=row[0] != after[0])
     return made
 
 
+def _needs(name: str, cells: Sequence[str]) -> int:
+    """Characters of a column, whose head may break between words and whose cells may not, with the space between."""
+    return max(map(len, (*name.replace("_", " ").split(), *cells))) + 3
+
+
+DECISIVE = 6
+"""Columns of `figures` that are always shown: up to the seconds per sample."""
 PRIMARY = 3
 """The column of the primary metric in `figures`."""
 
@@ -85,5 +104,5 @@ def number(value: float | None) -> str:
     if not 1e-4 <= size < 1e6:
         return f"{value:.2e}"
     if size < 0.1:
-        return f"{value:.3g}"
+        return f"{value:#.3g}"
     return f"{value:.{max(0, 4 - len(str(int(size))))}f}"

@@ -15,7 +15,7 @@ from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.environment import cpu_model, environment
 from omnidistill.evaluation.metrics_file import read_metrics, write_metrics
 from omnidistill.evaluation.report import write_report
-from omnidistill.evaluation.table import number, print_table
+from omnidistill.evaluation.table import figures, number, print_table
 
 LOADING = {"src", "srcset", "poster", "data", "background", "xlink:href", "action"}
 
@@ -354,20 +354,32 @@ def test_a_sweep_is_a_matrix_with_links(run: Path, document: dict, tmp_path: Pat
     assert "truncated" in page.text
 
 
-def test_the_table_in_the_terminal(document: dict) -> None:
+@pytest.mark.parametrize("width", [200, 80, 60])
+def test_the_table_in_the_terminal(document: dict, width: int) -> None:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=width)
     print_table(document, console)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    rows = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
-    cells = [[cell.strip() for cell in row] for row in rows]
-    assert [row[:3] for row in cells if row[0] == "student"] == [["student", "1", "1"], ["student", "4", "4"]]
-    assert [row[4] for row in cells if row[0] == "student"] == [
-        f"{document['gap_closed'][k]:.1f} %".replace("-", "−") for k in ("1", "4")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [
+        line.replace(" %", "%").split()
+        for line in text.splitlines()
+        if re.match(r" +(teacher|student) ", line)
     ]
-    assert [row[1] for row in cells if row[0] == "teacher"] == ["1", "2", "4", "16"]
-    assert cells[-1][0] == "real data"
+    assert "…" not in text
+    expected = [
+        [cell.replace(" ", "") for cell in row if cell]
+        for row in figures(document)[1]
+        if row[0] != "real data"
+    ]
+    for row, whole in zip(rows, expected, strict=True):
+        assert row == whole[: len(row)]  # columns are left out, cells never cut
+        assert len(row) >= 5
+    assert [row[4] for row in rows if row[0] == "student"] == [
+        f"{document['gap_closed'][k]:.1f}%".replace("-", "−") for k in ("1", "4")
+    ]
+    assert f" {number(document['floor']['energy'])}" in next(x for x in text.splitlines() if "real data" in x)
+    assert ("also measured:" in text) == (width < 100)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +387,7 @@ def test_the_table_in_the_terminal(document: dict) -> None:
     [
         (0.0, "0"),
         (0.97, "0.970"),
+        (0.026, "0.0260"),
         (10.833, "10.83"),
         (108.34, "108.3"),
         (-2.5, "-2.500"),
