@@ -88,7 +88,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x: Float[b c h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b] -> Float[b c h w]."""
         film = self.time(t)
-        if self.classes is not None:
+        if self.classes is not None and self.num_classes is not None:
             if condition is None:
                 condition = torch.full(t.shape, self.num_classes, device=x.device)
             film = film + self.classes(condition)
@@ -122,6 +122,8 @@ class UNet(nn.Module):
 
 class Embedding(nn.Module):
     """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, then a two-layer perceptron."""
+
+    rates: Tensor
 
     def __init__(self, width: int, scale: float, silent: bool = False, frequencies: int = 32) -> None:
         super().__init__()
