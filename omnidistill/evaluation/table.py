@@ -39,7 +39,7 @@ def table(document: Mapping[str, Any], width: int = 10_000) -> Table:
             name.replace("_", " "),
             justify="right" if index else "left",
             style="bold" if index == PRIMARY else None,
-            min_width=_needs(name, [row[index] for row in rows]) - 3,
+            width=_needs(name, [row[index] for row in rows]) - 3,
         )
     styles = {"student": "cyan", "real data": "dim"}
     for row, after in zip(rows, [*rows[1:], rows[-1]], strict=True):

@@ -354,7 +354,7 @@ def test_a_sweep_is_a_matrix_with_links(run: Path, document: dict, tmp_path: Pat
     assert "truncated" in page.text
 
 
-@pytest.mark.parametrize("width", [200, 80, 60])
+@pytest.mark.parametrize("width", [200, *range(60, 100)])
 def test_the_table_in_the_terminal(document: dict, width: int) -> None:
     from rich.console import Console
 
@@ -380,6 +380,14 @@ def test_the_table_in_the_terminal(document: dict, width: int) -> None:
     ]
     assert f" {number(document['floor']['energy'])}" in next(x for x in text.splitlines() if "real data" in x)
     assert ("also measured:" in text) == (width < 100)
+
+
+def test_without_a_student_there_is_still_a_table_and_a_page(document: dict, folder: Path) -> None:
+    document.update(student=[], gap_closed={}, floor={})
+    write_metrics(document, folder)
+    assert "No student was evaluated" in Page(write_report(folder).read_text()).text
+    text = "".join(map(" ".join, figures(document)[1]))
+    assert "student" not in text and "real data" not in text
 
 
 @pytest.mark.parametrize(
