@@ -4,6 +4,8 @@ from omnidistill.exact.bridge import BridgeDenoiser, BridgeTask
 from omnidistill.exact.gaussian_mixture import GaussianMixtureTask, MixtureDenoiser
 from omnidistill.exact.markov_text import ChainDenoiser, MarkovTextTask
 from omnidistill.exact.networks import MLP
+from omnidistill.exact.point_transformer import PointTransformer
+from omnidistill.exact.rigid_cloud import CloudDenoiser, RigidCloudTask
 from omnidistill.exact.transformer import Transformer
 
 __all__ = [
@@ -11,8 +13,11 @@ __all__ = [
     "BridgeDenoiser",
     "BridgeTask",
     "ChainDenoiser",
+    "CloudDenoiser",
     "GaussianMixtureTask",
     "MarkovTextTask",
     "MixtureDenoiser",
+    "PointTransformer",
+    "RigidCloudTask",
     "Transformer",
 ]

@@ -39,7 +39,9 @@ class ChainDenoiser(Denoiser):
     def __init__(self, chain: MarkovChain, path: Path, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(path)
         if "categorical" not in path.offers or getattr(path, "vocab", None) != chain.vocab:
-            raise UserError(f"a chain of {chain.vocab} tokens needs a masked or uniform path over them, got {path}")
+            raise UserError(
+                f"a chain of {chain.vocab} tokens needs a masked or uniform path over them, got {path}"
+            )
         self.dtype = dtype
         self.register_buffer("initial", chain.initial)
         self.register_buffer("transition", chain.transition)
@@ -143,7 +145,9 @@ class MarkovTextTask(Task):
         real = _real(tokens, context)
         low, high = int(tokens[real].min()), int(tokens[real].max())
         if low < 0 or high >= self.vocab:
-            raise UserError(f"{self.name} has tokens 0 ... {self.vocab - 1}, got samples with {low} to {high}")
+            raise UserError(
+                f"{self.name} has tokens 0 ... {self.vocab - 1}, got samples with {low} to {high}"
+            )
         both = real[:, 1:] & real[:, :-1]
         pairs = (tokens[:, :-1] * self.vocab + tokens[:, 1:])[both]
         bigrams = torch.bincount(pairs, minlength=self.vocab**2).double().reshape(self.vocab, self.vocab)

@@ -96,7 +96,9 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         if min(width, depth, heads) < 1 or width % heads:
-            raise UserError(f"a transformer's width must be a multiple of its heads, got width={width}, heads={heads}")
+            raise UserError(
+                f"a transformer's width must be a multiple of its heads, got width={width}, heads={heads}"
+            )
         self.num_classes = num_classes
         self.time = TimeEmbedding(width)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, width)
@@ -119,9 +121,13 @@ class Trunk(nn.Module):
         film = self.time(t)
         if self.classes is not None:
             assert self.num_classes is not None
-            film = film + self.classes(torch.full_like(t, self.num_classes).long() if condition is None else condition)
+            film = film + self.classes(
+                torch.full_like(t, self.num_classes).long() if condition is None else condition
+            )
         elif condition is not None:
-            raise UserError("this network was built without classes (num_classes=None) and cannot take a condition")
+            raise UserError(
+                "this network was built without classes (num_classes=None) and cannot take a condition"
+            )
         seconds = (("target_time", self.target_time, target_time), ("guidance", self.guidance, guidance))
         for name, module, value in seconds:
             if value is not None:
@@ -186,7 +192,9 @@ class Transformer(nn.Module):
         """x: Long[b n] in 0 ... k; t: Float[b]; condition: Long[b]; mask: Bool[b n] -> logits Float[b n k]."""
         n = x.shape[1]
         if n > self.length:
-            raise UserError(f"this transformer was built for at most {self.length} tokens, got a sequence of {n}")
+            raise UserError(
+                f"this transformer was built for at most {self.length} tokens, got a sequence of {n}"
+            )
         h = self.tokens(x)
         h = self.trunk(h, t, condition, target_time, guidance, mask, (self.cos[:n], self.sin[:n]))
         return self.head(F.layer_norm(h, h.shape[-1:]))

@@ -45,7 +45,9 @@ def test_stationary_distribution_is_a_fixed_point(chain):
     assert torch.allclose(chain.initial @ chain.transition, chain.initial, atol=1e-14)
     assert float(chain.initial.sum()) == pytest.approx(1.0, abs=1e-14)
     two = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
-    assert torch.allclose(stationary(two), torch.tensor([0.75, 0.25], dtype=torch.float64))  # by hand: b/(a+b)
+    assert torch.allclose(
+        stationary(two), torch.tensor([0.75, 0.25], dtype=torch.float64)
+    )  # by hand: b/(a+b)
 
 
 def test_masked_posterior_is_that_of_enumeration(chain):
@@ -71,7 +73,9 @@ def test_uniform_posterior_is_that_of_enumeration(chain, t):
         assert torch.allclose(denoiser(torch.tensor([x_t]), t).probs[0], exact, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", [MaskedPath(VOCAB, random_tokens=0.5), UniformPath(VOCAB)], ids=["masked", "uniform"])
+@pytest.mark.parametrize(
+    "path", [MaskedPath(VOCAB, random_tokens=0.5), UniformPath(VOCAB)], ids=["masked", "uniform"]
+)
 def test_at_the_prior_nothing_is_known(chain, path):
     x_1 = path.prior(torch.empty(64, LENGTH, dtype=torch.long), g=generator(0))
     probs = ChainDenoiser(chain, path, torch.float64)(x_1, 1.0).probs
@@ -83,7 +87,9 @@ def test_seen_tokens_are_certain_and_batches_may_mix_times(chain):
     x_t = torch.tensor([[0, VOCAB, 2, VOCAB], [0, VOCAB, 2, VOCAB]])
     probs = denoiser(x_t, torch.tensor([0.5, 1.0], dtype=torch.float64)).probs.double()
     assert probs[0, 0, 0] == 1.0 and probs[0, 2, 2] == 1.0
-    assert torch.allclose(probs[1], chain.initial.expand(4, -1), atol=1e-6)  # at t = 1 even what is seen is not
+    assert torch.allclose(
+        probs[1], chain.initial.expand(4, -1), atol=1e-6
+    )  # at t = 1 even what is seen is not
 
 
 @pytest.mark.parametrize("kind", ["masked", "uniform"])
@@ -97,7 +103,9 @@ def test_padding_never_changes_real_positions(chain, kind, left):
     mask = torch.zeros_like(padded, dtype=torch.bool)
     mask[:, left : left + 6] = True
     alone = denoiser(x_t, 0.5).probs
-    assert torch.allclose(denoiser(padded, 0.5, Context(mask=mask)).probs[:, left : left + 6], alone, atol=1e-13)
+    assert torch.allclose(
+        denoiser(padded, 0.5, Context(mask=mask)).probs[:, left : left + 6], alone, atol=1e-13
+    )
     assert not torch.allclose(denoiser(padded, 0.5).probs[:, left : left + 6], alone, atol=1e-3)
 
 
@@ -132,7 +140,9 @@ def test_likelihood_is_that_of_the_definition_and_sums_to_one(chain):
     log_p = chain.log_likelihood(everything)
     assert float(log_p.exp().sum()) == pytest.approx(1.0, abs=1e-12)
     by_hand = chain.initial[2] * chain.transition[2, 0] * chain.transition[0, 1]
-    assert float(chain.log_likelihood(torch.tensor([[2, 0, 1]]))) == pytest.approx(math.log(by_hand), abs=1e-12)
+    assert float(chain.log_likelihood(torch.tensor([[2, 0, 1]]))) == pytest.approx(
+        math.log(by_hand), abs=1e-12
+    )
 
 
 def test_metrics_of_real_samples_are_the_chain_s():
@@ -166,7 +176,9 @@ def test_many_steps_follow_the_chain_and_one_step_cannot(seed, path):
     print(path, seed, figures)
     p = task.chain.initial
     independent = 0.5 * float((task.chain.bigrams - p[:, None] * p).abs().sum())
-    assert figures[1]["bigram_tv"] == pytest.approx(independent, abs=0.04)  # one step: independent tokens, by theory
+    assert figures[1]["bigram_tv"] == pytest.approx(
+        independent, abs=0.04
+    )  # one step: independent tokens, by theory
     assert figures[64]["bigram_tv"] < 0.15 * figures[1]["bigram_tv"]
     assert figures[64]["bigram_tv"] < 0.5 * figures[4]["bigram_tv"] < 0.4 * figures[1]["bigram_tv"]
     assert figures[64]["nll"] < figures[4]["nll"] - 0.2 < figures[1]["nll"] - 0.5
@@ -226,7 +238,12 @@ def test_bad_options_are_one_line_that_names_them(options, word):
 
 def test_samples_that_are_no_tokens_are_refused():
     task = MarkovTextTask()
-    for bad in (torch.full((2, 24), 12), torch.full((2, 24), -1), torch.zeros(2, 24), torch.zeros(0, 24).long()):
+    for bad in (
+        torch.full((2, 24), 12),
+        torch.full((2, 24), -1),
+        torch.zeros(2, 24),
+        torch.zeros(0, 24).long(),
+    ):
         with pytest.raises(UserError):
             task.measure(bad, Context(), generator(0))
 

@@ -1,0 +1,65 @@
+"""A small transformer over labelled points in space, the students' network on clouds."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnidistill.errors import UserError
+from omnidistill.exact.transformer import Trunk
+
+
+class PointTransformer(nn.Module):
+    """Coordinates in, coordinates out; every point sees every real one.
+
+    Points are told apart by a learned label each (they are atoms of a shape, not an exchangeable set). The last layer
+    starts at zero: a new network answers 0. Rotations are not built in; training under random ones has to teach them.
+
+    Args:
+        points: the most points it takes.
+        width, depth, heads, target_time, guidance, num_classes: see `Trunk`.
+    """
+
+    feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
+    feature_axis = 2
+
+    def __init__(
+        self,
+        points: int,
+        width: int = 96,
+        depth: int = 3,
+        heads: int = 4,
+        target_time: bool = False,
+        guidance: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.points = points
+        self.first = nn.Linear(3, width)
+        self.labels = nn.Parameter(0.5 * torch.randn(points, width))
+        self.last = nn.Linear(width, 3)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | None = None,
+        *,
+        target_time: Tensor | None = None,
+        guidance: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x: Float[b n 3]; t: Float[b]; condition: Long[b]; mask: Bool[b n 1], real points first -> Float[b n 3]."""
+        n = x.shape[1]
+        labels = self.labels
+        if mask is None and n > self.points:
+            raise UserError(f"this network was built for at most {self.points} points, got {n}")
+        if n > self.points:  # padding needs no label
+            labels = F.pad(labels, (0, 0, 0, n - self.points))
+        real = None if mask is None else mask.expand(*x.shape[:2], 1).squeeze(-1)
+        h = self.trunk(self.first(x) + labels[:n], t, condition, target_time, guidance, real)
+        return self.last(F.layer_norm(h, h.shape[-1:]))
