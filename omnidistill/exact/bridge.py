@@ -90,7 +90,7 @@ class LinearMixture(NamedTuple):
 
 
 class BridgeDenoiser(Denoiser):
-    """`E[x0 | x_t, y]` on any Gaussian path: each component is conditioned on `z = x_t - beta y = alpha x0 + sigma eps`.
+    """`E[x0 | x_t, y]` on any Gaussian path: each component conditioned on `z = x_t - beta y = alpha x0 + sigma eps`.
 
     Along the axes Q everything is one-dimensional. With `c_j = Q^T (A y + b + m_j)` and `v = alpha^2 variance +
     sigma^2`, the responsibilities are `r_j ~ w_j exp(-|Q^T z - alpha c_j|^2_{1/v} / 2)` and the mean is
