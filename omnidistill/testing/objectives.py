@@ -36,7 +36,7 @@ def check_objective(
     3. The gradient reaches the parameters that the role trains, is finite there, and reaches no others.
     4. The network calls made are those that `cost` declares, model by model.
     5. Losses depend on the generator alone and change no model.
-    6. What padding holds changes no loss (where the batch has a mask).
+    6. Padding changes no loss, neither what it holds nor how much there is (where the batch has a mask).
 
     Args:
         task: gives data, path, networks and, if `teacher` is not given, the closed-form teacher.
@@ -133,22 +133,44 @@ def _check_gradients(report: Report, crew: Cast, teacher: Denoiser, role: str) -
 
 
 def _check_repeats(report, objective, role, step, data, total, seed) -> None:  # type: ignore[no-untyped-def]
-    with torch.no_grad():
-        again = _total(objective.losses(role, step(data)).terms)
-        report.require(
-            torch.equal(again, total), f"{role}: losses repeat under one seed", f"{total} and {again}"
-        )
-        mask = data.context.mask
-        if mask is None or data.x0 is None:
-            return
-        g, context = seeded(seed), data.context
-        anchor = None if context.anchor is None else rewritten(context.anchor, mask, g)
-        other = replace(data, x0=rewritten(data.x0, mask, g), context=replace(context, anchor=anchor))
-        changed = _total(objective.losses(role, step(other)).terms)
-    near = torch.allclose(changed, total, rtol=1e-4, atol=1e-6)
-    report.require(
-        near, f"{role}: what padding holds changes no loss", f"{float(total):.6g} and {float(changed):.6g}"
-    )
+    def loss(of: Batch) -> Tensor:
+        with torch.no_grad():
+            return _total(objective.losses(role, step(of)).terms)
+
+    again = loss(data)
+    report.require(torch.equal(again, total), f"{role}: losses repeat under one seed", f"{total} and {again}")
+    if data.context.mask is None or data.x0 is None:
+        return
+    axis = _ragged_axis(data.context.mask)
+    size = data.context.mask.shape[axis]
+    # Two more columns of padding in every sample, then other content there, then without these columns.
+    mask = data.context.mask & _columns(data.context.mask, axis, size - 2)
+    long = replace(data, context=replace(data.context, mask=mask))
+    g = seeded(seed)
+    fields = {name: rewritten(x, mask, g) for name, x in _aligned(long).items()}
+    short = {name: x.narrow(axis, 0, size - 2) for name, x in {**_aligned(long), "mask": mask}.items()}
+    first = loss(long)
+    for what, other in (("what padding holds", fields), ("how much padding there is", short)):
+        x0 = other.pop("x0")
+        found = loss(Batch(x0, replace(long.context, **other), extra=data.extra))
+        near = torch.allclose(found, first, rtol=1e-4, atol=1e-6)
+        report.require(near, f"{role}: {what} changes no loss", f"{float(first):.6g} and {float(found):.6g}")
+
+
+def _ragged_axis(mask: Tensor) -> int:
+    """The axis along which samples end: the longest one of the mask behind the batch."""
+    return max(range(1, mask.ndim), key=lambda axis: mask.shape[axis])
+
+
+def _columns(mask: Tensor, axis: int, stop: int) -> Tensor:
+    index = torch.arange(mask.shape[axis], device=mask.device) < stop
+    return index.reshape([-1 if i == axis else 1 for i in range(mask.ndim)])
+
+
+def _aligned(batch: Batch) -> dict[str, Tensor]:
+    """The tensors that are as long as the sample."""
+    found = {"x0": batch.x0, "anchor": batch.context.anchor}
+    return {name: x for name, x in found.items() if x is not None}
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

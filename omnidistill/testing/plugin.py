@@ -77,10 +77,13 @@ def _tasks(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def _compose(name: str, folder: Path, trusted: str) -> Task:
+    from omnidistill import listing
     from omnidistill.config import build, compose
 
+    # What is installed is in the search path already; a mere folder joins it as the user's own configurations.
+    joined = [] if name in listing.names("task") else [f"configs={folder}", f"trust=[{trusted}]"]
     try:
-        cfg = compose("train", [f"task={name}", f"configs={folder}", f"trust=[{trusted}]", "out=unused"])
+        cfg = compose("train", [f"task={name}", "out=unused", *joined])
         return build(cfg.task)
     except UserError as error:
         raise ConformanceError(f"task={name} cannot be built: {error}") from error

@@ -159,7 +159,7 @@ def test_corrupt_then_bridge_has_the_law_of_corrupt(gaussian, t, s, churn):
 
 @pytest.mark.parametrize("t, s", JUMPS)
 def test_full_churn_is_the_posterior_of_the_process(gaussian, t, s):
-    """q(x_s | x_t, x0) by Bayes from x_s ~ N(m, sigma_s^2), x_t = gain x_s + ... + N(0, sigma_t^2 - gain^2 sigma_s^2)."""
+    """Bayes with x_s ~ N(m, sigma_s^2) and x_t = gain x_s + ... + N(0, sigma_t^2 - gain^2 sigma_s^2)."""
     (alpha_t, beta_t, sigma_t), (alpha_s, beta_s, sigma_s) = (
         [float(c) for c in gaussian.coefficients(u)] for u in (t, s)
     )

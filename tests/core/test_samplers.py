@@ -1,5 +1,7 @@
 """Samplers on a Gaussian whose ODE is solved: orders, counts, and the student's rollout."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_convergence_order(name, sampler, lowest, highest, g):
         float((sampler.sample(teacher, x_1, steps, x_1=x_1).x0 - exact).abs().max())
         for steps in (64, 128, 256)
     ]
-    for coarse, fine in zip(error, error[1:], strict=False):
+    for coarse, fine in itertools.pairwise(error):
         assert lowest < torch.tensor(coarse / fine).log2().item() < highest, error
 
 
