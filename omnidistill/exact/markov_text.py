@@ -36,6 +36,9 @@ class ChainDenoiser(Denoiser):
         dtype: of the returned log-probabilities; float32 as from a network. The sums run in float64 whatever it is.
     """
 
+    initial: Tensor
+    transition: Tensor
+
     def __init__(self, chain: MarkovChain, path: Path, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(path)
         if "categorical" not in path.offers or getattr(path, "vocab", None) != chain.vocab:
@@ -174,9 +177,13 @@ class MarkovTextTask(Task):
         page = page.repeat(12, axis=0).repeat(12, axis=1)
         lines = [json.dumps({"tokens": row[keep].tolist()}) for row, keep in zip(tokens, real, strict=True)]
         picture, text = (target.with_name(target.name + suffix) for suffix in (".png", ".jsonl"))
+
+        def write(file: FilePath) -> None:
+            file.write_text("\n".join(lines) + "\n")
+
         return [
             write_whole(picture, lambda file: imsave(file, page)),
-            write_whole(text, lambda file: file.write_text("\n".join(lines) + "\n")),
+            write_whole(text, write),
         ]
 
 

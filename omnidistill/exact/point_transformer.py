@@ -55,7 +55,7 @@ class PointTransformer(nn.Module):
     ) -> Tensor:
         """x: Float[b n 3]; t: Float[b]; condition: Long[b]; mask: Bool[b n 1], real points first -> Float[b n 3]."""
         n = x.shape[1]
-        labels = self.labels
+        labels: Tensor = self.labels
         if mask is None and n > self.points:
             raise UserError(f"this network was built for at most {self.points} points, got {n}")
         if n > self.points:  # padding needs no label

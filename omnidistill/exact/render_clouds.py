@@ -39,7 +39,11 @@ def write_clouds(clouds: Tensor, target: Path, title: str) -> list[Path]:
     for i, cloud in enumerate(clouds.tolist()):
         frames += [str(len(cloud)), f"{title} sample {i}"]
         frames += [f"C {x:.6f} {y:.6f} {z:.6f}" for x, y, z in cloud]
+
+    def write(file: Path) -> None:
+        file.write_text("\n".join(frames) + "\n")
+
     return [
         write_whole(picture, lambda file: figure.savefig(file, dpi=100)),
-        write_whole(text, lambda file: file.write_text("\n".join(frames) + "\n")),
+        write_whole(text, write),
     ]

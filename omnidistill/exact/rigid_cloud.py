@@ -66,6 +66,7 @@ class CloudDenoiser(Denoiser):
     """
 
     path: GaussianPath
+    shapes: Tensor
 
     def __init__(self, path: GaussianPath, shapes: Tensor, std: float) -> None:
         super().__init__(path)
@@ -127,6 +128,7 @@ class RigidCloudTask(Task):
             (or no sample is nearest to it), about 1 / sqrt(samples of the shape) if all ways are equally likely.
     """
 
+    path: GaussianPath
     primary = Metric("aligned_rmsd", "lower")
 
     def __init__(

@@ -17,6 +17,8 @@ class TimeEmbedding(nn.Module):
     `silent` zeroes the last layer: a network with this embedding equals the one without it until it is trained.
     """
 
+    rates: Tensor
+
     def __init__(self, width: int, silent: bool = False, frequencies: int = 16) -> None:
         super().__init__()
         # Half a radian a unit tells the ends of [0, 1] apart, 50 radians tell 1/50 apart.
@@ -70,9 +72,9 @@ class Block(nn.Module):
         scale1, shift1, scale2, shift2 = self.film(film).unsqueeze(1).chunk(4, -1)
         width = h.shape[-1:]
         x = torch.addcmul(shift1, F.layer_norm(h, width), 1.0 + scale1)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if turns is not None:
-            q, k = turned(q, turns), turned(k, turns)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qk, v = qkv[:2], qkv[2]
+        q, k = qk if turns is None else turned(qk, turns)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         if excluded is not None:
             scores = scores + excluded
@@ -154,6 +156,8 @@ class Transformer(nn.Module):
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
+    cos: Tensor
+    sin: Tensor
 
     def __init__(
         self,

@@ -12,9 +12,10 @@ from omnidistill.errors import UserError
 from omnidistill.exact.point_transformer import PointTransformer
 from omnidistill.exact.rigid_cloud import APART, REACH, CloudDenoiser, RigidCloudTask, aligned_rmsd
 from omnidistill.exact.rotations import matrix_fisher, proper_svd, random_rotations
-from omnidistill.paths import RigidMotion, edm, rectified_flow
+from omnidistill.paths import RigidMotion, rectified_flow
 from omnidistill.random import generator, normal
 from omnidistill.samplers import Euler
+from omnidistill.times import Uniform
 
 MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 
@@ -93,7 +94,9 @@ def test_at_high_concentration_it_is_kabsch_and_laplace(size):
     s[::2, 2] *= -0.5  # a negative determinant: the best match is not the nearest orthogonal matrix
     log_c, mean = matrix_fisher(size * (u * s.unsqueeze(-2)) @ v.mT)
     assert torch.allclose(mean, u @ v.mT, rtol=0.0, atol=20.0 / size)
-    assert not torch.allclose(mean, u @ v.mT, rtol=0.0, atol=0.05 / size)  # there is a spread, of order 1 / size
+    assert not torch.allclose(
+        mean, u @ v.mT, rtol=0.0, atol=0.05 / size
+    )  # there is a spread, of order 1 / size
     pairs = (s[:, 0] + s[:, 1]) * (s[:, 1] + s[:, 2]) * (s[:, 2] + s[:, 0])
     laplace = size * s.sum(1) - 0.5 * torch.log(8 * math.pi * size**3 * pairs)
     assert torch.allclose(log_c, laplace, rtol=1e-14, atol=10.0 / size)
@@ -141,7 +144,7 @@ def test_denoiser_is_bayes_by_quadrature(task, sigma, kind):
 @pytest.mark.parametrize("std", [0.0, 0.08])
 def test_error_of_the_denoiser_is_orthogonal_to_what_it_sees(std):
     task = RigidCloudTask(points=5, shapes=2, seed=0, std=std)
-    x0 = task.batch(20_000, generator(0)).x0.double()
+    x0 = task.batch(8_000, generator(0)).x0.double()
     t = float(task.path.time_from_noise_level(0.15))
     x_t = task.path.corrupt(x0, t, g=generator(1))
     mean = task.exact_teacher()(x_t, t).mean
@@ -154,6 +157,20 @@ def test_error_of_the_denoiser_is_orthogonal_to_what_it_sees(std):
         assert z_score(mean, seen) < 4.0
     wrong = x_t if std else 0.99 * mean  # what no-one may answer fails the same test
     assert z_score(wrong, x_t - mean if std else mean) > 6.0
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 20.0])
+def test_gradients_through_the_denoiser_are_right(task, sigma):
+    # Its Jacobian is the posterior covariance times alpha / sigma^2: symmetric, and that of finite differences.
+    teacher, t = task.exact_teacher(), float(task.path.time_from_noise_level(sigma))
+    x_t = noisy(task, t, 1)
+    jacobian = torch.func.jacrev(lambda x: teacher(x, t).mean)(x_t).reshape(18, 18)
+    assert torch.allclose(jacobian, jacobian.T, atol=1e-6 / sigma**2)
+    step = 1e-5 * sigma * normal(x_t, generator(3))
+    moved = (teacher(x_t + step, t).mean - teacher(x_t - step, t).mean).flatten()
+    assert torch.allclose(
+        jacobian @ (2 * step).flatten(), moved, rtol=1e-4, atol=1e-4 * float(moved.abs().max())
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 3.0])
@@ -355,10 +372,9 @@ def test_point_transformer_learns_the_posterior():
     student, teacher = NetworkDenoiser(task.network(), task.path, **task.reading()), task.exact_teacher()
     optimiser = torch.optim.AdamW(student.parameters(), 3e-3)
     g, losses = generator(0), []
-    path = edm(0.1, 1.0, symmetry=RigidMotion())
+    times = Uniform(*(float(task.path.time_from_noise_level(level)) for level in (0.1, 2.0)))
     for _ in range(300):
-        level = path.noise_level(torch.rand(64, generator=g, dtype=torch.float64))
-        t = task.path.time_from_noise_level(level.clamp_min(0.1))
+        t = times(64, task.path, g)
         x_t = task.path.corrupt(task.batch(64, g).x0, t, g=g)
         loss = (student.output_weight(t)[:, None, None] * student(x_t, t).divergence(teacher(x_t, t))).mean()
         optimiser.zero_grad()
