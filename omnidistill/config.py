@@ -69,7 +69,7 @@ def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig
 
     The file may come with a downloaded student, so its `trust` does not count, only one among the overrides.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     file = Path(folder) / "config.yaml"
@@ -79,7 +79,7 @@ def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig
         raise UserError(f"'{folder}' holds no run: there is no config.yaml in it") from error
     except (OSError, ValueError, OmegaConfBaseException, _yaml_error()) as error:
         raise UserError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(cfg):
+    if not isinstance(cfg, DictConfig):
         raise UserError(f"'{file}' is no configuration of a run")
     given = read(overrides)
     cfg["trust"] = []
@@ -189,7 +189,7 @@ def _apply(cfg: DictConfig, item: Override) -> None:
                 section, _, name = item.key.rpartition(".")
                 del (OmegaConf.select(cfg, section) if section else cfg)[name]
         else:
-            OmegaConf.update(cfg, item.key, item.value(), merge=True, force_add=item.adds)
+            OmegaConf.update(cfg, item.key, item.value(), merge=True, force_add=item.may_add())
     except (OmegaConfBaseException, KeyError, TypeError) as error:
         raise _unknown_key(item.key) from error
 

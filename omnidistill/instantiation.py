@@ -137,7 +137,8 @@ def _plain(node: Any) -> tuple[dict[str, Any], str, tuple[str, ...]]:
     if isinstance(node, DictConfig):
         where = str(node._get_full_key(None)) or where
         if node._get_flag(TRUSTING):
-            trust = tuple(node._get_root().get("trust") or ())
+            root: Any = node._get_root()
+            trust = tuple(root.get("trust") or ())
         try:
             node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -16,13 +16,6 @@ def names(group: str, directory: Path | None = None, *, alone: bool = False) -> 
     """The names of a group (`task`, `recipe`), sorted: the packaged ones, those of plug-ins and of the user's folder,
     or of that folder `alone`."""
     return sorted(dict(_files(group, directory, alone)))
-
-
-def in_packages(group: str, packages: Iterable[str]) -> list[str]:
-    """The names of a group in the given packages of configurations."""
-    return sorted(
-        {name for package in packages for name, _ in _walk(resources.files(package).joinpath(group))}
-    )
 
 
 def recipes(directory: Path | None = None) -> list[dict[str, Any]]:

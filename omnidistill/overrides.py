@@ -35,8 +35,11 @@ class Override:
         """In Hydra's grammar."""
         if self.removes:
             return f"~{self.key}" + (f"={self.text}" if self.text else "")
-        open_section = self.key.partition(".")[0] in OPEN and self.key not in GROUPS
-        return f"{'++' if self.adds or open_section else ''}{self.key}={self.text}"
+        return f"{'++' if self.may_add() else ''}{self.key}={self.text}"
+
+    def may_add(self) -> bool:
+        """Whether the key may be a new one."""
+        return self.adds or (self.key.partition(".")[0] in OPEN and self.key not in GROUPS)
 
     def value(self) -> Any:
         """The parsed value."""

@@ -1,4 +1,4 @@
-"""The keys of a configuration and what may stand in them; a mistake is one line with key, value and what is possible."""
+"""The keys of a configuration and what may stand in them; a mistake is one line that says what is possible."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from omnidistill.commands import Arguments, Command
@@ -14,54 +15,56 @@ def check(arguments: Arguments) -> None:
     target = arguments.one("plug-in, folder or task", EXAMPLE)
     if arguments.overrides:
         raise UserError(f"check takes no keys, got {arguments.overrides[0]}")
-    tasks, directory = _tasks(target)
-    if not tasks:
-        raise UserError(f"'{target}' has no task to check: no YAML file in a folder task/")
-    from omnidistill import config, testing
+    from omnidistill.testing import ConformanceError
 
-    broken = []
-    for name in tasks:
-        overrides = [f"task={name}", "out=."] + ([] if directory is None else [f"configs={directory}"])
-        try:
-            testing.check_task(config.build(config.compose("train", overrides).task))
-        except (AssertionError, RunError, UserError) as error:
-            broken.append(name)
-            print(f"{name}: broken: {' '.join(str(error).split())}")
-        else:
-            print(f"{name}: ok")
-    if broken:
-        raise RunError(f"{len(broken)} of {len(tasks)} tasks do not conform: {', '.join(broken)}")
+    held = 0
+    try:
+        for line in _lines(target):
+            print(line)
+            held += 1
+    except ConformanceError as error:
+        raise RunError(f"'{target}' does not conform: {error}") from error
+    print(f"'{target}' conforms: {held} properties hold")
 
 
-def _tasks(target: str) -> tuple[list[str], Path | None]:
-    """The names of the tasks meant, and the folder of configurations if they are in none that is installed."""
+def _lines(target: str) -> Iterator[str]:
+    """The properties that hold, one by one."""
     from omnidistill import listing, plugins
+    from omnidistill.testing import check_plugin
 
     path = Path(target).expanduser()
-    if path.is_dir():
-        if (path / "pyproject.toml").is_file():
-            return _of_plugins(plugins.add_source(path)), None
-        return listing.names("task", path, alone=True), path
     known, tasks = plugins.points(), listing.names("task")
-    if target in known:
-        return _of_plugins([target]), None
     if target in tasks:
-        return [target], None
-    raise unknown("plug-in, folder or task", target, [*known, *tasks])
+        yield from _task(target)
+    elif target in known:
+        own = [task for task in tasks if task.startswith(f"{target}/")]
+        if _built_in(known[target].module) and own:  # their configurations are in the one package of all
+            for task in own:
+                yield from _task(task)
+        else:
+            yield from check_plugin(target)
+    elif (path / "pyproject.toml").is_file():
+        for name in plugins.add_source(path):
+            yield from check_plugin(name)
+    elif path.is_dir() and not (path / "__init__.py").is_file() and listing.names("task", path, alone=True):
+        for task in listing.names("task", path, alone=True):
+            yield from _task(task, path)
+    elif path.is_dir():
+        yield from check_plugin(target)
+    else:
+        raise unknown("plug-in, folder or task", target, [*known, *tasks])
 
 
-def _of_plugins(names: list[str]) -> list[str]:
-    from omnidistill import listing, plugins
+def _built_in(module: str) -> bool:
+    return module.startswith("omnidistill.")
 
-    found: list[str] = []
-    for name in names:
-        module = plugins.load(name)
-        found += listing.in_packages("task", plugins.config_packages(module))
-        if module.__name__.startswith(
-            "omnidistill."
-        ):  # the built-in ones share one package of configurations
-            found += [task for task in listing.names("task") if task.startswith(f"{name}/")]
-    return sorted(set(found))
+
+def _task(name: str, folder: Path | None = None) -> list[str]:
+    from omnidistill import config
+    from omnidistill.testing import check_task
+
+    more = [] if folder is None else [f"configs={folder}"]
+    return check_task(config.build(config.compose("train", [f"task={name}", "out=unused", *more]).task))
 
 
 COMMANDS = (
@@ -71,7 +74,7 @@ COMMANDS = (
         "runs the conformance suites on a plug-in: installed, or a folder",
         check,
         EXAMPLE,
-        more="PATH is a folder with the plug-in's pyproject.toml, or with task/*.yaml; a task's name does, too.",
+        more="PATH is a folder with the plug-in's pyproject.toml, its package, or task/*.yaml; a task's name does, too.",
         bare=True,
     ),
 )

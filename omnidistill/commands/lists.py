@@ -46,7 +46,10 @@ def _show(entries: list[dict[str, Any]], as_json: bool, wide: str) -> None:
         table.add_column(key, overflow="fold", no_wrap=key == "name", ratio=1 if key == wide else None)
     for entry in entries:
         table.add_row(*(", ".join(v) if isinstance(v, list) else str(v) for v in entry.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console.width = 200
+    console.print(table)
 
 
 KEYS = {"configs=DIR": "with those of a folder of your own files"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from omnidistill.commands import Arguments, Command
@@ -37,17 +39,14 @@ def sample(arguments: Arguments) -> None:
         raise UserError(f"sample takes no {dotted[0].partition('=')[0]}; keys: {', '.join(SAMPLE_KEYS)}")
     if not given.get("out"):
         raise UserError("out is missing; for example out=samples/first")
-    values = {
-        "steps": _whole("steps", given["steps"], 1) if "steps" in given else None,
-        "count": _whole("count", given.get("count", "16"), 1),
-        "seed": _whole("seed", given.get("seed", "0"), 0),
-        "out": given["out"],
-        "condition": _whole("condition", given["condition"], 0) if "condition" in given else None,
-        "device": _device(given.get("device", "auto")),
-    }
+    steps = _whole("steps", given["steps"], 1) if "steps" in given else None
+    count = _whole("count", given.get("count", "16"), 1)
+    seed = _whole("seed", given.get("seed", "0"), 0)
+    condition = _whole("condition", given["condition"], 0) if "condition" in given else None
+    device = _device(given.get("device", "auto"))
     from omnidistill import runs
 
-    for file in runs.sample(folder, **values):
+    for file in runs.sample(folder, steps, count, seed, given["out"], device=device, condition=condition):
         print(file)
 
 
@@ -64,7 +63,9 @@ def evaluate(arguments: Arguments) -> None:
     def changes(_: DictConfig) -> DictConfig:
         return cfg
 
-    document = runs.evaluate(folder, changes)
+    # With --json the table goes to stderr, so that stdout is one JSON document.
+    with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        document = runs.evaluate(folder, changes)
     if arguments.json:
         print(json.dumps(document))
 

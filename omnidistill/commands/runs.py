@@ -90,7 +90,7 @@ COMMANDS = (
         demo,
         "omnidistill demo out=runs/demo",
         DISTIL_KEYS,
-        "Runs `distill` with the overrides of configs/demo.yaml; yours come after them. A former demo in DIR is replaced.",
+        "Runs `distill` with the overrides of configs/demo.yaml, then yours. A former demo in DIR is replaced.",
     ),
     Command(
         "train",
@@ -107,6 +107,6 @@ COMMANDS = (
         distill,
         "omnidistill distill task=exact/gaussian_mixture recipe=dmd2 steps=1,2 out=runs/first",
         DISTIL_KEYS,
-        "Writes config.yaml, student.safetensors, student.json, metrics.json, report.html, samples/, checkpoints/, logs/.",
+        "Writes config.yaml, metrics.json, report.html, student.safetensors and .json, samples/, checkpoints/, logs/.",
     ),
 )

@@ -1,0 +1,281 @@
+"""How a configuration comes about: layers, checked keys, what is refused, what is kept for resuming."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from omnidistill import config, listing
+from omnidistill.errors import UserError
+from omnidistill.overrides import Override, quoted
+
+TASK = """# @package _global_
+task: {_target_: omnidistill.exact.GaussianMixtureTask, std: 0.3, name: mini/points}
+updates: 11
+batch: 11
+seed: 11
+optim: {lr: 0.11}
+"""
+RECIPE = """# @package _global_
+recipe: {name: mine, paper: "A Paper", family: matching, modalities: [image], needs: [data]}
+objective: {matching: 1.0}
+families: {matching: {critic_updates: 12}}
+updates: 12
+batch: 12
+optim: {lr: 0.12}
+"""
+TUNING = """# @package _global_
+updates: 13
+optim: {lr: 0.13}
+"""
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / (name.replace("__", "/") + ".yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(
+        tmp_path / "configs",
+        task__mini__points=TASK,
+        recipe__mine=RECIPE,
+        tuning__mini__points__mine=TUNING,
+    )
+
+
+@pytest.fixture
+def compose(folder: Path) -> Callable[..., OmegaConf]:
+    def made(*overrides: str, root: str = "config"):
+        chosen = ["task=mini/points", *(["recipe=mine"] if root == "config" else []), "out=a"]
+        return config.compose(root, [*chosen, f"configs={folder}", *overrides])
+
+    return made
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The message of the refusal, which must be one line."""
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def test_each_layer_overrides_the_ones_below(compose, folder: Path) -> None:
+    cfg = compose("updates=14")
+    assert (cfg.updates, cfg.optim.lr, cfg.batch, cfg.seed) == (14, 0.13, 12, 11)
+    assert cfg.optim.warmup == 50, "what no layer sets is the root's"
+    assert compose().updates == 13
+    (folder / "tuning/mini/points/mine.yaml").unlink()
+    assert (compose().updates, compose().seed) == (12, 11)
+
+
+def test_tuning_is_of_one_recipe_on_one_task(compose, folder: Path) -> None:
+    write(folder, recipe__other=RECIPE.replace("name: mine", "name: other"))
+    assert compose("recipe=other").updates == 12
+    write(folder, tuning__mini__points__teacher="# @package _global_\nupdates: 99\n")
+    assert compose(root="train").updates == 99
+    assert compose().updates == 13
+
+
+def test_training_a_teacher_is_denoising_and_takes_no_recipe(compose) -> None:
+    assert OmegaConf.to_container(compose(root="train").objective) == {"denoising": 1.0}
+    assert "distill" in refusal(lambda: compose("recipe=mine", root="train"))
+
+
+@pytest.mark.parametrize(
+    "text, steps",
+    [("1,2,4", [1, 2, 4]), ("1", [1]), ("[2,1]", [1, 2]), ("4,4,2", [2, 4]), ("8.0", [8])],
+)
+def test_steps_are_a_sorted_list_however_written(compose, text: str, steps: list[int]) -> None:
+    assert list(compose(f"steps={text}").steps) == steps
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("steps=0", "steps must be a whole number of at least 1, got 0"),
+        ("steps=1,-2", "got -2"),
+        ("steps=[]", "at least 1"),
+        ("steps=1.5", "got 1.5"),
+        ("steps=x", "got 'x'"),
+        ("updates=0", "updates must be a whole number of at least 1, got 0"),
+        ("batch=-3", "batch must be a whole number"),
+        ("batch=true", "got true"),
+        ("seed=-1", "seed"),
+        ("device=gpu", "auto, cpu, cuda"),
+        ("precision=fp16", "fp32, bf16"),
+        ("resume=1", "true or false"),
+        ("evaluation.samples=15", "at least 16, got 15"),
+        ("optim.lr=0", "above 0"),
+        ("optim.lr=nan", "optim.lr"),
+        ("optim.betas=0.9", "list of 2"),
+        ("optim.betas=0.9,1.0", "below 1"),
+        ("optim=3", "optim is a section"),
+        ("ema=1", "below 1"),
+        ("student.transition=jump", "renoise, ode, ancestral"),
+        ("threads=0", "threads"),
+        ("out=", "out must be a text"),
+        ("objective.matching=much", "objective.matching must be a number"),
+        ("families=none", "families must be a section"),
+    ],
+)
+def test_values_out_of_range_are_named(compose, override: str, said: str) -> None:
+    assert said in refusal(lambda: compose(override))
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("upadtes=3", "unknown key 'upadtes'; did you mean updates"),
+        ("optim.lrr=1", "did you mean optim.lr"),
+        ("evaluation.sample=64", "evaluation.samples"),
+        ("~optim.lrr", "optim.lr"),
+        ("objective.matchng=1", "unknown objective family 'matchng'; did you mean matching"),
+        ("families.matchng.critic_updates=1", "unknown objective family 'matchng'; did you mean matching"),
+        ("families.consistency.x=1", "families.consistency.x has no effect: the objective is matching"),
+        ("recipe=mime", "unknown recipe 'mime'; did you mean mine?"),
+        ("task=mini/point", "unknown task 'mini/point'; did you mean mini/points"),
+        ("~objective.matching", "the objective is empty"),
+        ("seed=0,1", "seed takes one value here, got 0,1"),
+        ("task.means=1,2", "task.means=[1,2]"),
+        ("task.means=[[1", "cannot read task.means=[[1"),
+        ("words", "'words' is not of the form key=value"),
+        ("=3", "not of the form"),
+    ],
+)
+def test_unknown_names_and_broken_overrides_are_named(compose, override: str, said: str) -> None:
+    assert said in refusal(lambda: compose(override))
+
+
+def test_keys_without_a_value_come_with_an_example(folder: Path) -> None:
+    assert "recipe is missing; for example recipe=" in refusal(
+        lambda: config.compose("config", ["task=exact/gaussian_mixture"])
+    )
+    assert "task is missing; for example task=" in refusal(lambda: config.compose("train", []))
+    bare = ["task=mini/points", "recipe=mine", f"configs={folder}"]
+    assert "out is missing; for example out=" in refusal(lambda: config.compose("config", bare))
+
+
+def test_options_of_components_need_no_plus(compose) -> None:
+    cfg = compose("task.means=[[0,1],[2,3]]", "families.matching.guidance=2", "objective.consistency=0.5")
+    assert OmegaConf.to_container(cfg.task.means) == [[0, 1], [2, 3]]
+    assert (cfg.families.matching.guidance, cfg.families.matching.critic_updates) == (2, 12)
+    assert OmegaConf.to_container(cfg.objective) == {"matching": 1.0, "consistency": 0.5}
+
+
+def test_the_composed_configuration_is_closed(compose) -> None:
+    cfg = compose()
+    with pytest.raises(OmegaConfBaseException):
+        cfg.updtes = 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "it's", "a,b", "(x)", "ends\\", "back\\'slash", "é", 'q"q', "a=b", "{x}", "[x]", "~x", "100"],
+)
+def test_a_path_is_a_path_whatever_its_characters(compose, name: str) -> None:
+    assert compose(f"out=runs/{name}").out == f"runs/{name}"
+    assert Override("out", quoted(name)).value() == name
+
+
+def test_home_is_expanded(compose) -> None:
+    assert compose("out=~/runs").out == str(Path.home() / "runs")
+    assert compose("teacher=null").teacher is None
+
+
+def test_keys_in_files_are_checked_too(compose, folder: Path) -> None:
+    write(folder, recipe__mine=RECIPE + "upadtes: 3\n")
+    assert "unknown key 'upadtes'" in refusal(compose)
+    write(folder, recipe__mine=RECIPE.replace("batch: 12", "batch: [unclosed"))
+    assert "cannot be composed" in refusal(compose)
+
+
+def test_a_taken_name_is_refused(compose, folder: Path) -> None:
+    write(folder, task__exact__gaussian_mixture=TASK)
+    assert "task/exact/gaussian_mixture.yaml" in refusal(compose)
+
+
+def test_a_folder_of_configurations_must_exist(compose, tmp_path: Path) -> None:
+    assert "is no folder" in refusal(lambda: compose(f"configs={tmp_path / 'none'}"))
+
+
+def test_files_cannot_widen_what_is_trusted(compose, folder: Path) -> None:
+    write(folder, recipe__mine=RECIPE + "trust: [os]\n")
+    assert "only on the command line" in refusal(compose)
+
+
+def test_what_was_saved_is_loaded_without_its_trust(compose, tmp_path: Path) -> None:
+    cfg = compose("trust=os", "steps=1,2", "task.std=0.7")
+    config.save_config(cfg, tmp_path)
+    back = config.load_config(tmp_path)
+    assert list(back.trust) == [] and list(cfg.trust) == ["os"]
+    assert {**OmegaConf.to_container(back), "trust": ["os"]} == OmegaConf.to_container(cfg)
+
+
+def test_loading_applies_and_checks_overrides(compose, tmp_path: Path) -> None:
+    config.save_config(compose(), tmp_path)
+    changed = config.load_config(tmp_path, ["steps=8,1", "evaluation.samples=64", "task.weights=[1,2]"])
+    assert (list(changed.steps), changed.evaluation.samples) == ([1, 8], 64)
+    assert list(changed.task.weights) == [1, 2]
+    assert "steps" in refusal(lambda: config.load_config(tmp_path, ["steps=0"]))
+    assert "updates" in refusal(lambda: config.load_config(tmp_path, ["upadtes=1"]))
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- 1\n", "upadtes: 3\n", "\x00"])
+def test_a_folder_without_a_usable_configuration_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    refusal(lambda: config.load_config(tmp_path))
+
+
+def test_a_resumed_run_is_the_same_run(compose, tmp_path: Path) -> None:
+    config.save_config(compose("updates=20"), tmp_path)
+    config.check_resumable(compose("updates=30", "steps=1", "resume=true", "evaluation.samples=99"), tmp_path)
+    for override, said in (
+        ("updates=19", "updates was 20 and is now 19"),
+        ("batch=13", "batch was 12 and is now 13"),
+        ("task.std=0.4", "task.std was 0.3 and is now 0.4"),
+        ("objective.denoising=1", "objective.denoising was unset and is now 1"),
+    ):
+        assert said in refusal(lambda o=override: config.check_resumable(compose("updates=20", o), tmp_path))
+
+
+PACKAGED_RECIPES, PACKAGED_TASKS = listing.names("recipe"), listing.names("task")
+
+
+@pytest.mark.parametrize("recipe", PACKAGED_RECIPES)
+def test_every_packaged_recipe_composes_and_its_objectives_are_built(recipe: str) -> None:
+    cfg = config.compose("config", ["task=exact/gaussian_mixture", f"recipe={recipe}", "out=a"])
+    assert cfg.recipe.name == recipe
+    assert (
+        cfg.recipe.paper
+        and cfg.recipe.title
+        and cfg.recipe.year
+        and cfg.recipe.family
+        and cfg.recipe.modalities
+    )
+    for family in cfg.objective:
+        assert config.build(cfg.families[family]) is not None
+
+
+@pytest.mark.parametrize("task", PACKAGED_TASKS)
+def test_every_packaged_task_composes(task: str) -> None:
+    for root, more in (("train", []), ("config", [f"recipe={PACKAGED_RECIPES[0]}"])):
+        cfg = config.compose(root, [f"task={task}", "out=a", *more])
+        assert cfg.task._target_ and cfg.about.title and cfg.about.modality
+
+
+@pytest.mark.parametrize("tuned", listing.names("tuning"))
+def test_every_packaged_tuning_is_of_a_recipe_and_a_task(tuned: str) -> None:
+    task, _, recipe = tuned.rpartition("/")
+    assert task in PACKAGED_TASKS and recipe in (*PACKAGED_RECIPES, "teacher")
+    root, more = ("train", []) if recipe == "teacher" else ("config", [f"recipe={recipe}"])
+    config.compose(root, [f"task={task}", "out=a", *more])
