@@ -94,6 +94,15 @@ def fashion_mnist(split: str, folder: str | Path | None = None) -> LabelledImage
     return _labelled(images, read_idx(images), labels, read_idx(labels))
 
 
+def fetched(name: str) -> bool:
+    """Whether the data set is in the cache."""
+    try:
+        locate(name)
+    except UserError:
+        return False
+    return True
+
+
 def heldout() -> LabelledImages:
     """The shipped 5000 test images of Fashion-MNIST, 500 of each class."""
     path = ASSETS / "fashion_mnist_heldout.npz"
