@@ -45,6 +45,7 @@ class Task:
         teacher_steps: the teacher's full number of sampler steps.
         conditional: whether contexts carry a condition.
         null: the label that means "no condition", for guidance; None where there is none.
+        data_hint: how to get the data, for the message of a recipe that needs it.
     """
 
     name: str = "unnamed"
@@ -56,6 +57,7 @@ class Task:
     teacher_steps: int = 64
     conditional: bool = False
     null: int | None = None
+    data_hint: str = ""
 
     # --- the form -----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""Classifier-free guidance as a denoiser around a denoiser."""
+"""Classifier-free guidance as a denoiser around a denoiser, and a student that was told the scale instead."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,3 +63,16 @@ class Guided(Denoiser):
         answer = self.denoiser(torch.cat((x_t, x_t)), t.repeat(2), both, target_time=target)
         conditional, unconditional = split(answer, x_t.shape[0])
         return conditional.guide(unconditional, scale)
+
+
+class Told(Denoiser):
+    """A student that learned a range of guidance scales, told one of them (Meng et al. 2022, sec. 3.1)."""
+
+    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+        super().__init__(denoiser.path)
+        self.denoiser, self.scale = denoiser, scale
+        self.wants_target = denoiser.wants_target
+
+    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+        scale = torch.full((x_t.shape[0],), float(self.scale), device=x_t.device)
+        return self.denoiser(x_t, t, replace(context, guidance=scale), target_time=target_time)

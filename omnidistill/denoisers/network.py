@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -149,7 +150,8 @@ class NetworkDenoiser(Denoiser):
     # --- features of an inner layer, for discriminator heads ------------------------------------------------------
 
     def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """Float[b c]: the output of `network.feature_module`, averaged over all axes but batch and channel. A call."""
+        """Float[b c]: the output of `network.feature_module`, averaged over all axes but batch and channel, padding
+        left out. A call."""
         layer, axis = feature_layer(self.network)
         caught: list[Tensor] = []
         handle = layer.register_forward_hook(lambda module, inputs, output: caught.append(output))
@@ -157,7 +159,13 @@ class NetworkDenoiser(Denoiser):
             self(x_t, t, context)
         finally:
             handle.remove()
-        return caught[0].movedim(axis, 1).flatten(2).mean(-1) if caught[0].ndim > 2 else caught[0]
+        found = caught[0].movedim(axis, 1)
+        if found.ndim == 2:
+            return found
+        if context.mask is None:
+            return found.flatten(2).mean(-1)
+        real = _mask_of_features(context.mask, found)
+        return (found * real).flatten(2).sum(-1) / real.expand_as(found).flatten(2).sum(-1).clamp_min(1.0)
 
     def feature_channels(self) -> int:
         """Width of `features`, as the network declares it."""
@@ -168,6 +176,16 @@ class NetworkDenoiser(Denoiser):
                 "set network.feature_channels = number of channels of the output of feature_module"
             )
         return int(probe)
+
+
+def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
+    """The mask, Bool[b ... n ...] along one axis, at the resolution of `features: Float[b c ...]`; 0 and 1 in its dtype."""
+    axis = max(range(1, mask.ndim), key=lambda i: mask.shape[i])
+    # The same axis counted from the end, or the only one where tokens or points lost their channel axis.
+    place = 2 if features.ndim == 3 else features.ndim - (mask.ndim - axis)
+    lengths = mask.movedim(axis, -1).flatten(1, -2)[:, :1] if mask.ndim > 2 else mask[:, None]
+    real = F.interpolate(lengths.to(features.dtype), size=features.shape[place], mode="nearest")[:, 0]
+    return real.reshape([n if i in (0, place) else 1 for i, n in enumerate(features.shape)])
 
 
 def feature_layer(network: nn.Module) -> tuple[nn.Module, int]:

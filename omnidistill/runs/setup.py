@@ -1,0 +1,191 @@
+"""From a configuration to objects: task, teacher, objective, settings, bank."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from omnidistill.config import build
+from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.errors import UserError
+from omnidistill.objectives import Denoising, StudentSpec, Weighted
+from omnidistill.objectives.base import BankSpec
+from omnidistill.progress import track
+from omnidistill.random import generator
+from omnidistill.samplers import FewStep
+from omnidistill.student import Recipe, read_denoiser
+from omnidistill.tasks import Task
+from omnidistill.training.checkpoint import load_strictly, read_safetensors, write_safetensors
+from omnidistill.training.roles import cast, missing
+from omnidistill.training.settings import Optim, Settings
+
+
+def device_of(cfg: DictConfig) -> str:
+    if cfg.threads:
+        torch.set_num_threads(int(cfg.threads))
+    if cfg.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda but no CUDA device is available; use device=cpu or device=auto")
+    return str(cfg.device)
+
+
+def settings_of(cfg: DictConfig, **changes: Any) -> Settings:
+    optim = Optim(**{**plain(cfg.optim), "betas": tuple(cfg.optim.betas), **changes.pop("optim", {})})
+    values: dict[str, Any] = {
+        "updates": cfg.updates,
+        "batch": cfg.batch,
+        "seed": cfg.seed,
+        "precision": cfg.precision,
+        "ema": cfg.ema or 0.0,
+        "checkpoint_every": cfg.checkpoint.every,
+        "log_every": cfg.log.every,
+    }
+    return Settings(**{**values, **changes}, optim=optim)
+
+
+def plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
+    """The teacher: the folder that was named, else the closed form, else the one that comes with the package."""
+    if cfg.teacher:
+        folder = FilePath(str(cfg.teacher))
+        if folder.suffix == ".safetensors":
+            folder = folder.parent
+        return read_denoiser(folder, "teacher", task, device)[0]
+    exact = task.exact_teacher()
+    if exact is not None:
+        return exact.to(device)
+    shipped = task.shipped_teacher()
+    if shipped is None or not (shipped / "teacher.json").is_file():
+        raise UserError(
+            f"task {task.name} has no teacher of its own; train one with "
+            f"`omnidistill train task={task.name} out=DIR` and pass teacher=DIR"
+        )
+    return read_denoiser(shipped, "teacher", task, device)[0]
+
+
+def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
+    """The teacher as it is sampled from: under guidance where the run asks for it."""
+    if scale == 1.0:
+        return teacher
+    if task.null is None:
+        raise UserError(f"guidance={scale} needs a conditional task with a null label; {task.name} has none")
+    return Guided(teacher, scale, task.null)
+
+
+def origin_of(cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, device: str) -> NetworkDenoiser:
+    """A network with the teacher's knowledge, for students and critics to start from.
+
+    That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs.
+    """
+    if isinstance(teacher, NetworkDenoiser):
+        return copy.deepcopy(teacher)
+    torch.manual_seed(cfg.seed)  # the one place where torch draws without a generator: layers' initial weights
+    network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
+    if cfg.fit.updates < 1:
+        return network
+    kept = folder / "checkpoints" / "fit.safetensors"
+    if cfg.resume and kept.is_file():
+        load_strictly(network, read_safetensors(kept)[0], kept)
+        return network
+    from omnidistill.training.loop import run
+    from omnidistill.training.module import Distillation
+
+    changes = {"updates": cfg.fit.updates, "optim": {"lr": cfg.fit.lr or cfg.optim.lr}}
+    if cfg.fit.batch:
+        changes["batch"] = cfg.fit.batch
+    objective = Denoising(weighting="output", target="teacher")
+    module = Distillation(
+        cast(network, None, objective, cfg.ema or 0.0),
+        teacher,
+        objective,
+        settings_of(cfg, **changes),
+        lambda count, where: task.like(count, where),
+        null=task.null,
+    )
+    run(module, task, folder / "checkpoints" / "fit", device=device, title="fitting a network to the teacher", log=False)
+    fitted: NetworkDenoiser = module.trained["ema"]  # type: ignore[assignment]
+    write_safetensors(dict(fitted.state_dict()), kept)
+    return fitted
+
+
+def objective_of(cfg: DictConfig, task: Task) -> Weighted:
+    """The recipe's objectives by weight, checked against what path and task offer."""
+    parts, weights = {}, {}
+    for name, value in plain(cfg.objective).items():
+        if value is None or float(value) == 0.0:
+            continue
+        if name not in cfg.families:
+            raise UserError(f"objective.{name} has no families.{name} that says how; known: {', '.join(cfg.families)}")
+        parts[name], weights[name] = build(cfg.families[name]), float(value)
+    objective = Weighted(parts, weights)
+    has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
+    lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
+    lacking += sorted(set(cfg.get("recipe", {}).get("needs", [])) - set(task.path.offers) - {"data", "condition"} - set(lacking))
+    if lacking:
+        who = cfg.get("recipe", {}).get("name") or "training a teacher"
+        hint = f"; {task.data_hint}" if "data" in lacking and task.data_hint else ""
+        raise UserError(
+            f"{who} needs {', '.join(lacking)}, which {task.name} with {task.path} does not offer{hint} "
+            "(`omnidistill recipes` lists what each recipe needs)"
+        )
+    return objective
+
+
+def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:
+    """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's."""
+    from omnidistill.student import assemble
+
+    options = cfg.student
+    recipe = Recipe(
+        task=plain(cfg.task),
+        reading={**origin.reading(), "target_time": bool(options.target_time)},
+        target_time=bool(options.target_time),
+        guided=options.guidance is not None,
+        transition=options.transition,
+        steps=options.steps,
+        random_tokens=options.random_tokens,
+        guidance=options.guidance,
+        made_by={"recipe": cfg.recipe.name, "seed": cfg.seed, "updates": cfg.updates},
+    )
+    torch.manual_seed(cfg.seed)
+    network = task.network(target_time=recipe.target_time, guidance=recipe.guided).to(device)
+    weights: dict[str, Tensor] = dict(network.state_dict())
+    weights.update(origin.network.state_dict())
+    load_strictly(network, weights, FilePath("the teacher"))
+    # During training the scale is drawn per sample, so the student is told it by the step's context, not by itself.
+    bare = Recipe(**{**{k: getattr(recipe, k) for k in recipe.__dataclass_fields__}, "guidance": None})
+    return assemble(network, task.path, bare), recipe
+
+
+def spec_of(cfg: DictConfig) -> StudentSpec:
+    return StudentSpec(cfg.student.steps, FewStep(cfg.student.transition), cfg.student.inputs)
+
+
+def bank_of(spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, device: str) -> Mapping[str, Any] | None:
+    """Teacher trajectories from noise to sample, with their contexts; on the CPU."""
+    if spec is None:
+        return None
+    sampler = task.sampler()
+    context = task.contexts(spec.size, generator(seed, "bank", "contexts"))
+    chunks, times = [], torch.zeros(0)
+    with track(spec.size, "teacher samples") as advance:
+        for start in range(0, spec.size, 256):
+            size = min(256, spec.size - start)
+            part = context[slice(start, start + size)].to(device)
+            g = generator(seed, "bank", start, device=device)
+            made = sampler.sample(teacher, task.like(size, device), spec.steps, part, g=g, keep=True)
+            states = made.states if spec.states else (made.states[0], made.states[-1])
+            chunks.append(torch.stack(states, 1).cpu())
+            times = torch.tensor(made.times if spec.states else (made.times[0], made.times[-1]), dtype=torch.float64)
+            advance(size)
+    return {"states": torch.cat(chunks), "times": times, "context": context}

@@ -1,0 +1,42 @@
+"""Trains a teacher on a task's data."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import torch
+from omegaconf import DictConfig
+
+from omnidistill.config import build, save_config
+from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.runs import setup
+from omnidistill.student import Recipe, save
+from omnidistill.tasks import Task
+
+
+def train(cfg: DictConfig) -> FilePath:
+    """Trains the task's network by denoising and writes `teacher.safetensors` and `teacher.json` into `cfg.out`."""
+    from omnidistill.training.loop import run
+    from omnidistill.training.module import Distillation
+    from omnidistill.training.roles import cast
+
+    out = FilePath(cfg.out)
+    device = setup.device_of(cfg)
+    task: Task = build(cfg.task)
+    objective = setup.objective_of(cfg, task)
+    save_config(cfg, out)
+    torch.manual_seed(cfg.seed)
+    network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
+    module = Distillation(
+        cast(network, None, objective, cfg.ema or 0.0),
+        None,
+        objective,
+        setup.settings_of(cfg),
+        lambda count, where: task.like(count, where),
+        null=task.null,
+    ).to(device)
+    run(module, task, out, device=device, resume=cfg.resume, title="training a teacher")
+    made = {"seed": cfg.seed, "updates": cfg.updates, "batch": cfg.batch, "seconds": round(module.seconds, 1)}
+    recipe = Recipe(task=setup.plain(cfg.task), reading=network.reading(), made_by=made)
+    save(module.trained["ema"].eval(), recipe, out, "teacher")  # type: ignore[arg-type]
+    return out

@@ -1,0 +1,179 @@
+"""What a run leaves behind: a few-step student that samples, saved as safetensors beside a small JSON file.
+
+`NAME.safetensors` holds the weights and `NAME.json` how to rebuild the network around them: the task's own
+configuration (allow-listed `_target_`s and plain values), how to read the output, how to sample. Loading runs no
+code but the project's, or that of an installed plug-in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Condition, Context
+from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
+from omnidistill.errors import UserError
+from omnidistill.paths import Path
+from omnidistill.random import generator
+from omnidistill.samplers import FewStep
+from omnidistill.tasks import Task
+from omnidistill.training.checkpoint import load_strictly, read_safetensors, write_safetensors
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a saved denoiser but its weights; the content of `NAME.json`.
+
+    Attributes:
+        task: the resolved configuration of the task, or None for a model made without one.
+        reading: keywords of `NetworkDenoiser`.
+        target_time, guided: whether the network has the second embeddings.
+        transition: of the few-step sampler.
+        steps: the step count the student was trained for.
+        random_tokens: share of random tokens in its initial state, None for the path's own prior.
+        guidance: the scale it is told when sampling, None where it was not trained for a range.
+        made_by: recipe, seed, versions: for people.
+    """
+
+    task: Mapping[str, Any] | None
+    reading: Mapping[str, Any]
+    target_time: bool = False
+    guided: bool = False
+    transition: str = "renoise"
+    steps: int = 1
+    random_tokens: float | None = None
+    guidance: float | None = None
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Student:
+    """A denoiser and the sampler it was trained for."""
+
+    denoiser: Denoiser
+    sampler: FewStep
+    steps: int = 1
+    task: Task | None = None
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        steps: int | None = None,
+        seed: int = 0,
+        condition: Condition | int = None,
+        *,
+        context: Context | None = None,
+        batch: int = 256,
+    ) -> Tensor:
+        """`count` clean samples, Float[count ...] or Long[count n].
+
+        Args:
+            steps: sampler steps; the number it was trained for if not given.
+            condition: one label for all samples, or a label (or other condition) for each.
+            context: the whole context instead, e.g. with anchors and masks; overrides `condition`.
+            batch: samples a network call.
+        """
+        steps = self.steps if steps is None else steps
+        if count < 1:
+            raise UserError(f"count must be >= 1, got {count}")
+        context = self._context(count, seed, condition) if context is None else context
+        device = next(self.denoiser.parameters()).device
+        chunks = []
+        for index, start in enumerate(range(0, count, batch)):
+            size = min(batch, count - start)
+            like = torch.empty((size, *self.shape), dtype=self.dtype, device=device)
+            part = context[slice(start, start + size)].to(device)
+            g = generator(seed, "sample", index, device=device)
+            chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)
+        return torch.cat(chunks)
+
+    def _context(self, count: int, seed: int, condition: Condition | int) -> Context:
+        drawn = Context() if self.task is None else self.task.contexts(count, generator(seed, "sample", "contexts"))
+        if condition is None:
+            return drawn
+        if isinstance(condition, int):
+            condition = torch.full((count,), condition, dtype=torch.long)
+        if isinstance(condition, Tensor) and condition.shape[0] != count:
+            raise UserError(f"condition has {condition.shape[0]} entries for count={count} samples; give one for each")
+        return replace(drawn, condition=condition)
+
+
+def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
+    """The denoiser that `recipe` describes around a network: its start, its reading, the guidance it is told."""
+    if recipe.random_tokens is not None:
+        if "masked" not in path.offers:
+            raise UserError(f"student.random_tokens={recipe.random_tokens} needs a masked path, got {path}")
+        path = path.with_prior(recipe.random_tokens)  # type: ignore[attr-defined]
+    denoiser = NetworkDenoiser(network, path, **{**recipe.reading, "target_time": recipe.target_time})
+    return denoiser if recipe.guidance is None else Told(denoiser, recipe.guidance)
+
+
+def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "student") -> None:
+    """Writes `name.safetensors` and `name.json`. The weights are those of the bare network."""
+    bare = denoiser.denoiser if isinstance(denoiser, Told) else denoiser
+    write_safetensors(dict(bare.network.state_dict()), folder / f"{name}.safetensors")  # type: ignore[union-attr, operator]
+    document = {"schema": SCHEMA, **{key: getattr(recipe, key) for key in recipe.__dataclass_fields__}}
+    temporary = folder / f"{name}.json.part"
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(temporary, folder / f"{name}.json")
+
+
+def read_recipe(folder: FilePath, name: str) -> Recipe:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise UserError(f"no {name}.json in {folder}; give the folder that the command wrote with out=")
+    try:
+        document = json.loads(path.read_text())
+        if document.pop("schema") != SCHEMA:
+            raise UserError(f"{path} has another schema than {SCHEMA}; it was written by another version")
+        return Recipe(**document)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a description of a saved model ({error})") from error
+
+
+def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") -> tuple[Denoiser, Recipe]:
+    """The saved denoiser on a task that is already built."""
+    recipe = read_recipe(folder, name)
+    network = task.network(target_time=recipe.target_time, guidance=recipe.guided)
+    tensors, _ = read_safetensors(folder / f"{name}.safetensors")
+    load_strictly(network, tensors, folder / f"{name}.safetensors")
+    return assemble(network, task.path, recipe).to(device).eval(), recipe
+
+
+def load(folder: str | FilePath, device: str = "cpu", *, network: nn.Module | None = None, path: Path | None = None) -> Student:
+    """The student of a run's folder, ready to sample.
+
+    Args:
+        network, path: for a student distilled from your own module: a fresh instance of it and the path.
+
+    Example:
+        >>> omnidistill.load("runs/demo").sample(16, steps=1, seed=0, condition=3)
+    """
+    folder = FilePath(folder)
+    recipe = read_recipe(folder, "student")
+    if recipe.task is None:
+        if network is None or path is None:
+            raise UserError(f"the student in {folder} was made from your own module; pass load(..., network=, path=)")
+        tensors, _ = read_safetensors(folder / "student.safetensors")
+        load_strictly(network, tensors, folder / "student.safetensors")
+        denoiser = assemble(network, path, recipe).to(device).eval()
+        shape = tuple(recipe.made_by.get("shape", ()))
+        dtype = torch.long if "categorical" in path.offers else torch.float32
+        return Student(denoiser, FewStep(recipe.transition), recipe.steps, None, shape, dtype)
+    from omnidistill.config import build
+
+    task: Task = build(recipe.task)
+    denoiser, _ = read_denoiser(folder, "student", task, device)
+    return Student(denoiser, FewStep(recipe.transition), recipe.steps, task, task.shape, task.dtype)

@@ -1,0 +1,70 @@
+"""The numbers of a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from omnidistill.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW for every trained role, with its own learning rate as a multiple of `lr`.
+
+    Attributes:
+        warmup: updates of linear warm-up, counted per role.
+        decay: `linear` or `cosine` to 0 over the run after `hold`, or `constant`.
+        hold: share of the run before the decay begins.
+        clip: largest gradient norm of a role's update; None for no clipping.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    warmup: int = 50
+    decay: str = "linear"
+    hold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"a learning rate must be positive, got optim.lr={self.lr}")
+        if self.decay not in ("linear", "cosine", "constant"):
+            raise UserError(f"optim.decay is linear, cosine or constant, got '{self.decay}'")
+
+    def factor(self, update: int, progress: float) -> float:
+        """The learning rate at this update of a role, as a share of its peak; `progress` in [0, 1] of the run."""
+        warm = min(1.0, (update + 1) / max(1, self.warmup))
+        if self.decay == "constant" or progress <= self.hold:
+            return warm
+        late = (progress - self.hold) / max(1e-9, 1.0 - self.hold)
+        return warm * (1.0 - late if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * late)))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the engine needs beside models and objective.
+
+    Attributes:
+        updates: student updates.
+        batch: samples per update of any role.
+        precision: `fp32`, or `bf16` for autocast with float32 weights.
+        ema: decay of the student's moving average, which is what is sampled from.
+        checkpoint_every, log_every: in student updates.
+    """
+
+    updates: int = 1000
+    batch: int = 256
+    seed: int = 0
+    precision: str = "fp32"
+    ema: float = 0.999
+    checkpoint_every: int = 200
+    log_every: int = 20
+    optim: Optim = field(default_factory=Optim)
+
+    def __post_init__(self) -> None:
+        if self.updates < 1 or self.batch < 1:
+            raise UserError(f"updates and batch must be >= 1, got updates={self.updates}, batch={self.batch}")
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"precision is fp32 or bf16, got '{self.precision}'")
