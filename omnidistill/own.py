@@ -1,0 +1,125 @@
+"""A teacher of the user's own, from Python: any `nn.Module`, any tensors, no configuration file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path as FilePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Condition, Context
+from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.errors import UserError
+from omnidistill.random import uniform
+from omnidistill.student import Student
+from omnidistill.tasks import Metric, Task
+
+Source = Callable[[int, torch.Generator], Batch]
+
+
+class OwnTask(Task):
+    """What a recipe has to know about somebody's teacher: its network, its path, samples and conditions.
+
+    Args:
+        teacher: the network and how to read it.
+        shape: of one sample.
+        source: draws a batch.
+        null: the label that means "no condition".
+    """
+
+    name = "own"
+    primary = Metric("none")
+
+    def __init__(self, teacher: NetworkDenoiser, shape: tuple[int, ...], source: Source, null: int | None) -> None:
+        self.origin, self.path, self.shape, self.source, self.null = teacher, teacher.path, shape, source, null
+        self.dtype = torch.long if "categorical" in teacher.path.offers else torch.float32
+        self.conditional = source(1, torch.Generator().manual_seed(0)).context.condition is not None
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        return self.source(count, g)
+
+    def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
+        if target_time or guidance:
+            raise UserError("a network of your own has no second embeddings; set student.target_time and guidance off")
+        return copy.deepcopy(self.origin.network)
+
+    def reading(self) -> Mapping[str, Any]:
+        return self.origin.reading()
+
+
+def _source(data: Tensor | None, condition: Condition, count: int) -> Source:
+    """Batches by rows of the user's tensors, data and condition together."""
+
+    def draw(size: int, g: torch.Generator) -> Batch:
+        rows = (uniform(torch.empty(size), g) * count).long()
+        context = Context(condition)[rows]
+        return Batch(None if data is None else data[rows], context, size)
+
+    return draw
+
+
+def distill(
+    teacher: NetworkDenoiser,
+    recipe: str = "dmd2",
+    *,
+    data: Tensor | Source | None = None,
+    shape: tuple[int, ...] | None = None,
+    condition: Tensor | None = None,
+    null: int | None = None,
+    out: str | FilePath | None = None,
+    options: tuple[str, ...] | list[str] = (),
+    **keys: Any,
+) -> Student:
+    """Distils a teacher of your own and returns the student.
+
+    Args:
+        teacher: your network, its path and its parameterisation.
+        recipe: a name that `omnidistill recipes` lists.
+        data: clean samples, Float[n ...] or Long[n l]; or a function `(count, generator) -> Batch`; None for recipes
+            that need no data.
+        shape: of one sample; needed where there is no data tensor.
+        condition: conditions to draw from, one for each row of `data`, or any number without data.
+        null: the label that means "no condition", for guidance.
+        out: a folder to keep checkpoints, logs and the student in; a temporary one if not given.
+        options: further overrides in the command line's grammar, e.g. `["families.matching.critic_updates=3"]`.
+        keys: keys that every recipe understands: updates, batch, seed, precision, device, resume.
+
+    Example:
+        >>> teacher = NetworkDenoiser(net, rectified_flow(), "flow")
+        >>> student = omnidistill.distill(teacher, "dmd2", data=images, updates=1000, batch=64)
+        >>> student.sample(16, steps=1)
+    """
+    from omnidistill.config import compose
+    from omnidistill.runs.distil import train_student
+    from omnidistill.runs.setup import device_of
+    from omnidistill.student import save
+
+    if isinstance(data, Tensor):
+        if condition is not None and len(condition) != len(data):
+            raise UserError(f"condition has {len(condition)} rows and data {len(data)}; give one for each sample")
+        if data.is_floating_point() and not bool(torch.isfinite(data).all()):
+            raise UserError(f"data hold {int((~torch.isfinite(data)).sum())} NaN or infinite numbers; clean them first")
+        shape = tuple(data.shape[1:])
+    if shape is None:
+        raise UserError("without a data tensor the shape of one sample is needed, e.g. shape=(1, 28, 28)")
+    count = len(data) if isinstance(data, Tensor) else 1 if condition is None else len(condition)
+    source = data if callable(data) else _source(data, condition, count)  # type: ignore[arg-type]
+    with TemporaryDirectory() as temporary:
+        folder = FilePath(temporary if out is None else out)
+        folder.mkdir(parents=True, exist_ok=True)
+        given = [f"{key}={value}" for key, value in keys.items()]
+        cfg = compose("config", ["task=own", f"recipe={recipe}", f"out='{folder}'", *given, *options])
+        device = device_of(cfg)
+        task = OwnTask(teacher.to(device), shape, source, null)
+        student, description, _ = train_student(cfg, task, teacher.to(device), folder, device)
+        if out is not None:
+            made = {**description.made_by, "shape": list(shape)}
+            fields = {key: getattr(description, key) for key in description.__dataclass_fields__}
+            save(student, type(description)(**{**fields, "task": None, "made_by": made}), folder)
+    from omnidistill.samplers import FewStep
+
+    return Student(student, FewStep(description.transition), description.steps, task, shape, task.dtype)
