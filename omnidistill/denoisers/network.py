@@ -118,10 +118,18 @@ class NetworkDenoiser(Denoiser):
                 f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match"
             )
         anchor = context.anchor if "anchored" in self.path.offers else None
-        mean = to_x0(self.path, self.parameterisation, out.to(x_t.dtype), x_t, t, anchor, self.sigma_data)  # type: ignore[arg-type]
-        mean = torch.where(
-            per_sample(t, x_t) == 0, x_t, mean
-        )  # the boundary f(x, 0) = x, whatever the network
+        # The boundary f(x, 0) = x holds whatever the network; some parameterisations are singular there.
+        regular = torch.where(t == 0, self.path.span[0], t)
+        mean = to_x0(
+            self.path,  # type: ignore[arg-type]
+            self.parameterisation,
+            out.to(x_t.dtype),
+            x_t,
+            regular,
+            anchor,
+            self.sigma_data,
+        )
+        mean = torch.where(per_sample(t, x_t) == 0, x_t, mean)
         return PointPosterior(mean if context.mask is None else mean * context.mask)
 
     def _read_tokens(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
@@ -179,7 +187,7 @@ class NetworkDenoiser(Denoiser):
 
 
 def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
-    """The mask, Bool[b ... n ...] along one axis, at the resolution of `features: Float[b c ...]`; 0 and 1 in its dtype."""
+    """The mask, Bool[b ... n ...] along one axis, at the resolution of `features: Float[b c ...]`, in their dtype."""
     axis = max(range(1, mask.ndim), key=lambda i: mask.shape[i])
     # The same axis counted from the end, or the only one where tokens or points lost their channel axis.
     place = 2 if features.ndim == 3 else features.ndim - (mask.ndim - axis)

@@ -21,11 +21,13 @@ The boundary condition f(x, 0) = x is in the denoiser: a point at t = 0 is x_t i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from omnidistill.context import Context
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, Step, reduce
 from omnidistill.objectives.jumps import Jumps, Nodes, half_way
@@ -114,13 +116,20 @@ class Consistency:
         with torch.no_grad():
             pair = self._pair(step)
             target = self._target(step, pair)
-        belief = step["student"](pair.x_t, pair.t, step.context)
-        target = step.path.align(target, belief, step.context.mask)
-        error = belief.divergence(target, self.divergence)
+        context = self._context(step)
+        belief = step["student"](pair.x_t, pair.t, context)
+        target = step.path.align(target, belief, context.mask)
+        error = belief.divergence(target, self.divergence, context.mask)
         where = step.path.unresolved(pair.x_t, pair.t)
-        loss = reduce(error, self._weight(step, pair), step.context.mask, where)
+        loss = reduce(error, self._weight(step, pair), context.mask, where)
         drift = (belief.parameters.detach() - target.parameters).abs().mean()
         return Losses({"consistency": loss}, {"consistency/drift": drift})
+
+    def _context(self, step: Step) -> Context:
+        """Stored trajectories come with the contexts that they were made under, which are not the batch's."""
+        if self.pairs == "stored" and step.bank is not None:
+            return replace(step.bank["context"], guidance=step.context.guidance)
+        return step.context
 
     def _weight(self, step: Step, pair: Pair) -> Tensor:
         if self.weighting == "gap":
@@ -185,8 +194,8 @@ class Consistency:
             second = self._teacher(step)(pair.x_r, pair.r, step.context)
             return pair.first.blend(second, step.path.share(pair.x_t, pair.x_r, pair.t, pair.r, pair.s))
         if self.target == "teacher":
-            return self._teacher(step)(pair.x_r, pair.r, step.context)
-        return step["student" if self.target == "self" else "target"](pair.x_r, pair.r, step.context)
+            return self._teacher(step)(pair.x_r, pair.r, self._context(step))
+        return step["student" if self.target == "self" else "target"](pair.x_r, pair.r, self._context(step))
 
     # --- what it costs --------------------------------------------------------------------------------------------
 

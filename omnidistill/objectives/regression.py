@@ -36,7 +36,13 @@ class Regression:
         t = step.bank["times"][0].expand(x_1.shape[0])
         belief = step["student"](x_1, t, context)
         target = step.path.align(step.path.certain(x0), belief, context.mask)
-        return Losses({"regression": reduce(belief.divergence(target, self.divergence), 1.0, context.mask)})
+        return Losses(
+            {
+                "regression": reduce(
+                    belief.divergence(target, self.divergence, context.mask), 1.0, context.mask
+                )
+            }
+        )
 
     def cost(self, role: str) -> Calls:
         return {"student": 1} if role == "student" else {}

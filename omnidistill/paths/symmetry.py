@@ -40,14 +40,15 @@ class RigidMotion:
     def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
         """`argmin_{R, c} sum_i |R target_i + c - to_i|^2` over proper rotations (Kabsch 1976; Umeyama 1991, eq. 40).
 
-        With the covariance `H = sum_i target_i to_i^T = U S V^T`, `R = V diag(1, 1, det(V U^T)) U^T`. No gradient
-        flows through R: at the optimum the objective is stationary in it.
+        With the covariance `H = sum_i target_i to_i^T = U S V^T`, `R = V diag(1, 1, det(V U^T)) U^T`. R and c are
+        constants to the gradient: at the optimum the objective is stationary in both, and a target must not move
+        with the belief that it is aligned to.
         """
         weight = torch.ones_like(target[..., :1]) if mask is None else mask.to(target.dtype)
-        total = weight.sum(-2, keepdim=True).clamp_min(1.0)
-        centre_target = (target * weight).sum(-2, keepdim=True) / total
-        centre_to = (to * weight).sum(-2, keepdim=True) / total
         with torch.no_grad():
+            total = weight.sum(-2, keepdim=True).clamp_min(1.0)
+            centre_target = (target * weight).sum(-2, keepdim=True) / total
+            centre_to = (to * weight).sum(-2, keepdim=True) / total
             covariance = ((target - centre_target) * weight).double().mT @ (to - centre_to).double()
             u, _, vh = torch.linalg.svd(covariance)
             sign = torch.linalg.det(u @ vh).sign()

@@ -137,8 +137,10 @@ def _check_repeats(report, objective, role, step, data, total, seed) -> None:  #
         with torch.no_grad():
             return _total(objective.losses(role, step(of)).terms)
 
-    again = loss(data)
-    report.require(torch.equal(again, total), f"{role}: losses repeat under one seed", f"{total} and {again}")
+    first, again = loss(data), loss(data)
+    # Without a graph other kernels may run, so that the last bit may differ from the loss that was differentiated.
+    same = torch.equal(first, again) and torch.allclose(first, total, rtol=1e-5, atol=1e-7)
+    report.require(same, f"{role}: losses repeat under one seed", f"{total}, {first} and {again}")
     if data.context.mask is None or data.x0 is None:
         return
     axis = _ragged_axis(data.context.mask)
@@ -150,7 +152,10 @@ def _check_repeats(report, objective, role, step, data, total, seed) -> None:  #
     fields = {name: rewritten(x, mask, g) for name, x in _aligned(long).items()}
     short = {name: x.narrow(axis, 0, size - 2) for name, x in {**_aligned(long), "mask": mask}.items()}
     first = loss(long)
-    for what, other in (("what padding holds", fields), ("how much padding there is", short)):
+    changes = {"what padding holds": fields, "how much padding there is": short}
+    if objective.bank is not None:  # stored trajectories have the length that they were made with
+        changes.pop("how much padding there is")
+    for what, other in changes.items():
         x0 = other.pop("x0")
         found = loss(Batch(x0, replace(long.context, **other), extra=data.extra))
         near = torch.allclose(found, first, rtol=1e-4, atol=1e-6)

@@ -140,6 +140,23 @@ def test_the_belief_in_an_almost_clean_state_is_that_state(kind, g):
     assert float(near) < 1e-4
 
 
+@pytest.mark.parametrize("kind", [kind for kind in PARAMETERISATIONS if kind != "x0"])
+def test_a_clean_state_is_believed_on_every_path(gaussian, kind, g):
+    """Also where the parameterisation has no value at t = 0: sigma' is infinite at the start of some paths."""
+    x = torch.randn(3, 4, dtype=F64, generator=g, requires_grad=True)
+    context = (
+        Context(anchor=torch.randn(3, 4, dtype=F64, generator=g))
+        if "anchored" in gaussian.offers
+        else Context()
+    )
+    network = torch.nn.Module()
+    network.forward = lambda x, t, anchor=None: torch.tanh(x)
+    t = torch.tensor([0.0, 0.5, 0.0], dtype=F64)
+    mean = NetworkDenoiser(network, gaussian, kind)(x, t, context).mean
+    assert torch.equal(mean[[0, 2]], x[[0, 2]]) and not torch.equal(mean[1], x[1])
+    assert bool(torch.isfinite(torch.autograd.grad(mean.sum(), x)[0]).all())
+
+
 def test_output_weight_makes_the_belief_error_the_output_error(gaussian, g):
     t = torch.tensor([0.25, 0.4, 0.7, 0.95], dtype=F64)
     _, anchor, _, x_t = states(gaussian, g, t)
@@ -199,3 +216,38 @@ def test_a_parameterisation_of_another_path_is_refused():
         NetworkDenoiser(torch.nn.Identity(), paths.MaskedPath(5), "eps")
     with pytest.raises(UserError, match="does not fit"):
         NetworkDenoiser(torch.nn.Identity(), paths.rectified_flow(), "logits")
+
+
+class Pyramid(torch.nn.Module):
+    """A layer at half the resolution along the ragged axis, whose features a head would read."""
+
+    feature_module, feature_axis, feature_channels = "down", 1, 4
+
+    def __init__(self):
+        super().__init__()
+        self.down = torch.nn.Conv2d(1, 4, (3, 2), stride=(3, 2))
+
+    def forward(self, x, t, mask=None):
+        self.down(x[:, None])
+        return x
+
+
+def test_features_leave_padding_out(g):
+    """A spectrogram [b, bands, frames] with ragged frames, and points [b n d] with ragged n."""
+    denoiser = NetworkDenoiser(Pyramid(), paths.rectified_flow(), "x0")
+    x = torch.randn(2, 6, 8, generator=g)
+    mask = torch.arange(8) < torch.tensor([4, 6])[:, None, None]
+    found = denoiser.features(x, 0.5, Context(mask=mask))
+    for i, length in enumerate((4, 6)):
+        alone = denoiser.features(x[i : i + 1, :, :length], 0.5)
+        torch.testing.assert_close(found[i : i + 1], alone)
+    assert denoiser.calls == 3
+
+    points = torch.nn.Linear(3, 3)
+    network = torch.nn.Module()
+    network.body, network.feature_module, network.feature_axis = points, "body", 2
+    network.forward = lambda x, t, mask=None: network.body(x)
+    denoiser = NetworkDenoiser(network, paths.rectified_flow(), "x0")
+    x, mask = torch.randn(1, 5, 3, generator=g), (torch.arange(5) < 3).reshape(1, 5, 1)
+    found = denoiser.features(x, 0.5, Context(mask=mask))
+    torch.testing.assert_close(found, denoiser.features(x[:, :3], 0.5))

@@ -72,6 +72,16 @@ def test_padding_changes_nothing(g):
     assert float(centred[:, 5:].abs().max()) == 0.0
 
 
+def test_the_motion_is_a_constant_to_the_gradient(g):
+    """A target does not follow the belief it is aligned to; what flows back to the target is only turned."""
+    target, to = cloud(g).requires_grad_(), cloud(g).requires_grad_()
+    aligned = RIGID.align(target, to)
+    direction = cloud(g)
+    into_target, into_to = torch.autograd.grad((aligned * direction).sum(), (target, to), allow_unused=True)
+    assert into_to is None
+    torch.testing.assert_close(into_target.norm(dim=-1), direction.norm(dim=-1))
+
+
 def test_project_removes_the_centre(g):
     torch.testing.assert_close(
         RIGID.project(cloud(g) + 5.0).mean(1), torch.zeros(4, 3, dtype=F64), rtol=0, atol=1e-14

@@ -9,10 +9,16 @@ from omnidistill import paths
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
 from omnidistill.exact import GaussianMixtureTask, MarkovTextTask
-from omnidistill.objectives.base import Losses, RoleSpec, reduce
+from omnidistill.objectives.adversarial import Adversarial
+from omnidistill.objectives.base import Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.consistency import Consistency
+from omnidistill.objectives.denoising import Denoising
+from omnidistill.objectives.matching import Matching
+from omnidistill.objectives.regression import Regression
+from omnidistill.objectives.weighted import Weighted
 from omnidistill.paths.symmetry import RigidMotion
 from omnidistill.posteriors import PointPosterior
-from omnidistill.tasks import Metric
+from omnidistill.tasks import Metric, Task
 from omnidistill.testing import ConformanceError, check_denoiser, check_objective, check_path, check_task
 
 G = {
@@ -379,3 +385,92 @@ def test_an_error_inside_is_a_failed_property_of_one_line():
     ) as caught:
         check_task(task, teacher_steps=16)
     assert "\n" not in str(caught.value)
+
+
+# --- what is ours ---------------------------------------------------------------------------------
+
+
+class RaggedNet(torch.nn.Module):
+    feature_module, feature_axis, feature_channels = "body", 2, 8
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.body, self.leave = (
+            torch.nn.Linear(3, 8),
+            torch.nn.Linear(8, 8),
+            torch.nn.Linear(8, 3),
+        )
+
+    def forward(self, x, t, mask):
+        hidden = self.enter(x) + t[:, None, None]
+        hidden = hidden + (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        return self.leave(torch.tanh(self.body(torch.tanh(hidden))))
+
+
+class RaggedClouds(Task):
+    """Points modulo rigid motion, between 4 and 9 of them."""
+
+    name, shape, primary = "test/clouds", (9, 3), Metric("none")
+    path = paths.rectified_flow(RigidMotion())
+
+    def batch(self, count, g, split="train"):
+        mask = (torch.arange(9) < torch.randint(4, 10, (count, 1), generator=g))[..., None]
+        return Batch(
+            self.path.symmetry.project(torch.randn(count, 9, 3, generator=g), mask), Context(mask=mask)
+        )
+
+    def network(self, *, target_time=False, guidance=False):
+        return RaggedNet()
+
+    def reading(self):
+        return {"parameterisation": "edm"}
+
+
+OBJECTIVES = {
+    "consistency training": lambda: Consistency("bridge", "self"),
+    "consistency distillation": lambda: Consistency("teacher", "average"),
+    "pseudo-Huber": lambda: Consistency("bridge", "self", divergence="huber"),
+    "progressive": lambda: Consistency("teacher", "jump", rounds=2),
+    "second order": lambda: Consistency("teacher", "teacher", teacher_steps=2, second_order=True),
+    "stored": lambda: Consistency("stored", "average"),
+    "matching": Matching,
+    "score distillation": lambda: Matching("none", normaliser="none"),
+    "denoising": Denoising,
+    "regression": lambda: Regression(steps=4),
+    "adversarial": lambda: Weighted({"matching": Matching(), "adversarial": Adversarial()},
+                                    {"matching": 1.0, "adversarial": 0.1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_families_conform_on_ragged_clouds(name):
+    assert check_objective(OBJECTIVES[name](), RaggedClouds())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_families_conform_on_ragged_tokens(name):
+    task, objective = Ragged(length=12, network={**SMALL, "heads": 2}), OBJECTIVES[name]()
+    if objective.needs & {"deterministic", "differentiable"} or name == "pseudo-Huber":
+        with pytest.raises(ConformanceError, match=r"offer what it needs|unknown divergence"):
+            check_objective(objective, task)
+    else:
+        assert check_objective(objective, task)
+
+
+def test_stored_trajectories_keep_their_own_conditions():
+    """The loss on a bank does not depend on the conditions of the batch that happens to be drawn with it."""
+    task = GaussianMixtureTask(network=SMALL, conditional=True)
+    origin = NetworkDenoiser(task.network(), task.path, **task.reading())
+    with torch.no_grad():
+        for parameter in origin.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    states = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(1))
+    bank = {"states": states, "times": torch.tensor([1.0, 0.5, 0.0]), "context": Context(torch.arange(4))}
+    losses = []
+    for label in (0, 5):
+        batch = Batch(states[:, -1], Context(torch.full((4,), label)))
+        models = {"student": origin, "target": origin, "teacher": origin}
+        g = torch.Generator().manual_seed(2)
+        step = Step("student", batch, models, g, like=states[:, 0], null=task.null, bank=bank)
+        losses.append(Consistency("stored").losses("student", step).terms["consistency"])
+    assert torch.equal(losses[0], losses[1])
