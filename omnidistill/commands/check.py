@@ -74,7 +74,7 @@ COMMANDS = (
         "runs the conformance suites on a plug-in: installed, or a folder",
         check,
         EXAMPLE,
-        more="PATH is a folder with the plug-in's pyproject.toml, its package, or task/*.yaml; a task's name does, too.",
+        more="PATH is a folder with a pyproject.toml, a package, or task/*.yaml; the name of a task does, too.",
         bare=True,
     ),
 )

@@ -32,7 +32,7 @@ TINY = ("updates=2", "batch=8", "fit.updates=2", "steps=1", "evaluation.samples=
         (("sample",), "give one folder of a run"),
         (("sample", "a", "b", "out=c"), "got a, b"),
         (("sample", "nowhere"), "out is missing"),
-        (("sample", "nowhere", "out=c", "cuont=4"), "unknown key 'cuont'; did you mean count?"),
+        (("sample", "nowhere", "out=c", "cuont=4"), "unknown key 'cuont'; did you mean count"),
         (("sample", "nowhere", "out=c", "count=0"), "count must be a whole number of at least 1, got 0"),
         (
             ("sample", "nowhere", "out=c", "steps=two"),
@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line(refused, inside: Path, words: tuple[str, ...], sa
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("task=exact/markov_text",), "recipe dmd2 needs differentiable"),
+        (("task=exact/markov_text",), "dmd2 needs differentiable"),
         (("task._target_=os.system",), "_target_ 'os.system' is outside of the allowed packages"),
         (("families.matching._target_=builtins.eval",), "trust=[builtins]"),
         (("task.stdd=1",), "unknown option of task (GaussianMixtureTask) 'stdd'; did you mean std"),
@@ -82,8 +82,8 @@ def test_what_only_a_component_can_judge_is_one_line_too(
 
 def test_a_target_in_a_file_is_judged_like_one_on_the_command_line(refused, inside: Path) -> None:
     (inside / "own/task").mkdir(parents=True)
-    trap = "# @package _global_\ntask: {_target_: omnidistill.exact.GaussianMixtureTask, means: {_target_: os.getcwd}}\n"
-    (inside / "own/task/trap.yaml").write_text(trap)
+    trap = "{_target_: omnidistill.exact.GaussianMixtureTask, means: {_target_: os.getcwd}}"
+    (inside / "own/task/trap.yaml").write_text(f"# @package _global_\ntask: {trap}\n")
     said = refused("distill", "--config-dir", "own", *GOOD, *TINY, "task=trap")
     assert "task.means: _target_ 'os.getcwd' is outside of the allowed packages" in said
 

@@ -1,10 +1,25 @@
 """`omnidistill check` on a task, on folders, and on something broken."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+from omnidistill import plugins
 
 TASK = """# @package _global_
 task: {{_target_: omnidistill.exact.GaussianMixtureTask, name: mini/points, {more}}}
 """
+
+
+@pytest.fixture(autouse=True)
+def no_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `check` takes in for the rest of its process is forgotten after each test."""
+    monkeypatch.setattr(plugins, "_sources", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    plugins.search_path.cache_clear()
 
 
 def write(folder: Path, more: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omnidistill import listing
 
-RECIPE = "# @package _global_\nrecipe: {name: mine, paper: P 2024, family: matching, modalities: [image], needs: [data]}\n"
+RECIPE = "recipe: {name: mine, paper: P 2024, family: matching, modalities: [image], needs: [data]}\n"
 
 
 def test_recipes_as_json(command) -> None:
