@@ -52,7 +52,7 @@ class UNet(nn.Module):
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.unshuffle, self.num_classes = unshuffle, num_classes
+        self.unshuffle, self.num_classes, self.feature_channels = unshuffle, num_classes, channels[-1]
         width, packed = 4 * channels[0], in_channels * unshuffle**2
         self.time = Embedding(width, time_scale)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, width)

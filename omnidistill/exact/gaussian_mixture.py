@@ -107,7 +107,7 @@ class GaussianMixtureTask(Task):
         self.teacher_steps = whole("teacher_steps", teacher_steps)
         self.null = self.mixture.count if conditional else None
         size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth"))}
-        self._network = {key: whole(f"network.{key}", value) for key, value in size.items()}
+        self._network: dict[str, Any] = {key: whole(f"network.{key}", value) for key, value in size.items()}
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Fresh draws of the mixture, in both splits: no sample is ever seen twice, so none is held out by name."""

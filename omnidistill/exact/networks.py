@@ -10,6 +10,8 @@ from torch import Tensor, nn
 class Waves(nn.Module):
     """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, and a linear layer."""
 
+    rates: Tensor
+
     def __init__(self, width: int, frequencies: int = 16, silent: bool = False) -> None:
         super().__init__()
         # From half a radian a unit, which tells the ends of [0, 1] apart, to 50; higher ones make time derivatives
@@ -107,7 +109,7 @@ class MLP(nn.Module):
     ) -> Tensor:
         """x: Float[b d], t, target_time, guidance: Float[b], condition: Long[b], anchor: Float[b d] -> Float[b d]."""
         film = self.time(t)
-        if self.classes is not None:
+        if self.classes is not None and self.num_classes is not None:
             if condition is None:
                 condition = torch.full(t.shape, self.num_classes, device=x.device)
             film = film + self.classes(condition)

@@ -35,7 +35,7 @@ class PointTransformer(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.points = points
+        self.points, self.feature_channels = points, width
         self.first = nn.Linear(3, width)
         self.labels = nn.Parameter(0.5 * torch.randn(points, width))
         self.last = nn.Linear(width, 3)

@@ -171,7 +171,7 @@ class Transformer(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.vocab, self.length = vocab, length
+        self.vocab, self.length, self.feature_channels = vocab, length, width
         self.tokens = nn.Embedding(vocab + 1, width)
         self.head = nn.Linear(width, vocab)
         nn.init.zeros_(self.head.weight)
