@@ -171,6 +171,16 @@ def test_metrics_of_a_collapsed_sample() -> None:
     )
 
 
+def test_samples_near_no_mode_recall_none() -> None:
+    task = GaussianMixtureTask()
+    x0 = (
+        3.0 * task.mixture.sample(torch.full((1000,), 8), generator(0))[0]
+    )  # as many in each direction, too far out
+    scores = task.measure(x0, Context(), generator(1))
+    assert scores["modes_recalled"] == scores["heavy_modes_recalled"] == 0.0
+    assert scores["stray"] == 1.0 and scores["weights_tv"] < 0.05
+
+
 def test_weights_tv_is_unbiased_where_modes_overlap() -> None:
     """Shares by the nearest mean would be off by a tenth here."""
     task = GaussianMixtureTask([[0.0], [0.5]], 0.5, [0.8, 0.2])
