@@ -25,8 +25,18 @@ ALLOWED = ("omnidistill", "torch.nn", "torch.optim", "diffusers", "transformers"
 MACHINERY = tuple(
     f"omnidistill.{name}"
     for name in (
-        *("api", "cli", "commands", "config", "data_sources", "datasets", "folders", "instantiation"),
-        *("listing", "plugins", "progress", "runs", "settings", "student", "testing"),
+        *("cli", "commands", "config", "data_sources", "datasets", "evaluation", "folders", "instantiation"),
+        *(
+            "listing",
+            "own.distill",
+            "plugins",
+            "progress",
+            "runs",
+            "settings",
+            "student",
+            "testing",
+            "training",
+        ),
     )
 )
 
@@ -89,7 +99,7 @@ def resolve(target: Any, trust: Sequence[str] = (), place: str = "_target_") -> 
         raise UserError(f"{place}: _target_ '{target}' is nothing that can be called")
     if not isinstance(module, str) or not _inside(module, trusted):
         raise UserError(f"{place}: _target_ '{target}' leads to {module or 'something'}, {possible}")
-    if _inside(module, MACHINERY):
+    if _inside(f"{module}.{getattr(found, '__qualname__', '')}", MACHINERY):
         raise machinery
     own = _inside(module, ("omnidistill", *plugins.packages(), *trust))
     if not (own or inspect.isclass(found) or _constructs(found)):

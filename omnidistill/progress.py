@@ -51,6 +51,7 @@ def clock(seconds: float) -> str:
 def _bar(total: int, description: str, stream: TextIO) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     values: dict[str, Any] = {}
@@ -60,8 +61,9 @@ def _bar(total: int, description: str, stream: TextIO) -> Iterator[Advance]:
         def render(self, task: Any) -> Text:
             return Text(f"{pace}  {figures(values)}".rstrip(), style="dim")
 
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), Figures())
-    with Progress(*columns, console=Console(file=stream), refresh_per_second=4) as progress:
+    last = Figures(Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), last)
+    with Progress(*columns, console=Console(file=stream), refresh_per_second=4, expand=True) as progress:
         bar = progress.add_task(description, total=total)
 
         def advance(n: int = 1, /, **shown: Any) -> None:
