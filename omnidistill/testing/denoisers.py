@@ -54,7 +54,7 @@ def check_denoiser(
     return report.lines
 
 
-def _check_answers(  # type: ignore[no-untyped-def]
+def _check_answers(
     report: Report, denoiser: Denoiser, x0: Tensor, context: Context, seed: int, tolerance: float
 ) -> None:
     path, middle = denoiser.path, _times(denoiser)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,13 +63,11 @@ def check_objective(
 
     for role in dict.fromkeys(crew.turns):
         with report.section(f"losses of role '{role}'"):
-            _check_role(
-                report, objective, crew, teacher, role, lambda of, role=role: step(role, of), data, seed
-            )
+            _check_role(report, objective, crew, teacher, role, partial(step, role), data, seed)
     return report.lines
 
 
-def _check_role(  # type: ignore[no-untyped-def]
+def _check_role(
     report: Report,
     objective: Objective,
     crew: Cast,
@@ -182,7 +181,7 @@ def _total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([term.reshape(()) for term in terms.values()]).sum()
 
 
-def _crew(  # type: ignore[no-untyped-def]
+def _crew(
     objective: Objective, task: Task, teacher: Denoiser | None, guidance: bool, seed: int
 ) -> tuple[Denoiser, Cast]:
     """Teacher and models. Their networks differ and have no zero layers: two equal models would have no gap."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.paths import Path
 from omnidistill.testing.base import Report, close, gap, padded, repeated, seeded
+
+Statistic = Callable[[Tensor], Tensor]
 
 ELEMENTS = 2_000_000
 """How many numbers the statistical checks draw at most."""
@@ -124,12 +128,13 @@ def _check_marginal(report, path, x0, t, s, context, churn, seed) -> None:  # ty
     if x0.is_floating_point():
         # Centred on the law's own mean, second moments are means too.
         centre = direct.double().mean(0)
-        statistics = {"mean": lambda x: x.double(), "variance": lambda x: (x.double() - centre) ** 2}
+        statistics: dict[str, Statistic] = {
+            "mean": lambda x: x.double(),
+            "variance": lambda x: (x.double() - centre) ** 2,
+        }
     else:
         top = int(torch.maximum(direct.max(), by_way.max())) + 1
-        statistics = {
-            f"frequency of token {k}": lambda x, k=k: (x == k).double() for k in range(min(top, 64))
-        }
+        statistics = {f"frequency of token {k}": partial(_is_token, k) for k in range(min(top, 64))}
     for name, statistic in statistics.items():
         a, b = statistic(direct), statistic(by_way)
         error = ((a.var(0) + b.var(0)) / count).sqrt()
@@ -141,6 +146,10 @@ def _check_marginal(report, path, x0, t, s, context, churn, seed) -> None:  # ty
         error, difference = ((a.var() + b.var()) / count).sqrt(), (b.mean() - a.mean()).abs()
         sure = difference <= SIGMAS * error + 1e-5 * a.mean().abs().clamp_min(1e-3)
         report.require(sure, what, f"average {name} off by {float(difference):.3g}")
+
+
+def _is_token(k: int, x: Tensor) -> Tensor:
+    return (x == k).double()
 
 
 def _check_share(report, path, x0, t, s, context, seed) -> None:  # type: ignore[no-untyped-def]
