@@ -15,7 +15,7 @@ from typing import Any
 from omnidistill.errors import UserError
 from omnidistill.settings import OPEN
 
-LISTS = ("steps", "trust", "optim.betas", "student.guidance")
+LISTS = ("steps", "trust", "optim.betas")
 PATHS = ("out", "teacher", "configs")
 GROUPS = ("task", "recipe")
 

@@ -169,6 +169,7 @@ def test_options_of_components_need_no_plus(compose) -> None:
     assert OmegaConf.to_container(cfg.task.means) == [[0, 1], [2, 3]]
     assert (cfg.families.matching.guidance, cfg.families.matching.critic_updates) == (2, 12)
     assert OmegaConf.to_container(cfg.objective) == {"matching": 1.0, "consistency": 0.5}
+    assert compose("student.guidance=2").student.guidance == 2
 
 
 def test_the_composed_configuration_is_closed(compose) -> None:
