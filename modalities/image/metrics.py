@@ -69,7 +69,8 @@ def load_classifier(name: str = "classifier") -> Classifier:
     from safetensors.torch import load_file
 
     record = json.loads((ASSETS / f"{name}.json").read_text(encoding="utf-8"))
-    classifier = Classifier(**record["network"])
+    with torch.random.fork_rng(devices=[]):  # layers draw initial weights from the global generator
+        classifier = Classifier(**record["network"])
     classifier.load_state_dict(load_file(ASSETS / f"{name}.safetensors"))
     # With this layout and batches of 100, whose activations stay in the cache, features come out about 3 times faster.
     return classifier.eval().requires_grad_(False).to(memory_format=torch.channels_last)
