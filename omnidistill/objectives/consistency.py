@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.context import Context
+from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, Step, reduce
 from omnidistill.objectives.jumps import Jumps, Nodes, half_way
@@ -117,7 +118,7 @@ class Consistency:
             pair = self._pair(step)
             target = self._target(step, pair)
         context = self._context(step)
-        belief = step["student"](pair.x_t, pair.t, context)
+        belief = _ask(step["student"], pair.x_t, pair.t, context, pair.s)
         target = step.path.align(target, belief, context.mask)
         error = belief.divergence(target, self.divergence, context.mask)
         where = step.path.unresolved(pair.x_t, pair.t)
@@ -157,7 +158,7 @@ class Consistency:
             return Pair(x_t, path.bridge(x_t, x0, t, s, context, g=step.g), t, s)
         if self.target == "jump":
             r = half_way(t, s, path)
-            first = self._teacher(step)(x_t, t, context)
+            first = _ask(self._teacher(step), x_t, t, context, r)
             x_r = path.bridge(x_t, first.sample(step.g, context.mask), t, r, context, g=step.g)
             return Pair(x_t, x_r, t, r, s, first)
         return Pair(x_t, self._follow(step, x_t, t, s), t, s)
@@ -191,7 +192,7 @@ class Consistency:
     def _target(self, step: Step, pair: Pair) -> Posterior:
         if self.target == "jump":
             assert pair.first is not None and pair.s is not None
-            second = self._teacher(step)(pair.x_r, pair.r, step.context)
+            second = _ask(self._teacher(step), pair.x_r, pair.r, step.context, pair.s)
             return pair.first.blend(second, step.path.share(pair.x_t, pair.x_r, pair.t, pair.r, pair.s))
         if self.target == "teacher":
             return self._teacher(step)(pair.x_r, pair.r, self._context(step))
@@ -212,3 +213,8 @@ class Consistency:
         if self.target == "average":
             calls["target"] = 1
         return calls
+
+
+def _ask(denoiser: Denoiser, x: Tensor, t: Tensor, context: Context, s: Tensor | None) -> Posterior:
+    """The belief for a jump from t to s; one that learns jumps to any time is told s, as the sampler tells it."""
+    return denoiser(x, t, context, target_time=s if denoiser.wants_target else None)

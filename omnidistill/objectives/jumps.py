@@ -57,7 +57,7 @@ class Nodes:
         """The number of grid steps at this point of training."""
         if self.final is None:
             return max(1, self.nodes >> round_)
-        doublings = (self.final // self.nodes).bit_length() - 1
+        doublings = (-(-self.final // self.nodes) - 1).bit_length()  # the last of them may fall short of doubling
         return min(self.final, self.nodes << int(progress * (doublings + 1)))
 
     def __call__(
@@ -72,7 +72,7 @@ class Nodes:
 @dataclass(frozen=True)
 class Gap:
     """t from any distribution, r = t minus a gap whose density falls linearly from 0 to `largest` (CDLM's scheduler
-    of jumps), cut at t = 0.
+    of jumps); an r below the path's span is 0.
 
     Args:
         largest: the widest gap.
@@ -89,4 +89,6 @@ class Gap:
         u = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).to(t.device)
         # Inverse of the distribution function 1 - (1 - x)^2, scaled to what is left below t.
         gap = (1.0 - torch.sqrt(1.0 - u)) * torch.minimum(t, torch.tensor(self.largest, dtype=torch.float64))
-        return t, t - gap.clamp_min(1e-6)
+        r = t - gap.clamp_min(1e-6)
+        # Networks are not asked below the span; there the state is as good as clean.
+        return t, torch.where(r < path.span[0], 0.0, r)
