@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "omnidistill.student",
-    "distill": "omnidistill.api",
+    "distill": "omnidistill.own",
     "Batch": "omnidistill.context",
     "Context": "omnidistill.context",
     "Denoiser": "omnidistill.denoisers",

@@ -73,4 +73,6 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         x0 = None if self.x0 is None else self.x0.to(device)
-        return Batch(x0, self.context.to(device), self.count, {k: v.to(device) for k, v in self.extra.items()})
+        return Batch(
+            x0, self.context.to(device), self.count, {k: v.to(device) for k, v in self.extra.items()}
+        )

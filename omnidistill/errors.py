@@ -1,4 +1,4 @@
-"""The two ways a run ends badly: the user's input was wrong (exit status 2), or the run itself failed (exit status 1)."""
+"""The two ways a run ends badly: the user's input was wrong (exit status 2), or the run failed (exit status 1)."""
 
 from __future__ import annotations
 

@@ -34,8 +34,16 @@ class OwnTask(Task):
     name = "own"
     primary = Metric("none")
 
-    def __init__(self, teacher: NetworkDenoiser, shape: tuple[int, ...], source: Source, null: int | None) -> None:
-        self.origin, self.path, self.shape, self.source, self.null = teacher, teacher.path, shape, source, null
+    def __init__(
+        self, teacher: NetworkDenoiser, shape: tuple[int, ...], source: Source, null: int | None
+    ) -> None:
+        self.origin, self.path, self.shape, self.source, self.null = (
+            teacher,
+            teacher.path,
+            shape,
+            source,
+            null,
+        )
         self.dtype = torch.long if "categorical" in teacher.path.offers else torch.float32
         self.conditional = source(1, torch.Generator().manual_seed(0)).context.condition is not None
 
@@ -44,7 +52,9 @@ class OwnTask(Task):
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         if target_time or guidance:
-            raise UserError("a network of your own has no second embeddings; set student.target_time and guidance off")
+            raise UserError(
+                "a network of your own has no second embeddings; set student.target_time and guidance off"
+            )
         return copy.deepcopy(self.origin.network)
 
     def reading(self) -> Mapping[str, Any]:
@@ -100,9 +110,13 @@ def distill(
 
     if isinstance(data, Tensor):
         if condition is not None and len(condition) != len(data):
-            raise UserError(f"condition has {len(condition)} rows and data {len(data)}; give one for each sample")
+            raise UserError(
+                f"condition has {len(condition)} rows and data {len(data)}; give one for each sample"
+            )
         if data.is_floating_point() and not bool(torch.isfinite(data).all()):
-            raise UserError(f"data hold {int((~torch.isfinite(data)).sum())} NaN or infinite numbers; clean them first")
+            raise UserError(
+                f"data hold {int((~torch.isfinite(data)).sum())} NaN or infinite numbers; clean them first"
+            )
         shape = tuple(data.shape[1:])
     if shape is None:
         raise UserError("without a data tensor the shape of one sample is needed, e.g. shape=(1, 28, 28)")

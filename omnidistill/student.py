@@ -100,13 +100,19 @@ class Student:
         return torch.cat(chunks)
 
     def _context(self, count: int, seed: int, condition: Condition | int) -> Context:
-        drawn = Context() if self.task is None else self.task.contexts(count, generator(seed, "sample", "contexts"))
+        drawn = (
+            Context()
+            if self.task is None
+            else self.task.contexts(count, generator(seed, "sample", "contexts"))
+        )
         if condition is None:
             return drawn
         if isinstance(condition, int):
             condition = torch.full((count,), condition, dtype=torch.long)
         if isinstance(condition, Tensor) and condition.shape[0] != count:
-            raise UserError(f"condition has {condition.shape[0]} entries for count={count} samples; give one for each")
+            raise UserError(
+                f"condition has {condition.shape[0]} entries for count={count} samples; give one for each"
+            )
         return replace(drawn, condition=condition)
 
 
@@ -152,7 +158,9 @@ def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") 
     return assemble(network, task.path, recipe).to(device).eval(), recipe
 
 
-def load(folder: str | FilePath, device: str = "cpu", *, network: nn.Module | None = None, path: Path | None = None) -> Student:
+def load(
+    folder: str | FilePath, device: str = "cpu", *, network: nn.Module | None = None, path: Path | None = None
+) -> Student:
     """The student of a run's folder, ready to sample.
 
     Args:
@@ -165,7 +173,9 @@ def load(folder: str | FilePath, device: str = "cpu", *, network: nn.Module | No
     recipe = read_recipe(folder, "student")
     if recipe.task is None:
         if network is None or path is None:
-            raise UserError(f"the student in {folder} was made from your own module; pass load(..., network=, path=)")
+            raise UserError(
+                f"the student in {folder} was made from your own module; pass load(..., network=, path=)"
+            )
         tensors, _ = read_safetensors(folder / "student.safetensors")
         load_strictly(network, tensors, folder / "student.safetensors")
         denoiser = assemble(network, path, recipe).to(device).eval()

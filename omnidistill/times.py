@@ -1,4 +1,4 @@
-"""Distributions of training times. Each is truncated to the path's span, never clamped: a clamp piles mass on an end."""
+"""Distributions of training times, truncated to the path's span, never clamped: a clamp piles mass on an end."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omnidistill.commands import Arguments, Command
 from omnidistill.errors import UserError
@@ -52,25 +53,28 @@ def train(arguments: Arguments) -> None:
     from omnidistill import config
 
     cfg = config.compose("train", arguments.overrides)
-    _make(cfg)
+    _make(cfg, "train", arguments.overrides)
     from omnidistill import runs
 
     folder = runs.train(cfg)
     print(f"teacher: {folder / 'teacher.safetensors'}")
 
 
-def _distill(overrides: Any, *, again: bool = False) -> None:
+def _distill(overrides: Sequence[str], *, again: bool = False) -> None:
     from omnidistill import config
 
     cfg = config.compose("config", overrides)
-    _make(cfg, again=again)
+    _make(cfg, "distill", overrides, again=again)
     from omnidistill import runs
 
     folder = runs.distill(cfg)
     print(f"report: {folder / 'report.html'}")
 
 
-def _make(cfg: DictConfig, *, again: bool = False) -> None:
+def _make(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False) -> None:
+    """Makes the run's folder and keeps the command in it, for the report page."""
+    import shlex
+
     from omnidistill import config, folders
 
     if cfg.get("teacher") and not Path(cfg.teacher).exists():
@@ -80,6 +84,8 @@ def _make(cfg: DictConfig, *, again: bool = False) -> None:
     folder = folders.prepare(cfg.out, resume=cfg.resume, again=again)
     if cfg.resume and (folder / "config.yaml").exists():
         config.check_resumable(cfg, folder)
+    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs" / "command.txt").write_text(shlex.join(["omnidistill", command, *overrides]) + "\n")
 
 
 COMMANDS = (

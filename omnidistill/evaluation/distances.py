@@ -28,7 +28,7 @@ def _mean_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """`sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|)` over the empirical distributions of `x: Float[n ...]`, `y: Float[m ...]`.
+    """`sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|)` between the points `x: Float[n ...]` and `y: Float[m ...]`.
 
     Zero if and only if the two distributions are equal. The means run over all pairs, a point with itself included
     (the V-statistic), so the root is real; for n draws of the same law its square is about `2 E|X - X'| / n`, not 0.

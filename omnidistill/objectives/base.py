@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -24,8 +25,8 @@ Calls = Mapping[str, int]
 class Losses(NamedTuple):
     """Named scalars to be weighted and summed by somebody else, and detached diagnostics to be logged."""
 
-    terms: dict[str, Tensor]
-    diagnostics: dict[str, Tensor] = {}
+    terms: Mapping[str, Tensor]
+    diagnostics: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ def grid(path: Path, steps: int) -> Tensor:
     top = path.span[1]
     if path.floor == 0.0:
         return torch.linspace(top, 0.0, steps + 1, dtype=torch.float64)
-    return torch.cat((torch.linspace(top, path.floor, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)))
+    return torch.cat(
+        (torch.linspace(top, path.floor, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    )
 
 
 def as_time(t: Time, like: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ class MaskedPath:
         """The same process started from another share of random tokens."""
         return MaskedPath(self.vocab, self.alpha, random_tokens)
 
-    def prior(self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None) -> Tensor:
+    def prior(
+        self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
         masks = torch.full_like(like, self.mask_id, dtype=torch.long)
         if not self.random_tokens:
             return masks

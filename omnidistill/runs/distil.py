@@ -73,7 +73,9 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
 def training_record(module: Distillation) -> dict[str, Any]:
     """The `training` section of metrics.json."""
     seen = module.settings.batch * len(module.cast.turns) * module.update
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform != "darwin" else 1024**2
+    )
     if module.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1024**2
     return {

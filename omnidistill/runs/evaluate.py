@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from omnidistill.config import build, load_config
 from omnidistill.denoisers import Denoiser
-from omnidistill.evaluation.curve import Point, quality
+from omnidistill.evaluation.curve import Point, floor, quality
 from omnidistill.evaluation.environment import environment
 from omnidistill.evaluation.metrics_file import metrics_document, read_metrics, write_metrics
 from omnidistill.evaluation.report import write_report
@@ -33,7 +33,9 @@ def judge(
     options = {"samples": cfg.evaluation.samples, "seed": cfg.evaluation.seed, "batch": cfg.evaluation.batch}
     full = sorted({*steps, task.teacher_steps})
     with _bar(full, options, "sampling the teacher") as progress:
-        teacher_points = quality(teacher, task.sampler(), task, full, progress=progress, name="teacher", **options)
+        teacher_points = quality(
+            teacher, task.sampler(), task, full, progress=progress, name="teacher", **options
+        )
     with _bar(steps, options, "sampling the student") as progress:
         sampler = FewStep(cfg.student.transition)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)
@@ -43,9 +45,9 @@ def judge(
         cfg.seed,
         teacher=teacher_points,
         student=student_points,
-        floor=task.floor(cfg.evaluation.samples, generator(cfg.evaluation.seed, "evaluation", "floor")),
+        floor=floor(task, cfg.evaluation.samples, cfg.evaluation.seed),
         training=training,
-        environment=environment(),
+        environment=environment(str(setup.device_of(cfg))),
     )
     write_metrics(document, out)
     _render(task, out / "samples", teacher_points, student_points, cfg.evaluation.seed)
@@ -55,7 +57,12 @@ def judge(
 
 
 def _render(
-    task: Task, folder: FilePath, teacher: Sequence[Point], student: Sequence[Point], seed: int, count: int = 64
+    task: Task,
+    folder: FilePath,
+    teacher: Sequence[Point],
+    student: Sequence[Point],
+    seed: int,
+    count: int = 64,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, points in (("teacher", teacher), ("student", student)):
@@ -80,7 +87,9 @@ def _bar(steps: Sequence[int], options: dict[str, Any], title: str) -> Any:
         yield progress
 
 
-def evaluate(folder: str | FilePath, changes: Callable[[DictConfig], DictConfig] | None = None) -> dict[str, Any]:
+def evaluate(
+    folder: str | FilePath, changes: Callable[[DictConfig], DictConfig] | None = None
+) -> dict[str, Any]:
     """Evaluates a finished run again, e.g. at other step counts; the training record stays as it was."""
     out = FilePath(folder)
     cfg = load_config(out)

@@ -32,7 +32,9 @@ def sample(
     target = FilePath(out)
     known = {".png", student.task.file_suffix()}
     if target.suffix and target.suffix not in known:
-        raise UserError(f"{student.task.name} writes {' and '.join(sorted(known))}, not '{target.suffix}'; change out=")
+        raise UserError(
+            f"{student.task.name} writes {' and '.join(sorted(known))}, not '{target.suffix}'; change out="
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     x0 = student.sample(count, steps, seed, condition).cpu()
     context = student.task.contexts(count, generator(seed, "sample", "contexts"))

@@ -82,14 +82,18 @@ def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
     return Guided(teacher, scale, task.null)
 
 
-def origin_of(cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, device: str) -> NetworkDenoiser:
+def origin_of(
+    cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, device: str
+) -> NetworkDenoiser:
     """A network with the teacher's knowledge, for students and critics to start from.
 
     That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs.
     """
     if isinstance(teacher, NetworkDenoiser):
         return copy.deepcopy(teacher)
-    torch.manual_seed(cfg.seed)  # the one place where torch draws without a generator: layers' initial weights
+    torch.manual_seed(
+        cfg.seed
+    )  # the one place where torch draws without a generator: layers' initial weights
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
     if cfg.fit.updates < 1:
         return network
@@ -112,7 +116,14 @@ def origin_of(cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, 
         lambda count, where: task.like(count, where),
         null=task.null,
     )
-    run(module, task, folder / "checkpoints" / "fit", device=device, title="fitting a network to the teacher", log=False)
+    run(
+        module,
+        task,
+        folder / "checkpoints" / "fit",
+        device=device,
+        title="fitting a network to the teacher",
+        log=False,
+    )
     fitted: NetworkDenoiser = module.trained["ema"]  # type: ignore[assignment]
     write_safetensors(dict(fitted.state_dict()), kept)
     return fitted
@@ -125,12 +136,19 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
         if value is None or float(value) == 0.0:
             continue
         if name not in cfg.families:
-            raise UserError(f"objective.{name} has no families.{name} that says how; known: {', '.join(cfg.families)}")
+            raise UserError(
+                f"objective.{name} has no families.{name} that says how; known: {', '.join(cfg.families)}"
+            )
         parts[name], weights[name] = build(cfg.families[name]), float(value)
     objective = Weighted(parts, weights)
     has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
     lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
-    lacking += sorted(set(cfg.get("recipe", {}).get("needs", [])) - set(task.path.offers) - {"data", "condition"} - set(lacking))
+    lacking += sorted(
+        set(cfg.get("recipe", {}).get("needs", []))
+        - set(task.path.offers)
+        - {"data", "condition"}
+        - set(lacking)
+    )
     if lacking:
         who = cfg.get("recipe", {}).get("name") or "training a teacher"
         hint = f"; {task.data_hint}" if "data" in lacking and task.data_hint else ""
@@ -171,7 +189,9 @@ def spec_of(cfg: DictConfig) -> StudentSpec:
     return StudentSpec(cfg.student.steps, FewStep(cfg.student.transition), cfg.student.inputs)
 
 
-def bank_of(spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, device: str) -> Mapping[str, Any] | None:
+def bank_of(
+    spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, device: str
+) -> Mapping[str, Any] | None:
     """Teacher trajectories from noise to sample, with their contexts; on the CPU."""
     if spec is None:
         return None
@@ -186,6 +206,8 @@ def bank_of(spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, dev
             made = sampler.sample(teacher, task.like(size, device), spec.steps, part, g=g, keep=True)
             states = made.states if spec.states else (made.states[0], made.states[-1])
             chunks.append(torch.stack(states, 1).cpu())
-            times = torch.tensor(made.times if spec.states else (made.times[0], made.times[-1]), dtype=torch.float64)
+            times = torch.tensor(
+                made.times if spec.states else (made.times[0], made.times[-1]), dtype=torch.float64
+            )
             advance(size)
     return {"states": torch.cat(chunks), "times": times, "context": context}

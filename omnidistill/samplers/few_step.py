@@ -28,7 +28,14 @@ class FewStep(Sampler):
         self.transition = transition
 
     def _go_on(
-        self, denoiser: Denoiser, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, context: Context, g: torch.Generator | None
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        x0: Tensor,
+        t: Tensor,
+        s: Tensor,
+        context: Context,
+        g: torch.Generator | None,
     ) -> Tensor:
         path = denoiser.path
         if self.transition == "renoise":
@@ -36,7 +43,13 @@ class FewStep(Sampler):
         return path.bridge(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"), g=g)
 
     def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, context: Context, g: torch.Generator | None
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        context: Context,
+        g: torch.Generator | None,
     ) -> Tensor:
         # A re-noising student always predicts x0 itself; the others may have learned the jump to s.
         target = s if denoiser.wants_target and self.transition != "renoise" else None

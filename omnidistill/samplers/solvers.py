@@ -22,7 +22,13 @@ class Euler(Sampler):
         self.churn = churn
 
     def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, context: Context, g: torch.Generator | None
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        context: Context,
+        g: torch.Generator | None,
     ) -> Tensor:
         target = s if denoiser.wants_target else None
         x0 = denoiser(x_t, t, context, target_time=target).sample(g, context.mask)
@@ -45,7 +51,13 @@ class Heun(Sampler):
     """
 
     def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, context: Context, g: torch.Generator | None
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        context: Context,
+        g: torch.Generator | None,
     ) -> Tensor:
         path = denoiser.path
         first = denoiser(x_t, t, context)

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from omnidistill.training.module import Distillation
 
 
-def write_safetensors(tensors: dict[str, Tensor], path: FilePath, metadata: dict[str, str] | None = None) -> None:
+def write_safetensors(
+    tensors: dict[str, Tensor], path: FilePath, metadata: dict[str, str] | None = None
+) -> None:
     """Writes beside the target and renames: a kill leaves the old file or the new one, never half of one."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata
+    )
     os.replace(temporary, path)
 
 
@@ -36,7 +40,9 @@ def read_safetensors(path: FilePath) -> tuple[dict[str, Tensor], dict[str, str]]
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); delete it or restore a copy") from error
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}); delete it or restore a copy"
+        ) from error
 
 
 def save(module: Distillation, path: FilePath) -> None:
@@ -62,7 +68,9 @@ def load(module: Distillation, path: FilePath) -> None:
         raise UserError(f"{path} holds weights but no training state; it cannot be resumed")
     state = json.loads(metadata["state"])
     if state["seed"] != module.settings.seed:
-        raise UserError(f"{path} was written with seed={state['seed']}, this run has seed={module.settings.seed}")
+        raise UserError(
+            f"{path} was written with seed={state['seed']}, this run has seed={module.settings.seed}"
+        )
     models = {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
     load_strictly(module.trained, models, path)
     for role, optimizer in module.role_optimizers().items():

@@ -28,7 +28,9 @@ LAST = "last.safetensors"
 class Batches(Dataset):
     """The batches of each student update, one for each turn: a function of the update's number alone."""
 
-    def __init__(self, task: Task, turns: int, batch: int, seed: int, start: int, updates: int, rank: int = 0) -> None:
+    def __init__(
+        self, task: Task, turns: int, batch: int, seed: int, start: int, updates: int, rank: int = 0
+    ) -> None:
         self.task, self.turns, self.batch, self.seed = task, turns, batch, seed
         self.start, self.updates, self.rank = start, updates, rank
 
@@ -149,7 +151,12 @@ def _interruptible(state: _Pulse) -> Iterator[None]:
 
 def _quiet() -> None:
     """Lightning's remarks on hardware and workers are about its own defaults, not about the user's run."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+    for name in (
+        "lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

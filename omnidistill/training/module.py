@@ -65,7 +65,11 @@ class Distillation(L.LightningModule):
         # foreach, not fused: fused AdamW on the CPU is wrong where gradient and parameter differ in memory format.
         return [
             torch.optim.AdamW(
-                self.parameters_of(role), lr=self._lr(role), betas=o.betas, weight_decay=o.weight_decay, foreach=True
+                self.parameters_of(role),
+                lr=self._lr(role),
+                betas=o.betas,
+                weight_decay=o.weight_decay,
+                foreach=True,
             )
             for role in self.cast.parts
         ]
@@ -76,7 +80,9 @@ class Distillation(L.LightningModule):
 
     def role_optimizers(self) -> dict[str, Any]:
         optimizers = self.optimizers()
-        return dict(zip(self.cast.parts, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
+        return dict(
+            zip(self.cast.parts, optimizers if isinstance(optimizers, list) else [optimizers], strict=True)
+        )
 
     # --- one student update -----------------------------------------------------------------------------------------
 
@@ -132,7 +138,9 @@ class Distillation(L.LightningModule):
         shown = self._gradient_norms(losses, parameters) if log and len(losses.terms) > 1 else {}
         self.manual_backward(total)
         clip = self.settings.optim.clip
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"), foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(
+            parameters, clip if clip is not None else float("inf"), foreach=True
+        )
         progress = self.update / self.settings.updates
         for group in optimizer.param_groups:
             group["lr"] = self._lr(role) * self.settings.optim.factor(self.role_updates[role], progress)
@@ -169,7 +177,9 @@ class Distillation(L.LightningModule):
         for name, term in losses.terms.items():
             gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
             squares = [g.detach().float().square().sum() for g in gradients if g is not None]
-            norms[f"diagnostics/grad_norm/{name}"] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+            norms[f"diagnostics/grad_norm/{name}"] = (
+                float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+            )
         return norms
 
     def _diverged(self, role: str, losses: Losses) -> str:
@@ -190,7 +200,9 @@ class Distillation(L.LightningModule):
                 decay = min(spec.average, (1.0 + self.update) / (10.0 + self.update))
                 self._average(self.trained[name], self.trained[STUDENT], 1.0 - decay)
             elif spec.refresh:
-                done, before = (u * (spec.refresh + 1) // self.settings.updates for u in (self.update, self.update - 1))
+                done, before = (
+                    u * (spec.refresh + 1) // self.settings.updates for u in (self.update, self.update - 1)
+                )
                 if done > before:
                     self._average(self.trained[name], self.trained[EMA], 1.0)
 

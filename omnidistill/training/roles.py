@@ -50,7 +50,9 @@ def cast(student: Denoiser, origin: Denoiser | None, objective: Objective, ema: 
         if name != STUDENT:
             source = student if spec.start == "student" else origin
             if spec.start is None:
-                raise UserError(f"no objective says what '{name}' is; add the objective that trains it (matching)")
+                raise UserError(
+                    f"no objective says what '{name}' is; add the objective that trains it (matching)"
+                )
             if source is None:
                 raise UserError(f"role '{name}' starts from the teacher, and there is no network to copy")
             models[name] = copy.deepcopy(source)
