@@ -32,6 +32,8 @@ def _product(path: GaussianPath, t: Tensor) -> Tensor:
 
 
 def _reveal(path: Path, t: Tensor) -> Tensor:
+    if "masked" not in path.offers:
+        raise UserError(f"the weighting nelbo is the likelihood bound of a masked path, got {path}")
     # -alpha' / (1 - alpha), by forward differentiation of whatever schedule the path has
     schedule = path.alpha  # type: ignore[attr-defined]
     value, rate = torch.func.jvp(schedule, (t,), (torch.ones_like(t),))
@@ -49,7 +51,7 @@ WEIGHTS: dict[str, Callable[[Path, Tensor], Tensor]] = {
 """`uniform`: 1. `snr`: alpha^2/sigma^2, the weight that makes an x0-gap the gradient of a KL divergence.
 `truncated_snr`: max(snr, 1) (Salimans & Ho 2022, sec. 4). `min_snr_5`: min(snr, 5) (Hang et al. 2023).
 `alpha_sigma`: alpha sigma, which turns an x0-gap g into sigma^2 times the eps-gap alpha g/sigma (SwiftBrush).
-`nelbo`: -alpha'/(1 - alpha), 1/t for the linear schedule (Sahoo et al. 2024, MDLM, eq. 10); discrete paths."""
+`nelbo`: -alpha'/(1 - alpha), 1/t for the linear schedule (Sahoo et al. 2024, MDLM, eq. 10); masked paths."""
 
 
 def weight(name: str, path: Path, t: Tensor) -> Tensor:

@@ -63,7 +63,12 @@ class RoleSpec:
                     f"two objectives disagree on {name}.{key}: {mine} and {theirs}; give both one value"
                 )
             values[key] = theirs if mine is None else mine
-        return RoleSpec(**values, modules={**self.modules, **other.modules})
+        both = RoleSpec(**values, modules={**self.modules, **other.modules})
+        if not both.trained and (both.updates is not None or both.modules):
+            raise UserError(
+                f"one objective trains {name} and another keeps it as it is; choose one, e.g. critic: fake_score"
+            )
+        return both
 
 
 @dataclass(frozen=True)

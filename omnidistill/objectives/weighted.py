@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec, Step
 
@@ -45,14 +47,18 @@ class Weighted:
         return BankSpec(max(a.size for a in asked), asked[0].steps, any(a.states for a in asked))
 
     def losses(self, role: str, step: Step) -> Losses | None:
-        terms, diagnostics = {}, {}
+        terms: dict[str, Tensor] = {}
+        diagnostics: dict[str, Tensor] = {}
         for name, part in self.parts.items():
             result = part.losses(role, step)
             if result is None:
                 continue
             scale = self.weights[name] if role == "student" else 1.0
-            terms.update({key: scale * value for key, value in result.terms.items()})
-            diagnostics.update(result.diagnostics)
+            # Two parts of one family have terms of one name; the later ones are then named after their part.
+            for key, value in result.terms.items():
+                terms[f"{name}/{key}" if key in terms else key] = scale * value
+            for key, value in result.diagnostics.items():
+                diagnostics[f"{name}/{key}" if key in diagnostics else key] = value
         return Losses(terms, diagnostics) if terms else None
 
     def cost(self, role: str) -> Calls:

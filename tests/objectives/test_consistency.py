@@ -13,11 +13,9 @@ from omnidistill.exact import ChainDenoiser, GaussianMixtureTask, MarkovTextTask
 from omnidistill.exact.chain import MarkovChain
 from omnidistill.objectives import Consistency, Gap, Nodes
 from omnidistill.objectives.base import reduce
-from omnidistill.objectives.jumps import half_way
 from omnidistill.paths import grid
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator
-from omnidistill.times import Uniform
 
 MEAN, SPREAD = 0.4, 0.6  # of the Gaussian data
 
@@ -311,35 +309,6 @@ def test_rounds_halve_the_grid_and_ask_the_mentor(closed):
         torch.testing.assert_close(pair.t - pair.s, torch.full((64,), 1 / size, dtype=torch.float64))
         torch.testing.assert_close(pair.t - pair.r, pair.r - pair.s)
         assert (models["teacher"].calls, models["mentor"].calls) == ((2, 0) if round_ == 0 else (0, 2))
-
-
-def test_the_grid_is_refined_to_its_final_size():
-    sizes = [Nodes(10, final=1280).size(p / 80, 0) for p in range(80)]
-    assert sizes == [10 << (p // 10) for p in range(80)]
-    uneven = [Nodes(10, final=25).size(p / 9, 0) for p in range(9)]
-    assert uneven == [10] * 3 + [20] * 3 + [25] * 3
-    assert Nodes(12, final=12).size(0.99, 0) == 12
-
-
-def test_half_way_stays_on_a_grid_with_a_floor():
-    """The last jump of a grid with a floor goes from the floor to 0 in one step: there is no node between."""
-    path = paths.edm()
-    t = torch.tensor([path.floor, 0.5, 0.8], dtype=torch.float64)
-    s = torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64)
-    expected = torch.tensor([path.floor, 0.5 * (0.5 + path.floor), 0.6], dtype=torch.float64)
-    torch.testing.assert_close(half_way(t, s, path), expected)
-
-
-def test_gaps_are_ordered_inside_the_span_and_fall_linearly():
-    path, largest = paths.MaskedPath(4), 0.4
-    t, r = Gap(Uniform(0.5, 1.0), largest)(200_000, path, generator(0))
-    x = (t - r) / largest
-    assert bool((r >= 0).all()) and bool((r < t).all())
-    for q in (0.1, 0.3, 0.6):  # the distribution function of a linearly falling density
-        assert float((x < q).double().mean()) == pytest.approx(1 - (1 - q) ** 2, abs=5e-3)
-    t, r = Gap(largest=0.9)(50_000, paths.edm(), generator(1))
-    assert bool(((r == 0) | (r >= paths.edm().span[0])).all()), "nobody is asked below the path's span"
-    assert bool((r == 0).any())
 
 
 # --- tokens: the posterior is a martingale over the bridge --------------------------------------------------------

@@ -1,0 +1,85 @@
+"""Pairs of times: on the grid, in order, in the span."""
+
+import pytest
+import torch
+
+from omnidistill import paths
+from omnidistill.errors import UserError
+from omnidistill.objectives.jumps import Gap, Nodes, half_way
+from omnidistill.paths import grid
+from omnidistill.random import generator
+from omnidistill.times import LogitNormal, Uniform
+
+PATHS = {
+    "rectified_flow": paths.rectified_flow, "vp_cosine": paths.vp_cosine, "edm": paths.edm, "ouve": paths.ouve,
+    "masked": lambda: paths.MaskedPath(4), "residual_shift": paths.residual_shift,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("skip", [1, 3])
+def test_nodes_are_uniform_on_the_grid(name, skip):
+    """Every node but 0 equally often, each with the node `skip` below it, or 0."""
+    path, size = PATHS[name](), 8
+    times = grid(path, size)
+    t, r = Nodes(size, skip=skip)(16_000, path, generator(0))
+    index = (t[:, None] - times).abs().argmin(1)
+    assert torch.equal(times[index], t)
+    assert torch.equal(r, times[(index + skip).clamp_max(size)])
+    counts = torch.bincount(index, minlength=size + 1).double() / 16_000
+    assert counts[size] == 0 and (counts[:size] - 1 / size).abs().max() < 0.012
+
+
+def test_a_round_halves_the_grid():
+    for round_, size in enumerate((8, 4, 2, 1, 1)):
+        t, r = Nodes(8)(64, paths.rectified_flow(), generator(1), round_=round_)
+        torch.testing.assert_close(t - r, torch.full((64,), 1 / size, dtype=torch.float64))
+
+
+def test_the_grid_is_refined_to_its_final_size():
+    sizes = [Nodes(10, final=1280).size(p / 80, 0) for p in range(80)]
+    assert sizes == [10 << (p // 10) for p in range(80)]
+    uneven = [Nodes(10, final=25).size(p / 9, 0) for p in range(9)]
+    assert uneven == [10] * 3 + [20] * 3 + [25] * 3
+    assert Nodes(12, final=12).size(0.99, 0) == 12
+
+
+def test_half_way_is_on_the_grid_of_twice_as_many_steps():
+    for path in (paths.rectified_flow(), paths.MaskedPath(3)):
+        coarse, fine = grid(path, 4), grid(path, 8)
+        torch.testing.assert_close(half_way(coarse[:-1], coarse[1:], path), fine[1::2])
+
+
+def test_half_way_visits_the_floor_before_the_end():
+    path = paths.edm()
+    t = torch.tensor([path.floor, 0.5, 0.8], dtype=torch.float64)
+    s = torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64)
+    expected = torch.tensor([path.floor, 0.5 * (0.5 + path.floor), 0.6], dtype=torch.float64)
+    torch.testing.assert_close(half_way(t, s, path), expected)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_gaps_are_ordered_and_inside_the_span(name):
+    path = PATHS[name]()
+    t, r = Gap(LogitNormal(), largest=0.9)(50_000, path, generator(1))
+    low, high = path.span
+    assert bool((r < t).all()) and bool((t >= low).all()) and bool((t <= high).all())
+    assert bool(((r == 0) | (r >= low)).all()), "nobody is asked below the path's span"
+
+
+def test_the_density_of_gaps_falls_linearly():
+    largest = 0.4
+    t, r = Gap(Uniform(0.5, 1.0), largest)(200_000, paths.MaskedPath(4), generator(0))
+    x = (t - r) / largest
+    for q in (0.1, 0.3, 0.6):
+        assert float((x < q).double().mean()) == pytest.approx(1 - (1 - q) ** 2, abs=5e-3)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"nodes": 0}, "nodes=0"),
+    ({"nodes": 4, "skip": 5}, "skip=5"),
+    ({"nodes": 8, "final": 4}, "from nodes to final"),
+])  # fmt: skip
+def test_wrong_grids_are_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        Nodes(**options)
