@@ -83,14 +83,20 @@ def run(
     else:
         start = 0
     batches = Batches(task, len(module.cast.turns), settings.batch, settings.seed, start, settings.updates)
-    loader: DataLoader[Any] = DataLoader(batches, batch_size=None, num_workers=workers)
+    # The loader draws a seed for its workers; it has its own generator so as to leave the global one alone.
+    seeds = generator(settings.seed, "workers")
+    loader: DataLoader[Any] = DataLoader(batches, batch_size=None, num_workers=workers, generator=seeds)
     scalars = ScalarLog(folder / "logs", start) if log else None
-    with _interruptible(state), track(settings.updates, title) as advance:
-        advance(start)
-        state.attach(module, advance, scalars)
-        trainer.fit(module, loader)
-    if scalars:
-        scalars.close()
+    try:
+        with _interruptible(state), track(settings.updates, title) as advance:
+            advance(start)
+            state.attach(module, advance, scalars)
+            trainer.fit(module, loader)
+    except SystemExit as exit_:  # Lightning's answer to a second Ctrl-C, which was not held back
+        raise KeyboardInterrupt(f"stopped in update {module.update + 1}, before it was done") from exit_
+    finally:
+        if scalars:
+            scalars.close()
     if state.stopped:
         raise KeyboardInterrupt(f"checkpoint of update {module.update} kept in {last}")
     if module.update < settings.updates:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -111,12 +112,13 @@ class Distillation(L.LightningModule):
         if self.teacher is not None:
             models["teacher"] = self.teacher
         g = generator(self.settings.seed, "step", self.update, turn, self.global_rank, device=self.device)
+        like = self.like(batch.count, self.device) if batch.x0 is None else torch.empty_like(batch.x0)
         step = Step(
             role,
             batch,
             models,
             g,
-            like=self.like(batch.count, self.device),
+            like=like,
             student=self.spec,
             update=self.update,
             total=self.settings.updates,
@@ -127,13 +129,11 @@ class Distillation(L.LightningModule):
         for parameter in parameters:
             parameter.requires_grad_(True)
         before = {name: model.calls for name, model in models.items() if isinstance(model, Denoiser)}
-        with self._autocast():
+        with self._layers_own_draws(g), self._autocast():
             losses = self.objective.losses(role, step)
         if losses is None:
             raise RunError(f"role '{role}' is trained but no objective has a loss for it")
         total = torch.stack([term.float() for term in losses.terms.values()]).sum()
-        if not torch.isfinite(total):
-            raise RunError(self._diverged(role, losses))
         optimizer.zero_grad(set_to_none=True)
         shown = self._gradient_norms(losses, parameters) if log and len(losses.terms) > 1 else {}
         self.manual_backward(total)
@@ -141,6 +141,9 @@ class Distillation(L.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(
             parameters, clip if clip is not None else float("inf"), foreach=True
         )
+        # Before the step: a finite loss may have a gradient that is not, and would be found only after a checkpoint.
+        if not torch.isfinite(total.detach() + norm):
+            raise RunError(self._diverged(role, losses))
         progress = self.update / self.settings.updates
         for group in optimizer.param_groups:
             group["lr"] = self._lr(role) * self.settings.optim.factor(self.role_updates[role], progress)
@@ -155,6 +158,14 @@ class Distillation(L.LightningModule):
         shown |= {f"{role}/{name}": float(value.detach()) for name, value in losses.terms.items()}
         shown |= {f"{role}/grad_norm": float(norm), f"{role}/lr": optimizer.param_groups[0]["lr"]}
         return shown | {f"diagnostics/{name}": float(value) for name, value in losses.diagnostics.items()}
+
+    @contextmanager
+    def _layers_own_draws(self, g: torch.Generator) -> Iterator[None]:
+        """Dropout draws from torch's global generator, which no layer can be told to leave: it is seeded by the turn
+        too, so that a resumed run drops the same units, and put back afterwards."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(g.initial_seed())
+            yield
 
     def _autocast(self) -> torch.autocast:
         # Without the cache: several optimiser steps happen in one update, and a cached bf16 copy of a weight would
@@ -184,27 +195,28 @@ class Distillation(L.LightningModule):
 
     def _diverged(self, role: str, losses: Losses) -> str:
         bad = [name for name, value in losses.terms.items() if not torch.isfinite(value)]
+        what = f"loss {', '.join(bad)}" if bad else "gradient"
         kept = self.update // self.settings.checkpoint_every * self.settings.checkpoint_every
+        left = f"the checkpoint of update {kept} is kept" if kept else "there is no checkpoint yet"
         return (
-            f"{role}'s loss {', '.join(bad)} became NaN or infinite at update {self.update}; "
-            f"the checkpoint of update {kept} is kept; try a lower optim.lr or clip"
+            f"{role}'s {what} became NaN or infinite in update {self.update + 1}; {left}; "
+            "try a lower optim.lr or optim.clip"
         )
 
     # --- models that follow the student -----------------------------------------------------------------------------
 
     @torch.no_grad()
     def _follow(self) -> None:
-        for name, spec in self.cast.roles.items():
-            if spec.average is not None:
-                # A short memory while there is little to remember.
-                decay = min(spec.average, (1.0 + self.update) / (10.0 + self.update))
-                self._average(self.trained[name], self.trained[STUDENT], 1.0 - decay)
-            elif spec.refresh:
-                done, before = (
-                    u * (spec.refresh + 1) // self.settings.updates for u in (self.update, self.update - 1)
-                )
-                if done > before:
-                    self._average(self.trained[name], self.trained[EMA], 1.0)
+        roles = self.cast.roles.items()
+        for name, average in ((name, spec.average) for name, spec in roles if spec.average is not None):
+            # A short memory while there is little to remember.
+            decay = min(average, (1.0 + self.update) / (10.0 + self.update))
+            self._average(self.trained[name], self.trained[STUDENT], 1.0 - decay)
+        # Then those that copy the average as it is now.
+        for name, times in ((name, spec.refresh) for name, spec in roles if spec.refresh):
+            done, before = (u * (times + 1) // self.settings.updates for u in (self.update, self.update - 1))
+            if done > before:
+                self._average(self.trained[name], self.trained[EMA], 1.0)
 
     @staticmethod
     def _average(average: nn.Module, model: nn.Module, share: float) -> None:
