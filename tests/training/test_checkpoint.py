@@ -1,5 +1,6 @@
 """What is in a checkpoint, and what happens when it is not."""
 
+import copy
 import json
 
 import pytest
@@ -114,7 +115,9 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_saved_and_stay_tied(engine, tmp_path):
     objective = Weighted({"d": Denoising()}, {"d": 1.0})
-    made = [engine.module(objective, updates=4, student=engine.denoiser(network=Tied())) for _ in range(3)]
+    network = Tied()
+    students = [engine.denoiser(network=copy.deepcopy(network)) for _ in range(3)]
+    made = [engine.module(objective, updates=4, student=student) for student in students]
     engine.run(made[0], tmp_path / "straight")
 
     def dies(role, module):
