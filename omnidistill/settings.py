@@ -125,6 +125,7 @@ CHECKS: Mapping[str, Check] = {
     "fit.lr": optional(_RATE),
     "evaluation.samples": whole(16),
     "evaluation.batch": whole(1),
+    "evaluation.teacher_steps": several(whole(1)),
     "evaluation.seed": whole(0),
     "checkpoint.every": whole(1),
     "log.every": whole(1),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from omnidistill.config import build, load_config
@@ -27,16 +28,17 @@ from omnidistill.tasks import Task
 def judge(
     cfg: DictConfig, task: Task, teacher: Denoiser, student: Denoiser, training: dict[str, Any], out: FilePath
 ) -> dict[str, Any]:
-    """Evaluates both at the run's step counts, the teacher at its full steps too; writes metrics.json, samples and
-    report.html and prints the table."""
+    """Evaluates both at the run's step counts, the teacher at its full steps too, in the run's precision; writes
+    metrics.json, samples and report.html and prints the table."""
     steps = sorted({int(s) for s in cfg.steps})
     options = {"samples": cfg.evaluation.samples, "seed": cfg.evaluation.seed, "batch": cfg.evaluation.batch}
-    full = sorted({*steps, task.teacher_steps})
-    with _bar(full, options, "sampling the teacher") as progress:
+    full = sorted({*steps, *cfg.evaluation.teacher_steps, task.teacher_steps})
+    low = torch.autocast(setup.device_of(cfg), torch.bfloat16, enabled=cfg.precision == "bf16")
+    with low, _bar(full, options, "sampling the teacher") as progress:
         teacher_points = quality(
             teacher, task.sampler(), task, full, progress=progress, name="teacher", **options
         )
-    with _bar(steps, options, "sampling the student") as progress:
+    with low, _bar(steps, options, "sampling the student") as progress:
         sampler = FewStep(cfg.student.transition)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)
     document = metrics_document(
