@@ -20,7 +20,6 @@ The boundary condition f(x, 0) = x is in the denoiser: a point at t = 0 is x_t i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -137,7 +136,7 @@ class Consistency:
             return 1.0 / (pair.t - pair.r)
         return weight(self.weighting, step.path, pair.t)
 
-    def _teacher(self, step: Step) -> Callable[..., Posterior]:
+    def _teacher(self, step: Step) -> Denoiser:
         """Who is followed: the teacher, or after the first round the student of the last one."""
         if self._round(step) > 0:
             return step["mentor"]

@@ -152,7 +152,7 @@ class Distillation(L.LightningModule):
             parameter.requires_grad_(False)
         self.role_updates[role] += 1
         for name, count in before.items():
-            self.calls[name] += models[name].calls - count  # type: ignore[operator]
+            self.calls[name] += models[name].calls - count  # type: ignore[operator, assignment]
         if not log:
             return {}
         shown |= {f"{role}/{name}": float(value.detach()) for name, value in losses.terms.items()}
@@ -220,7 +220,8 @@ class Distillation(L.LightningModule):
 
     @staticmethod
     def _average(average: nn.Module, model: nn.Module, share: float) -> None:
-        mine, theirs = list(average.parameters()), list(model.parameters())
+        mine: list[Tensor] = list(average.parameters())
+        theirs: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(mine, theirs, share)
         for own, other in zip(average.buffers(), model.buffers(), strict=True):
             own.copy_(other)
