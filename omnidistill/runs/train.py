@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from omnidistill.config import build, save_config
 from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.evaluation.environment import environment
 from omnidistill.runs import setup
 from omnidistill.student import Recipe, save
 from omnidistill.tasks import Task
@@ -36,7 +37,14 @@ def train(cfg: DictConfig) -> FilePath:
         null=task.null,
     ).to(device)
     run(module, task, out, device=device, resume=cfg.resume, title="training a teacher")
-    made = {"seed": cfg.seed, "updates": cfg.updates, "batch": cfg.batch, "seconds": round(module.seconds, 1)}
+    made = {
+        "command": f"omnidistill train task={task.name}",
+        "seed": cfg.seed,
+        "updates": cfg.updates,
+        "batch": cfg.batch,
+        "seconds": round(module.seconds, 1),
+        "environment": environment(device),
+    }
     recipe = Recipe(task=setup.plain(cfg.task), reading=network.reading(), made_by=made)
     save(module.trained["ema"].eval(), recipe, out, "teacher")  # type: ignore[arg-type]
     return out
