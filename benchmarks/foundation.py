@@ -32,7 +32,9 @@ def _spread(modes: int, dim: int) -> str:
     for k in range(modes):
         means[k][k % dim] += 0.75
     weights = [1 + 2 * k / (modes - 1) for k in range(modes)]
-    return f"task=exact/gaussian_mixture task.means={means} task.std=0.2 task.weights={weights}".replace(", ", ",")
+    return f"task=exact/gaussian_mixture task.means={means} task.std=0.2 task.weights={weights}".replace(
+        ", ", ","
+    )
 
 
 MIXTURES = {"mixture_7x2": SEVEN, "mixture_12x8": _spread(12, 8), "mixture_5x16": _spread(5, 16)}
@@ -71,7 +73,9 @@ def run(name: str, arguments: str, runs: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))

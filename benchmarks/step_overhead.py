@@ -78,7 +78,12 @@ class Engine:
         origin = NetworkDenoiser(copy.deepcopy(network), task.path, **task.reading())
         objective = Matching(critic_updates=k)
         settings = Settings(
-            updates=rounds, batch=batch, precision=precision, log_every=20, checkpoint_every=10**9, optim=Optim(lr=1e-5)
+            updates=rounds,
+            batch=batch,
+            precision=precision,
+            log_every=20,
+            checkpoint_every=10**9,
+            optim=Optim(lr=1e-5),
         )
         teacher = copy.deepcopy(origin)
         self.module = Distillation(
@@ -134,7 +139,9 @@ def measure(name: str, batch: int, precision: str, k: int, rounds: int, device: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step_overhead.json")

@@ -61,8 +61,8 @@ def _section(name: str, document: dict[str, Any]) -> list[str]:
         "",
         *_table(document),
         "",
-        f"Primary metric: {metrics['primary']['name']} ({better} is better). {training['student_updates']} student updates in "
-        f"{training['seconds']:.0f} s, {document['wall_seconds']:.0f} s in all; network calls: {calls}.",
+        f"Primary metric: {metrics['primary']['name']} ({better} is better). {training['student_updates']} student "
+        f"updates in {training['seconds']:.0f} s, {document['wall_seconds']:.0f} s in all; network calls: {calls}.",
         "",
     ]
 

@@ -18,7 +18,9 @@ from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 
 
-def distil(updates: int = 500, batch: int = 256, seed: int = 0) -> tuple[NetworkDenoiser, GaussianMixtureTask]:
+def distil(
+    updates: int = 500, batch: int = 256, seed: int = 0
+) -> tuple[NetworkDenoiser, GaussianMixtureTask]:
     torch.manual_seed(seed)  # initial weights
     task = GaussianMixtureTask(network={"width": 64, "depth": 3})
     student = NetworkDenoiser(task.network(), task.path, **task.reading())

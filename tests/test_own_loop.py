@@ -30,7 +30,11 @@ print(json.dumps({"results": results, "loaded": [name for name in heavy if name 
 def test_the_documented_loop_distils_with_plain_torch():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", CODE, str(EXAMPLE)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-1500:]
     found = json.loads(done.stdout.splitlines()[-1])

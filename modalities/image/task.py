@@ -143,7 +143,9 @@ class FashionMnist(ImageTask):
         path: GaussianPath | None = None,
         name: str = "image/fashion_mnist",
     ) -> None:
-        super().__init__(name, (1, 28, 28), network or {"channels": (48, 96), "unshuffle": 2}, teacher_steps, path)
+        super().__init__(
+            name, (1, 28, 28), network or {"channels": (48, 96), "unshuffle": 2}, teacher_steps, path
+        )
         self.folder = folder
 
     def images(self, split: str) -> data.LabelledImages | None:
@@ -172,7 +174,9 @@ class Digits(ImageTask):
         path: GaussianPath | None = None,
         name: str = "image/digits",
     ) -> None:
-        super().__init__(name, (1, 8, 8), network or {"channels": (32, 64), "unshuffle": 1}, teacher_steps, path)
+        super().__init__(
+            name, (1, 8, 8), network or {"channels": (32, 64), "unshuffle": 1}, teacher_steps, path
+        )
 
     def images(self, split: str) -> data.LabelledImages:
         return data.digits("train" if split == "train" else "test")

@@ -73,6 +73,8 @@ class Told(Denoiser):
         self.denoiser, self.scale = denoiser, scale
         self.wants_target = denoiser.wants_target
 
-    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None) -> Posterior:
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
         scale = torch.full((x_t.shape[0],), float(self.scale), device=x_t.device)
         return self.denoiser(x_t, t, replace(context, guidance=scale), target_time=target_time)

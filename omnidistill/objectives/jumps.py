@@ -57,7 +57,9 @@ class Nodes:
         """The number of grid steps at this point of training."""
         if self.final is None:
             return max(1, self.nodes >> round_)
-        doublings = (-(-self.final // self.nodes) - 1).bit_length()  # the last of them may fall short of doubling
+        doublings = (
+            -(-self.final // self.nodes) - 1
+        ).bit_length()  # the last of them may fall short of doubling
         return min(self.final, self.nodes << int(progress * (doublings + 1)))
 
     def __call__(

@@ -43,7 +43,9 @@ class RaggedNet(nn.Module):
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=g))
         self.double()
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
         h = self.first(x) if self.tokens is None else self.tokens(x)
         real = torch.ones_like(h[..., :1]) if mask is None else mask.reshape(*h.shape[:2], 1).to(h.dtype)
         mean = (h * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
@@ -135,15 +137,23 @@ class Closed:
             return Float64Logits(RaggedNet(vocab=vocab, seed=seed), path, "logits")
         return NetworkDenoiser(RaggedNet(seed=seed), path, "x0")
 
-    def check_padding(self, objective, kind: str, role: str = "student", bank=None, **heads: nn.Module) -> None:
+    def check_padding(
+        self, objective, kind: str, role: str = "student", bank=None, **heads: nn.Module
+    ) -> None:
         """The loss of `role` and its gradient are the same however much padding there is."""
         found = []
         for more in (0, 3):
             batch, path = self.ragged(kind, more)
             names = ("teacher", "student", "fake_score", "target", "mentor")
             models = {name: self.ragged_denoiser(kind, path, i) for i, name in enumerate(names)}
-            step = self.step(role, {**models, **heads}, batch, student=StudentSpec(), bank=bank and bank(more))
-            trained = [p for n in (role, *(heads if role == "fake_score" else ())) for p in step.models[n].parameters()]
+            step = self.step(
+                role, {**models, **heads}, batch, student=StudentSpec(), bank=bank and bank(more)
+            )
+            trained = [
+                p
+                for n in (role, *(heads if role == "fake_score" else ()))
+                for p in step.models[n].parameters()
+            ]
             losses = objective.losses(role, step)
             gradients = self.gradient(losses, *trained)
             found.append([*losses.terms.values(), *(g for g in gradients if g is not None)])
@@ -155,4 +165,3 @@ class Closed:
 @pytest.fixture
 def closed() -> Closed:
     return Closed()
-

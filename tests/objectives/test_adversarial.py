@@ -90,7 +90,9 @@ def test_the_students_gradient_is_that_of_the_softplus_at_the_optimum(closed):
     assert float(gradient) * (M - MU) > 0
     # At the optimum of both players nothing is left to tell apart, and nothing moves.
     flat = step(closed, "student", slope=0.0)
-    (still,) = closed.gradient(Adversarial(times=At(t)).losses("student", flat), flat["student"].network.shift)
+    (still,) = closed.gradient(
+        Adversarial(times=At(t)).losses("student", flat), flat["student"].network.shift
+    )
     assert float(still) == 0.0
 
 
@@ -98,7 +100,9 @@ def test_losses_and_diagnostics_by_hand(closed):
     workbench = step(closed, "fake_score", count=64)
     objective = Adversarial(times=At(0.4), critic_weight=0.25)
     losses = objective.losses("fake_score", workbench)
-    again = step(closed, "fake_score", count=64)  # same generator: rollout first, then fake's noise, then real's
+    again = step(
+        closed, "fake_score", count=64
+    )  # same generator: rollout first, then fake's noise, then real's
     path, g = again.path, again.g
     x0, t = again.rollout.x0, torch.full((64,), 0.4, dtype=torch.float64)
     fake, real = (again["discriminator"](path.corrupt(x, t, g=g)) for x in (x0, again.x0))
@@ -117,7 +121,9 @@ def test_gradients_reach_the_trained_role_alone(closed):
         models = workbench.models
         losses = Adversarial().losses(role, workbench)
         torch.stack(list(losses.terms.values())).sum().backward()
-        reached = {name for name, model in models.items() if any(p.grad is not None for p in model.parameters())}
+        reached = {
+            name for name, model in models.items() if any(p.grad is not None for p in model.parameters())
+        }
         # The trunk here is the identity, so the critic itself has no parameter before its features.
         assert reached == ({"student"} if role == "student" else {"discriminator"})
 

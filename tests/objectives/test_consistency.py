@@ -91,7 +91,11 @@ def test_distillation_leaves_the_exact_map_alone(closed, second):
         for h in (0.1, 0.05):
             exact = Exact(path, wrong)
             # A target nearer to the data than the student: the exact one, as an average would be after long training.
-            models = {"teacher": closed.gaussian(MEAN, SPREAD**2, path), "student": exact, "target": Exact(path)}
+            models = {
+                "teacher": closed.gaussian(MEAN, SPREAD**2, path),
+                "student": exact,
+                "target": Exact(path),
+            }
             objective = Consistency(second_order=second, divergence="l2", jumps=Between(0.6, h))
             losses = objective.losses("student", closed.step("student", models, gaussian_data(4096)))
             gradients[wrong, h] = float(closed.gradient(losses, exact.wrong)[0])
@@ -132,9 +136,7 @@ def test_bridge_pairs_share_their_noise(closed):
         models = {"student": Exact(path)}
         step = closed.step("student", models, gaussian_data(16))
         pair = Consistency(pairs="bridge", target="self", jumps=Nodes(8))._pair(step)
-        (a, _, s), (a_r, _, s_r) = (
-            (c[:, None] for c in path.coefficients(u)) for u in (pair.t, pair.r)
-        )
+        (a, _, s), (a_r, _, s_r) = ((c[:, None] for c in path.coefficients(u)) for u in (pair.t, pair.r))
         eps = (pair.x_t - a * step.x0) / s
         torch.testing.assert_close(pair.x_r, a_r * step.x0 + s_r * eps, rtol=1e-9, atol=1e-9)
 
@@ -231,7 +233,11 @@ def test_a_range_of_guidance_is_told_and_used(closed):
 
 def test_gap_weight_and_named_weights(closed):
     path = paths.rectified_flow()
-    models = {"teacher": closed.gaussian(MEAN, SPREAD**2, path), "student": Exact(path, 0.2), "target": Exact(path)}
+    models = {
+        "teacher": closed.gaussian(MEAN, SPREAD**2, path),
+        "student": Exact(path, 0.2),
+        "target": Exact(path),
+    }
     values = {}
     for name in ("uniform", "gap", "snr", "truncated_snr"):
         objective = Consistency(weighting=name, jumps=Between(0.75, 0.2))

@@ -47,7 +47,9 @@ def test_the_posterior_mean_is_the_minimiser(closed, name, target):
         student = closed.student(shift + off, slope * (1 + off), path)
         step = closed.step("student", {"teacher": teacher, "student": student}, data(100_000))
         losses = objective.losses("student", step)
-        gradients.append([float(g) for g in closed.gradient(losses, student.network.shift, student.network.scale)])
+        gradients.append(
+            [float(g) for g in closed.gradient(losses, student.network.shift, student.network.scale)]
+        )
     best = 1e-12 if target == "teacher" else 5e-3
     assert max(map(abs, gradients[0])) < best
     assert min(gradients[1]) > 0.05 and max(gradients[2]) < -0.05
@@ -55,7 +57,9 @@ def test_the_posterior_mean_is_the_minimiser(closed, name, target):
 
 def test_the_posterior_categorical_is_the_minimiser(closed):
     """Free logits for every state of a short chain: at the exact marginals the gradient is Monte-Carlo noise."""
-    law = MarkovChain.of(torch.tensor([[0.7, 0.2, 0.1], [0.15, 0.25, 0.6], [0.3, 0.5, 0.2]], dtype=torch.float64))
+    law = MarkovChain.of(
+        torch.tensor([[0.7, 0.2, 0.1], [0.15, 0.25, 0.6], [0.3, 0.5, 0.2]], dtype=torch.float64)
+    )
     path = paths.MaskedPath(3)
     states = torch.cartesian_prod(*[torch.arange(4)] * 3).flip(1)
     exact = ChainDenoiser(law, path, torch.float64)(states, 0.5).parameters

@@ -82,14 +82,18 @@ def test_another_weight_is_not_the_kl_gradient(closed):
     """The test above can tell: a uniform weight misses by the factor snr."""
     models = cast(closed)
     batch, like = closed.free(50_000)
-    losses = Matching(normaliser="none", times=At(0.2)).losses("student", closed.step("student", models, batch, like))
+    losses = Matching(normaliser="none", times=At(0.2)).losses(
+        "student", closed.step("student", models, batch, like)
+    )
     (shift,) = closed.gradient(losses, models["student"].network.shift)
     alpha, sigma, _, v_p = variances(0.2)
     torch.testing.assert_close(shift, sigma**2 * (M - MU) / v_p, rtol=0.03, atol=1e-3)
     assert abs(float(shift / (alpha**2 * (M - MU) / v_p)) - 1) > 0.5
 
 
-@pytest.mark.parametrize("normaliser, weighting", [("x0", "uniform"), ("none", "snr"), ("none", "alpha_sigma")])
+@pytest.mark.parametrize(
+    "normaliser, weighting", [("x0", "uniform"), ("none", "snr"), ("none", "alpha_sigma")]
+)
 @pytest.mark.parametrize("away", [0.4, -0.4])
 def test_the_gradient_points_home(closed, normaliser, weighting, away):
     """From a student too far right, left, wide or narrow, with the critic exact for it, a step goes back."""
@@ -113,7 +117,9 @@ def test_a_lagging_critic_biases_the_gap_by_a_known_amount(closed):
     for fake in ((M, V), (M - lag, V)):
         models = cast(closed, fake=fake)
         batch, like = closed.free(64)
-        losses = Matching(normaliser="none", times=At(t)).losses("student", closed.step("student", models, batch, like))
+        losses = Matching(normaliser="none", times=At(t)).losses(
+            "student", closed.step("student", models, batch, like)
+        )
         gradients.append(closed.gradient(losses, models["student"].network.shift)[0])
     torch.testing.assert_close(gradients[1] - gradients[0], -lag * sigma**2 / v_q, rtol=1e-12, atol=1e-14)
 
@@ -215,7 +221,10 @@ def test_score_distillation_needs_no_critic(closed):
 def tokens(closed, **options):
     path = paths.MaskedPath(4, random_tokens=0.4)
     names = ("teacher", "student", "fake_score")
-    models = {n: closed.Float64Logits(closed.RaggedNet(vocab=4, seed=i), path, "logits") for i, n in enumerate(names)}
+    models = {
+        n: closed.Float64Logits(closed.RaggedNet(vocab=4, seed=i), path, "logits")
+        for i, n in enumerate(names)
+    }
     like = torch.empty(6, 5, dtype=torch.long)
     return models, closed.step("student", models, Batch(None, Context(), 6), like, **options)
 
@@ -273,7 +282,9 @@ def test_losses_reach_the_trained_role_alone(closed):
         torch.stack(list(losses.terms.values())).sum().backward()
         for name, model in models.items():
             reached = [p.grad is not None and bool(p.grad != 0) for p in model.parameters()]
-            assert all(reached) if name == role else not any(reached), f"{role}'s loss and {name}'s parameters"
+            assert all(reached) if name == role else not any(reached), (
+                f"{role}'s loss and {name}'s parameters"
+            )
 
 
 def test_even_unfrozen_models_get_no_gradient_from_the_students_loss(closed):

@@ -37,7 +37,9 @@ def test_zero_at_the_exact_map_and_pointing_home_from_beside(closed, name):
         student = closed.student(shift, scale, path)
         step = closed.step("student", {"student": student}, batch, like, bank=bank)
         losses[steps] = float(Regression().losses("student", step).terms["regression"].detach())
-    assert losses[64] < 2e-5 and losses[64] < losses[16] / 16  # a squared error of second order falls 256-fold
+    assert (
+        losses[64] < 2e-5 and losses[64] < losses[16] / 16
+    )  # a squared error of second order falls 256-fold
     for away in (0.2, -0.2):
         student = closed.student(shift + away, scale * (1 + away), path)
         step = closed.step("student", {"student": student}, batch, like, bank=bank)

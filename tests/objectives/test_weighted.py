@@ -133,7 +133,9 @@ def test_a_rollout_is_paid_once():
     # One rollout for matching and the head, one call of denoising's own.
     assert both.cost("student") == {"student": 2, "teacher": 1, "fake_score": 2}
     assert both.cost("fake_score") == {"student": 1, "fake_score": 3}
-    assert RoleSpec(average=0.9).trained is False and RoleSpec(refresh=0).trained is False and RoleSpec().trained
+    assert (
+        RoleSpec(average=0.9).trained is False and RoleSpec(refresh=0).trained is False and RoleSpec().trained
+    )
 
 
 POINTS = {
@@ -158,7 +160,9 @@ TOKENS = {
     "sdtt": Consistency(target="jump", divergence="backward", jumps=Nodes(4), rounds=2),
     "cdlm": Consistency(pairs="bridge", target="self"),
     "denoising": Denoising(weighting="nelbo"),
-    "both": Weighted({"m": Matching(), "c": Consistency(pairs="bridge", target="self")}, {"m": 1.0, "c": 1.0}),
+    "both": Weighted(
+        {"m": Matching(), "c": Consistency(pairs="bridge", target="self")}, {"m": 1.0, "c": 1.0}
+    ),
 }
 
 
@@ -183,7 +187,9 @@ def test_rollouts_of_several_steps_start_where_inference_would(closed, inputs):
     batch = closed.step("student", {"student": student}, _points(4096)).batch
     seen = {}
     for seed in range(12):
-        step = closed.step("student", {"student": student}, batch, seed=seed, student=StudentSpec(4, inputs=inputs))
+        step = closed.step(
+            "student", {"student": student}, batch, seed=seed, student=StudentSpec(4, inputs=inputs)
+        )
         rollout = step.rollout
         t = float(rollout.t[0])
         assert len(rollout.t.unique()) == 1 and rollout.x0.requires_grad

@@ -60,14 +60,18 @@ class Engine:
             torch.manual_seed(seed)
             return NetworkDenoiser(network or Net(dropout), TASK.path, "edm", unit_input=True)
 
-    def module(self, objective=None, *, dropout: float = 0.0, optim=None, student=None, origin=None, **settings):
+    def module(
+        self, objective=None, *, dropout: float = 0.0, optim=None, student=None, origin=None, **settings
+    ):
         objective = objective or Weighted({"matching": Matching()}, {"matching": 1.0})
         options = {"updates": 7, "batch": 16, "log_every": 2, "checkpoint_every": 2, "ema": 0.8, **settings}
         teacher = TASK.exact_teacher()
         bank = bank_of(objective.bank, TASK, teacher, 0, "cpu")
         with torch.random.fork_rng():
             torch.manual_seed(5)
-            crew = cast(student or self.denoiser(0, dropout), origin or self.denoiser(1), objective, options["ema"])
+            crew = cast(
+                student or self.denoiser(0, dropout), origin or self.denoiser(1), objective, options["ema"]
+            )
         optim = optim or Optim(lr=1e-2, warmup=3, weight_decay=0.01)
         return Distillation(crew, teacher, objective, Settings(optim=optim, **options), TASK.like, bank=bank)
 

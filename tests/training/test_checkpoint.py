@@ -36,7 +36,9 @@ def test_it_holds_models_moments_and_counters_but_no_teacher(engine, tmp_path):
         moments = {name for name in tensors if name.startswith(f"optim/{role}/")}
         assert {name.rsplit("/", 1)[1] for name in moments} == {"step", "exp_avg", "exp_avg_sq"}
         assert {float(tensors[name]) for name in moments if name.endswith("/step")} == {float(steps)}
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]  # no .part left
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [
+        "last.safetensors"
+    ]  # no .part left
 
 
 def test_a_truncated_checkpoint_is_one_line(engine, tmp_path):
@@ -82,8 +84,14 @@ def test_loading_is_strict_and_names_what_differs(tmp_path):
     load_strictly(layer, good, tmp_path)
     assert torch.equal(layer.weight, good["weight"])
     for wrong, message in (
-        ({"weight": good["weight"]}, "1 missing, 0 unknown, 0 of another shape, e.g. 'bias' is missing there"),
-        ({**good, "extra": good["bias"]}, "0 missing, 1 unknown, 0 of another shape, e.g. 'extra' is unknown here"),
+        (
+            {"weight": good["weight"]},
+            "1 missing, 0 unknown, 0 of another shape, e.g. 'bias' is missing there",
+        ),
+        (
+            {**good, "extra": good["bias"]},
+            "0 missing, 1 unknown, 0 of another shape, e.g. 'extra' is unknown here",
+        ),
         ({**good, "weight": torch.ones(2, 4)}, r"'weight' is \(2, 4\) there and \(2, 3\) here"),
     ):
         with pytest.raises(UserError, match=message) as caught:
@@ -145,7 +153,9 @@ def test_moments_keep_the_parameters_memory_format(engine, tmp_path):
         def forward(self, x, t, condition=None):
             return x + self.conv.weight.sum()
 
-    module = engine.module(Weighted({"d": Denoising()}, {"d": 1.0}), updates=2, student=engine.denoiser(network=Conv()))
+    module = engine.module(
+        Weighted({"d": Denoising()}, {"d": 1.0}), updates=2, student=engine.denoiser(network=Conv())
+    )
     formats = []
 
     def look(role, m):
@@ -156,6 +166,8 @@ def test_moments_keep_the_parameters_memory_format(engine, tmp_path):
                 formats.extend(moment.stride() == parameter.stride() for moment in moments)
 
     engine.run(module, tmp_path)
-    again = engine.module(Weighted({"d": Denoising()}, {"d": 1.0}), updates=3, student=engine.denoiser(network=Conv()))
+    again = engine.module(
+        Weighted({"d": Denoising()}, {"d": 1.0}), updates=3, student=engine.denoiser(network=Conv())
+    )
     engine.run(engine.watch(again, before=look), tmp_path, resume=True)
     assert formats == [True, True]

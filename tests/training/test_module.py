@@ -188,7 +188,9 @@ def test_same_seed_same_weights_whatever_else_draws(engine, tmp_path):
 
 def test_dropout_is_alive(engine, tmp_path):
     """Or the test above would show nothing."""
-    ends = [engine.state(engine.run(engine.module(dropout=d, updates=2), tmp_path / str(d))) for d in (0.0, 0.5)]
+    ends = [
+        engine.state(engine.run(engine.module(dropout=d, updates=2), tmp_path / str(d))) for d in (0.0, 0.5)
+    ]
     assert "student" in moved(*ends)
 
 
@@ -222,7 +224,9 @@ def test_rollouts_take_the_batchs_own_length(engine, tmp_path):
     class Lengths(type(engine.task)):
         def batch(self, count, g, split="train"):
             n = int(torch.randint(3, 7, (), generator=g))
-            return Batch(torch.randn(count, n, 2, generator=g), Context(mask=torch.ones(count, n, 1, dtype=torch.bool)))
+            return Batch(
+                torch.randn(count, n, 2, generator=g), Context(mask=torch.ones(count, n, 1, dtype=torch.bool))
+            )
 
     shapes = []
     module = engine.module(single(Matching()), updates=4, student=engine.denoiser(network=Any()),
@@ -250,14 +254,20 @@ class Poisoned(Denoising):
         term = losses.terms["denoising"]
         if not self.gradient:
             return Losses({"denoising": term * torch.nan})
-        zero = (term - term.detach()).abs()  # the square root's derivative at 0 is infinite, times 0 it is NaN
+        zero = (
+            term - term.detach()
+        ).abs()  # the square root's derivative at 0 is infinite, times 0 it is NaN
         return Losses({"denoising": term + zero.sqrt()})
 
 
-@pytest.mark.parametrize("gradient, what", [(False, "student's loss denoising"), (True, "student's gradient")])
+@pytest.mark.parametrize(
+    "gradient, what", [(False, "student's loss denoising"), (True, "student's gradient")]
+)
 def test_nan_stops_the_run_and_spares_the_checkpoint(engine, tmp_path, gradient, what):
     module = engine.module(single(Poisoned(5, gradient)), updates=9, checkpoint_every=2)
-    with pytest.raises(RunError, match=rf"{what} became NaN or infinite in update 6; the checkpoint of update 4") as e:
+    with pytest.raises(
+        RunError, match=rf"{what} became NaN or infinite in update 6; the checkpoint of update 4"
+    ) as e:
         engine.run(module, tmp_path)
     assert "\n" not in str(e.value)
     last = tmp_path / "checkpoints" / "last.safetensors"

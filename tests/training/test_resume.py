@@ -95,7 +95,9 @@ def test_the_test_can_tell(engine, tmp_path, straight):
         engine.run(dying(engine.module(engine.everything(), dropout=0.3), 13), tmp_path / "a")
     module = engine.module(engine.everything(), dropout=0.3)
     tensors, _ = read_safetensors(tmp_path / "a" / LAST)
-    module.trained.load_state_dict({n[len("model/") :]: v for n, v in tensors.items() if n.startswith("model/")})
+    module.trained.load_state_dict(
+        {n[len("model/") :]: v for n, v in tensors.items() if n.startswith("model/")}
+    )
     engine.run(module, tmp_path / "b")
     with pytest.raises(AssertionError):
         assert_same(outcome(engine, tmp_path / "b"), straight)
@@ -202,7 +204,10 @@ run(module, task, Path(sys.argv[1]))
 def test_a_real_interrupt_leaves_a_checkpoint_and_the_status_of_one(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         assert process.stdout.readline().strip() == b"running"

@@ -64,14 +64,21 @@ def test_what_path_and_task_lack():
     assert missing(single(Adversarial()), tokens, data=True, condition=False) == ["differentiable"]
     assert missing(single(Regression()), tokens, data=True, condition=True) == ["deterministic"]
     assert missing(single(Consistency(jumps=Nodes(4))), flow, data=False, condition=False) == ["data"]
-    assert missing(single(Consistency(pairs="bridge", target="self")), tokens, data=True, condition=False) == []
+    assert (
+        missing(single(Consistency(pairs="bridge", target="self")), tokens, data=True, condition=False) == []
+    )
 
 
 def test_merging_keeps_what_only_one_says():
     one = RoleSpec(start="teacher", updates=5)
     other = RoleSpec(lr=0.5, modules={"discriminator": lambda denoiser: torch.nn.Identity()})
     for both in (one.merged(other, "critic"), other.merged(one, "critic")):
-        assert (both.start, both.updates, both.lr, list(both.modules)) == ("teacher", 5, 0.5, ["discriminator"])
+        assert (both.start, both.updates, both.lr, list(both.modules)) == (
+            "teacher",
+            5,
+            0.5,
+            ["discriminator"],
+        )
     assert one.merged(RoleSpec(updates=5), "critic").updates == 5
     with pytest.raises(UserError, match=r"critic\.updates: (5 and 2|2 and 5)"):
         one.merged(RoleSpec(updates=2), "critic")
