@@ -121,7 +121,7 @@ def distill(
     if shape is None:
         raise UserError("without a data tensor the shape of one sample is needed, e.g. shape=(1, 28, 28)")
     count = len(data) if isinstance(data, Tensor) else 1 if condition is None else len(condition)
-    source = data if callable(data) else _source(data, condition, count)  # type: ignore[arg-type]
+    source = data if callable(data) else _source(data, condition, count)
     with TemporaryDirectory() as temporary:
         folder = FilePath(temporary if out is None else out)
         folder.mkdir(parents=True, exist_ok=True)

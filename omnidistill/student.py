@@ -129,7 +129,7 @@ def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
 def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "student") -> None:
     """Writes `name.safetensors` and `name.json`. The weights are those of the bare network."""
     bare = denoiser.denoiser if isinstance(denoiser, Told) else denoiser
-    write_safetensors(dict(bare.network.state_dict()), folder / f"{name}.safetensors")  # type: ignore[union-attr, operator]
+    write_safetensors(dict(bare.network.state_dict()), folder / f"{name}.safetensors")  # type: ignore[union-attr]
     document = {"schema": SCHEMA, **{key: getattr(recipe, key) for key in recipe.__dataclass_fields__}}
     temporary = folder / f"{name}.json.part"
     temporary.write_text(json.dumps(document, indent=1) + "\n")

@@ -36,7 +36,7 @@ def _reveal(path: Path, t: Tensor) -> Tensor:
         raise UserError(f"the weighting nelbo is the likelihood bound of a masked path, got {path}")
     # -alpha' / (1 - alpha), by forward differentiation of whatever schedule the path has
     schedule = path.alpha  # type: ignore[attr-defined]
-    value, rate = torch.func.jvp(schedule, (t,), (torch.ones_like(t),))
+    value, rate = torch.func.jvp(schedule, (t,), (torch.ones_like(t),))  # type: ignore[misc]
     return -rate / (1.0 - value)
 
 

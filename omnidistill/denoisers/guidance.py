@@ -34,7 +34,7 @@ class Guided(Denoiser):
         self.wants_target = denoiser.wants_target
 
     @property
-    def calls(self) -> int:  # type: ignore[override]
+    def calls(self) -> int:
         return self.denoiser.calls
 
     @calls.setter

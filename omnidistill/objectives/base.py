@@ -93,10 +93,14 @@ class Objective(Protocol):
         rolls_out: whether it looks at `step.rollout`, which is made once however many objectives do.
     """
 
-    roles: Mapping[str, RoleSpec]
-    needs: frozenset[str]
-    bank: BankSpec | None
-    rolls_out: bool
+    @property
+    def roles(self) -> Mapping[str, RoleSpec]: ...
+    @property
+    def needs(self) -> frozenset[str]: ...
+    @property
+    def bank(self) -> BankSpec | None: ...
+    @property
+    def rolls_out(self) -> bool: ...
 
     def losses(self, role: str, step: Step) -> Losses | None:
         """This objective's losses for an update of `role`, or None where it has none. The student's terms are

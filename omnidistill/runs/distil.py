@@ -66,7 +66,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
         bank=bank,
     ).to(device)
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
-    average: Denoiser = module.trained["ema"].eval()  # type: ignore[assignment]
+    average: Denoiser = module.trained["ema"].eval()
     return Distilled(average if recipe.guidance is None else Told(average, recipe.guidance), recipe, module)
 
 

@@ -46,5 +46,5 @@ def train(cfg: DictConfig) -> FilePath:
         "environment": environment(device),
     }
     recipe = Recipe(task=setup.plain(cfg.task), reading=network.reading(), made_by=made)
-    save(module.trained["ema"].eval(), recipe, out, "teacher")  # type: ignore[arg-type]
+    save(module.trained["ema"].eval(), recipe, out, "teacher")
     return out

@@ -114,7 +114,7 @@ class _Pulse:
     def attach(self, module: Distillation, advance: Callable[..., None], scalars: ScalarLog | None) -> None:
         self.advance, self.scalars = advance, scalars
         module.pulse = self
-        module.on_train_start = self._start(module)  # type: ignore[method-assign]
+        module.on_train_start = self._start(module)
 
     def _start(self, module: Distillation) -> Callable[[], None]:
         def on_train_start() -> None:
