@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from omnidistill.config import build, save_config
-from omnidistill.denoisers import Denoiser, Told
+from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
 from omnidistill.runs import setup
 from omnidistill.runs.evaluate import judge
 from omnidistill.student import Recipe, save
@@ -53,7 +53,9 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     objective = setup.objective_of(cfg, task)
     origin = setup.origin_of(cfg, task, teacher, out, device)
     student, recipe = setup.student_of(cfg, task, origin, device)
+    asked = teacher.calls
     bank = setup.bank_of(objective.bank, task, setup.guided(teacher, task, cfg.guidance), cfg.seed, device)
+    asked = teacher.calls - asked
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
     module = Distillation(
         cast(student, origin, objective, cfg.ema or 0.0),
@@ -66,6 +68,9 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
         bank=bank,
     ).to(device)
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
+    # What was asked before training began is counted apart: it does not grow with the number of updates.
+    module.calls["teacher_bank"] = asked
+    module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
     average: Denoiser = module.trained["ema"].eval()
     return Distilled(average if recipe.guidance is None else Told(average, recipe.guidance), recipe, module)
 
@@ -83,5 +88,5 @@ def training_record(module: Distillation) -> dict[str, Any]:
         "seconds": round(module.seconds, 3),
         "samples_per_second": round(seen / max(module.seconds, 1e-9), 2),
         "peak_memory_mb": round(peak, 1),
-        "calls": dict(module.calls),
+        "calls": {name: count for name, count in module.calls.items() if count},
     }
