@@ -1,4 +1,4 @@
-"""Turns the files of benchmarks/results into docs/results.md: every figure there comes from one of them.
+"""Turns the files of benchmarks/results into docs/results.md and the table of the README: no figure is typed.
 
 python benchmarks/summary.py
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "results.md"
+README = HERE.parent / "README.md"
 
 HEAD = """# Results
 
@@ -71,8 +72,58 @@ def _machine(environment: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in environment.items())
 
 
+def _headline(documents: dict[str, dict[str, Any]]) -> str:
+    """The README's table: one row for each result and step count of its student that has a gap to close."""
+    rows = [
+        "| task | recipe | steps | metric | teacher at k | student at k | teacher at full | gap closed | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for document in documents.values():
+        metrics = document["metrics"]
+        primary = metrics["primary"]["name"]
+        teacher = {point["steps"]: point["metrics"][primary] for point in metrics["teacher"]}
+        full = max(teacher)
+        # The step count the recipe trains for: the first it was evaluated at; a consistency model is made for 1 and 2.
+        shown = [1, 2] if metrics["recipe"] == "consistency-models" else [metrics["student"][0]["steps"]]
+        for point in metrics["student"]:
+            k, gap = point["steps"], metrics["gap_closed"].get(str(point["steps"]))
+            if k not in shown or gap is None:
+                continue
+            figures = [
+                _figure(teacher[k]),
+                _figure(point["metrics"][primary]),
+                f"{_figure(teacher[full])} ({full})",
+            ]
+            minutes = f"{document['wall_seconds'] / 60:.1f}"
+            cells = [metrics["task"], metrics["recipe"], str(k), primary, *figures, f"{gap:.1f} %", minutes]
+            rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _fill(text: str, name: str, content: str) -> str:
+    """`content` between the comments `<!-- figures: name -->` and `<!-- end -->`."""
+    start, end = f"<!-- figures: {name} -->", "<!-- end -->"
+    before, found, rest = text.partition(start)
+    if not found:
+        raise SystemExit(f"README.md has no place {start}")
+    return f"{before}{start}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def _demo(document: dict[str, Any]) -> str:
+    metrics = document["metrics"]
+    primary = metrics["primary"]["name"]
+    teacher = {point["steps"]: point["metrics"][primary] for point in metrics["teacher"]}
+    student, full = metrics["student"][0], max(teacher)
+    return (
+        f"Measured: {primary} {_figure(teacher[1])} for the teacher at 1 step and {_figure(teacher[full])} at {full}, "
+        f"{_figure(student['metrics'][primary])} for the student at 1: {metrics['gap_closed']['1']:.1f} % of the gap "
+        f"closed, in {document['wall_seconds']:.0f} s on {metrics['environment']['cores']} cores."
+    )
+
+
 def main() -> None:
     lines = [HEAD]
+    documents: dict[str, dict[str, Any]] = {}
     machines = set()
     overhead = None
     for path in sorted((HERE / "results").glob("*.json")):
@@ -80,6 +131,7 @@ def main() -> None:
         if path.stem == "step_overhead":
             overhead = document
         elif "metrics" in document:
+            documents[path.stem] = document
             lines += _section(path.stem, document)
             machines.add(_machine(document["metrics"]["environment"]))
     if overhead:
@@ -91,6 +143,8 @@ def main() -> None:
         machines.add(_machine(overhead["environment"]))
     lines += ["## Machine", "", *sorted(machines), ""]
     TARGET.write_text("\n".join(lines))
+    readme = _fill(README.read_text(), "table", _headline(documents))
+    README.write_text(_fill(readme, "demo", _demo(documents["fashion_mnist-demo"])))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from omnidistill.context import Batch
-from omnidistill.errors import RunError
+from omnidistill.errors import RunError, UserError
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.tasks import Task
@@ -40,7 +40,17 @@ class Batches(Dataset):
     def __getitem__(self, index: int) -> list[Batch]:
         update = self.start + index
         keys = (self.seed, "batch", update)
-        return [self.task.batch(self.batch, generator(*keys, turn, self.rank)) for turn in range(self.turns)]
+        batches = [
+            self.task.batch(self.batch, generator(*keys, turn, self.rank)) for turn in range(self.turns)
+        ]
+        for batch in batches:
+            if batch.x0 is not None and batch.x0.is_floating_point() and not batch.x0.isfinite().all():
+                bad = int((~batch.x0.isfinite()).sum())
+                raise UserError(
+                    f"the training data of {self.task.name} hold NaN or infinite numbers ({bad} in the batch of "
+                    f"update {update + 1}); clean them first"
+                )
+        return batches
 
 
 def run(

@@ -133,3 +133,21 @@ def test_a_truncated_student(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["sample", str(tmp_path), "steps=1", "count=2", f"out={tmp_path / 'made'}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "not a whole safetensors file" in error[0]
+
+
+def test_nan_in_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omnidistill.context import Batch
+    from omnidistill.exact import GaussianMixtureTask
+
+    draw = GaussianMixtureTask.batch
+
+    def broken(self, count, g, split="train"):  # type: ignore[no-untyped-def]
+        batch = draw(self, count, g, split)
+        return Batch(batch.x0.masked_fill(batch.x0 > 1.0, float("nan")), batch.context)
+
+    monkeypatch.setattr(GaussianMixtureTask, "batch", broken)
+    assert main(["distill", *SMALL, "recipe=dmd2", "updates=3", f"out={tmp_path / 'x'}"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "NaN" in error and "exact/gaussian_mixture" in error
