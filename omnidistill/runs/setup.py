@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from omnidistill.config import build
-from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.denoisers import Corrected, Denoiser, Guided, NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.objectives.base import BankSpec
@@ -85,15 +85,13 @@ def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
 def origin_of(
     cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, device: str
 ) -> NetworkDenoiser:
-    """A network with the teacher's knowledge, for students and critics to start from.
+    """A network with the teacher's knowledge, for students to start from.
 
     That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs.
     """
     if isinstance(teacher, NetworkDenoiser):
         return copy.deepcopy(teacher)
-    torch.manual_seed(
-        cfg.seed
-    )  # the one place where torch draws without a generator: layers' initial weights
+    torch.manual_seed(cfg.seed)  # layers draw their initial weights without a generator
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
     if cfg.fit.updates < 1:
         return network
@@ -127,6 +125,16 @@ def origin_of(
     fitted: NetworkDenoiser = module.trained["ema"]  # type: ignore[assignment]
     write_safetensors(dict(fitted.state_dict()), kept)
     return fitted
+
+
+def critic_of(cfg: DictConfig, task: Task, teacher: Denoiser, device: str) -> Denoiser:
+    """A trainable copy of the teacher, exact at the start, for critics: its network, or its closed form corrected by
+    a network that starts at zero."""
+    if isinstance(teacher, NetworkDenoiser):
+        return copy.deepcopy(teacher)
+    torch.manual_seed(cfg.seed)
+    network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
+    return Corrected(copy.deepcopy(teacher), network)
 
 
 def objective_of(cfg: DictConfig, task: Task) -> Weighted:

@@ -37,8 +37,8 @@ def cast(student: Denoiser, origin: Denoiser | None, objective: Objective, ema: 
     """
     Args:
         student: the model to be trained.
-        origin: a trainable denoiser with the teacher's knowledge (its own network, or a fitted copy of a closed
-            form); critics start as copies of it. May be None for objectives that start nothing from the teacher.
+        origin: a trainable copy of the teacher (its network, or its closed form with a correction); critics start as
+            copies of it. May be None for objectives that start nothing from the teacher.
         ema: decay of the student's average.
     """
     models: dict[str, nn.Module] = {STUDENT: student}
