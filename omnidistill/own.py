@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -87,7 +88,7 @@ def distill(
     """Distils a teacher of your own and returns the student.
 
     Args:
-        teacher: your network, its path and its parameterisation.
+        teacher: your network, its path and its parameterisation. A copy is worked with; yours stays as it is.
         recipe: a name that `omnidistill recipes` lists.
         data: clean samples, Float[n ...] or Long[n l]; or a function `(count, generator) -> Batch`; None for recipes
             that need no data.
@@ -104,10 +105,15 @@ def distill(
         >>> student.sample(16, steps=1)
     """
     from omnidistill.config import compose
+    from omnidistill.overrides import quoted
     from omnidistill.runs.distil import train_student
     from omnidistill.runs.setup import device_of
     from omnidistill.student import save
 
+    if not isinstance(teacher, NetworkDenoiser):
+        raise UserError(
+            f"a teacher is NetworkDenoiser(network, path, parameterisation), got {type(teacher).__name__}; wrap it"
+        )
     if isinstance(data, Tensor):
         if condition is not None and len(condition) != len(data):
             raise UserError(
@@ -126,14 +132,16 @@ def distill(
         folder = FilePath(temporary if out is None else out)
         folder.mkdir(parents=True, exist_ok=True)
         given = [f"{key}={value}" for key, value in keys.items()]
-        cfg = compose("config", ["task=own", f"recipe={recipe}", f"out='{folder}'", *given, *options])
+        cfg = compose(
+            "config", ["task=own", f"recipe={recipe}", f"out={quoted(str(folder))}", *given, *options]
+        )
         device = device_of(cfg)
-        task = OwnTask(teacher.to(device), shape, source, null)
-        student, description, _ = train_student(cfg, task, teacher.to(device), folder, device)
+        teacher = copy.deepcopy(teacher).to(device)
+        task = OwnTask(teacher, shape, source, null)
+        student, description, _ = train_student(cfg, task, teacher, folder, device)
         if out is not None:
             made = {**description.made_by, "shape": list(shape)}
-            fields = {key: getattr(description, key) for key in description.__dataclass_fields__}
-            save(student, type(description)(**{**fields, "task": None, "made_by": made}), folder)
+            save(student, replace(description, task=None, made_by=made), folder)
     from omnidistill.samplers import FewStep
 
     return Student(student, FewStep(description.transition), description.steps, task, shape, task.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -81,14 +81,14 @@ class Student:
 
         Args:
             steps: sampler steps; the number it was trained for if not given.
-            condition: one label for all samples, or a label (or other condition) for each.
+            condition: one label for all samples, or a label (or other condition) for each; drawn if not given.
             context: the whole context instead, e.g. with anchors and masks; overrides `condition`.
             batch: samples a network call.
         """
         steps = self.steps if steps is None else steps
         if count < 1:
             raise UserError(f"count must be >= 1, got {count}")
-        context = self._context(count, seed, condition) if context is None else context
+        context = self.context(count, seed, condition) if context is None else context
         device = next(self.denoiser.parameters()).device
         chunks = []
         for index, start in enumerate(range(0, count, batch)):
@@ -99,7 +99,8 @@ class Student:
             chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)
         return torch.cat(chunks)
 
-    def _context(self, count: int, seed: int, condition: Condition | int) -> Context:
+    def context(self, count: int, seed: int = 0, condition: Condition | int = None) -> Context:
+        """The contexts of `count` samples: drawn by the task, with the condition that is asked for."""
         drawn = (
             Context()
             if self.task is None
@@ -107,12 +108,19 @@ class Student:
         )
         if condition is None:
             return drawn
+        if self.task is not None and not self.task.conditional:
+            raise UserError(f"{self.task.name} is not conditional; leave condition out")
         if isinstance(condition, int):
             condition = torch.full((count,), condition, dtype=torch.long)
         if isinstance(condition, Tensor) and condition.shape[0] != count:
             raise UserError(
                 f"condition has {condition.shape[0]} entries for count={count} samples; give one for each"
             )
+        classes = None if self.task is None else self.task.classes
+        if classes is not None and isinstance(condition, Tensor):
+            wrong = condition[(condition < 0) | (condition >= classes)]
+            if len(wrong):
+                raise UserError(f"condition is a label from 0 to {classes - 1}, got {int(wrong[0])}")
         return replace(drawn, condition=condition)
 
 
@@ -130,7 +138,7 @@ def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "stud
     """Writes `name.safetensors` and `name.json`. The weights are those of the bare network."""
     bare = denoiser.denoiser if isinstance(denoiser, Told) else denoiser
     write_safetensors(dict(bare.network.state_dict()), folder / f"{name}.safetensors")  # type: ignore[union-attr]
-    document = {"schema": SCHEMA, **{key: getattr(recipe, key) for key in recipe.__dataclass_fields__}}
+    document = {"schema": SCHEMA, **asdict(recipe)}
     temporary = folder / f"{name}.json.part"
     temporary.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(temporary, folder / f"{name}.json")

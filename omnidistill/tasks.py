@@ -44,6 +44,7 @@ class Task:
         primary: the metric that "gap closed" is computed from.
         teacher_steps: the teacher's full number of sampler steps.
         conditional: whether contexts carry a condition.
+        classes: where the condition is a class label: their number, labels being 0 ... classes - 1.
         null: the label that means "no condition", for guidance; None where there is none.
         data_hint: how to get the data, for the message of a recipe that needs it.
     """
@@ -56,6 +57,7 @@ class Task:
     primary: Metric
     teacher_steps: int = 64
     conditional: bool = False
+    classes: int | None = None
     null: int | None = None
     data_hint: str = ""
 

@@ -32,7 +32,7 @@ class ImageTask(Task):
 
     primary = Metric("frechet", "lower")
     conditional = True
-    null = 10
+    classes = null = 10
     classifier_name: str
 
     def __init__(

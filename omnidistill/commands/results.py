@@ -55,7 +55,11 @@ def evaluate(arguments: Arguments) -> None:
     from omnidistill import config
 
     known = [key.partition("=")[0] for key in EVALUATE_KEYS if "." not in key]
-    given, dotted = arguments.pick([*known, "threads", "trust"])
+    given, dotted = arguments.pick([*known, "precision", "threads", "trust"])
+    for item in dotted:  # what training was told cannot be changed afterwards
+        if not item.lstrip("+~").startswith(("evaluation.", "task.", "student.transition=")):
+            key = item.partition("=")[0]
+            raise UserError(f"evaluate takes no {key}; keys: {', '.join(EVALUATE_KEYS)}")
     overrides = [*(f"{key}={value}" for key, value in given.items()), *dotted]
     cfg = config.load_config(folder, overrides)
     from omnidistill import runs
@@ -93,11 +97,9 @@ def _device(name: str) -> str:
     from omnidistill import settings
 
     settings.one_of("auto", "cpu", "cuda")("device", name)
-    import torch
+    from omnidistill.runs.setup import device_named
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda but no CUDA device is available; use device=cpu or device=auto")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    return device_named(name)
 
 
 COMMANDS = (

@@ -105,7 +105,7 @@ class GaussianMixtureTask(Task):
         self.title = f"Gaussian mixture: {self.mixture.count} modes in {self.mixture.dim} dimensions"
         self.shape = (self.mixture.dim,)
         self.teacher_steps = whole("teacher_steps", teacher_steps)
-        self.null = self.mixture.count if conditional else None
+        self.classes = self.null = self.mixture.count if conditional else None
         size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth"))}
         self._network: dict[str, Any] = {key: whole(f"network.{key}", value) for key, value in size.items()}
 

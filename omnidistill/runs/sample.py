@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path as FilePath
 
-import torch
-
-from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.random import generator
 from omnidistill.student import load
 
 
@@ -36,8 +32,6 @@ def sample(
             f"{student.task.name} writes {' and '.join(sorted(known))}, not '{target.suffix}'; change out="
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    x0 = student.sample(count, steps, seed, condition).cpu()
-    context = student.task.contexts(count, generator(seed, "sample", "contexts"))
-    if condition is not None:
-        context = Context(torch.full((count,), condition, dtype=torch.long), context.anchor, context.mask)
+    context = student.context(count, seed, condition)
+    x0 = student.sample(count, steps, seed, context=context).cpu()
     return student.task.render(x0, context, target.with_suffix(""))

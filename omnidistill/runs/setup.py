@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,7 +20,7 @@ from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
-from omnidistill.student import Recipe, read_denoiser
+from omnidistill.student import Recipe, assemble, read_denoiser
 from omnidistill.tasks import Task
 from omnidistill.training.checkpoint import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.roles import cast, missing
@@ -29,11 +30,15 @@ from omnidistill.training.settings import Optim, Settings
 def device_of(cfg: DictConfig) -> str:
     if cfg.threads:
         torch.set_num_threads(int(cfg.threads))
-    if cfg.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if cfg.device == "cuda" and not torch.cuda.is_available():
+    return device_named(str(cfg.device))
+
+
+def device_named(name: str) -> str:
+    """`cpu` or `cuda` for `auto`, `cpu` or `cuda`; a `UserError` where there is no such device."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
         raise UserError("device=cuda but no CUDA device is available; use device=cpu or device=auto")
-    return str(cfg.device)
+    return "cuda" if name != "cpu" and there else "cpu"
 
 
 def settings_of(cfg: DictConfig, **changes: Any) -> Settings:
@@ -169,8 +174,6 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
 
 def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:
     """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's."""
-    from omnidistill.student import assemble
-
     options = cfg.student
     recipe = Recipe(
         task=plain(cfg.task),
@@ -189,8 +192,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     weights.update(origin.network.state_dict())
     load_strictly(network, weights, FilePath("the teacher"))
     # During training the scale is drawn per sample, so the student is told it by the step's context, not by itself.
-    bare = Recipe(**{**{k: getattr(recipe, k) for k in recipe.__dataclass_fields__}, "guidance": None})
-    return assemble(network, task.path, bare), recipe
+    return assemble(network, task.path, replace(recipe, guidance=None)), recipe
 
 
 def spec_of(cfg: DictConfig) -> StudentSpec:
@@ -203,6 +205,7 @@ def bank_of(
     """Teacher trajectories from noise to sample, with their contexts; on the CPU."""
     if spec is None:
         return None
+    teacher.eval()  # as in training: a bank is made without dropout
     sampler = task.sampler()
     context = task.contexts(spec.size, generator(seed, "bank", "contexts"))
     chunks, times = [], torch.zeros(0)
