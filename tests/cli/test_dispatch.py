@@ -51,9 +51,12 @@ def test_train_composes_the_teachers_root(command, called, inside: Path) -> None
 def test_demo_is_distill_with_overrides_of_its_own_below_the_users(command, called, inside: Path) -> None:
     assert command("demo", "out=a", "updates=7").status == 0
     assert called["cfg"].updates == 7 and called["cfg"].recipe.name
-    (inside / "a/logs").mkdir()
+    (inside / "a/logs/metrics.csv").write_text("update\n")
     assert command("demo", "out=a").status == 0, "a second demo replaces the first"
-    assert not (inside / "a/logs").exists() and called["cfg"].updates != 7
+    assert not (inside / "a/logs/metrics.csv").exists() and called["cfg"].updates != 7
+    assert (
+        (inside / "a/logs/command.txt").read_text().startswith("omnidistill distill task=image/fashion_mnist")
+    )
 
 
 def test_resume_reaches_the_run(command, called, inside: Path) -> None:
