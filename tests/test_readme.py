@@ -40,6 +40,7 @@ def test_own_teacher_takes_ten_lines_and_works() -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     data = MyNetwork().mean.detach() + torch.randn(512, 2, generator=torch.Generator().manual_seed(0))
     scope = {"MyNetwork": MyNetwork, "data": data}
+    torch.manual_seed(0)  # the network's initial weights
     exec(code, scope)
     samples = scope["student"].sample(2000, steps=1, seed=1)
     assert scope["samples"].shape == (16, 2)
