@@ -1,9 +1,8 @@
 """A network, its parameterisation and its guidance: something that answers x_t with a belief about x0."""
 
 from omnidistill.denoisers.base import Denoiser
-from omnidistill.denoisers.corrected import Corrected
 from omnidistill.denoisers.guidance import Guided, Told
 from omnidistill.denoisers.network import NetworkDenoiser
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, convert
 
-__all__ = ["PARAMETERISATIONS", "Corrected", "Denoiser", "Guided", "NetworkDenoiser", "Told", "convert"]
+__all__ = ["PARAMETERISATIONS", "Denoiser", "Guided", "NetworkDenoiser", "Told", "convert"]

@@ -42,14 +42,13 @@ class Matching:
         critic_weighting: w(t) of the critic's denoising loss, or `output`.
         normaliser: `x0` divides by n = mean |x0 - D_real| over a sample's elements (for tokens: the probability the
             teacher does not give to x0), `none` does not.
+        floor: smallest n that a gap is divided by; what it touches is counted in the diagnostic `matching/floored`.
+            In few dimensions n is close to 0 for some samples by chance, and 1/n needs a higher floor.
         gap: for tokens, `forward` KL(T || F) or `reverse` KL(F || T); points have one gap.
         guidance: guidance scale of the teacher; 1 is none.
         fake_guidance: guidance scale of the critic; 1 is none.
         drop_condition: share of the critic's samples trained without condition; needed if it is guided.
     """
-
-    floor = 1e-4
-    """Smallest n that a gap is divided by. What it touches is counted in the diagnostic `matching/floored`."""
 
     bank = None
     rolls_out = True
@@ -64,6 +63,7 @@ class Matching:
         weighting: str = "uniform",
         critic_weighting: str = "output",
         normaliser: str = "x0",
+        floor: float = 1e-4,
         gap: str = "forward",
         guidance: float = 1.0,
         fake_guidance: float = 1.0,
@@ -79,7 +79,9 @@ class Matching:
             )
         self.critic, self.times, self.critic_times = critic, times, critic_times or times
         self.weighting, self.critic_weighting = weighting, critic_weighting
-        self.normaliser, self.kind = normaliser, gap
+        if not floor > 0:
+            raise UserError(f"the normaliser's floor must be positive, got floor={floor}")
+        self.normaliser, self.floor, self.kind = normaliser, floor, gap
         self.guidance, self.fake_guidance, self.drop = guidance, fake_guidance, drop_condition
         self.needs = frozenset({"condition"} if guidance != 1.0 or fake_guidance != 1.0 else ())
         self.roles: dict[str, RoleSpec] = {}

@@ -58,7 +58,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     asked = teacher.calls - asked
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
     module = Distillation(
-        cast(student, setup.critic_of(cfg, task, teacher, device), objective, cfg.ema or 0.0),
+        cast(student, origin, objective, cfg.ema or 0.0),
         teacher,
         objective,
         setup.settings_of(cfg),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from omnidistill.config import build
-from omnidistill.denoisers import Corrected, Denoiser, Guided, NetworkDenoiser
+from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.objectives.base import BankSpec
@@ -90,7 +90,7 @@ def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
 def origin_of(
     cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, device: str
 ) -> NetworkDenoiser:
-    """A network with the teacher's knowledge, for students to start from.
+    """A network with the teacher's knowledge, for students and critics to start from.
 
     That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs.
     """
@@ -130,16 +130,6 @@ def origin_of(
     fitted: NetworkDenoiser = module.trained["ema"]  # type: ignore[assignment]
     write_safetensors(dict(fitted.state_dict()), kept)
     return fitted
-
-
-def critic_of(cfg: DictConfig, task: Task, teacher: Denoiser, device: str) -> Denoiser:
-    """A trainable copy of the teacher, exact at the start, for critics: its network, or its closed form corrected by
-    a network that starts at zero."""
-    if isinstance(teacher, NetworkDenoiser):
-        return copy.deepcopy(teacher)
-    torch.manual_seed(cfg.seed)
-    network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
-    return Corrected(copy.deepcopy(teacher), network)
 
 
 def objective_of(cfg: DictConfig, task: Task) -> Weighted:

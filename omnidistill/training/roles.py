@@ -37,7 +37,7 @@ def cast(student: Denoiser, origin: Denoiser | None, objective: Objective, ema: 
     """
     Args:
         student: the model to be trained.
-        origin: a trainable copy of the teacher (its network, or its closed form with a correction); critics start as
+        origin: a trainable copy of the teacher (its own network, or one fitted to a closed form); critics start as
             copies of it. May be None for objectives that start nothing from the teacher.
         ema: decay of the student's average.
     """
