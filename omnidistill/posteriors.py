@@ -87,7 +87,7 @@ def _like(scale: Tensor | float, parameters: Tensor) -> Tensor:
 
 
 def _pseudo_huber(error: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`sqrt(|e|^2 + c^2) - c` over the sample as a vector, c = 0.00054 sqrt(dim) (Song & Dhariwal 2023, eq. 8).
+    """`sqrt(|e|^2 + c^2) - c` over the sample as a vector, c = 0.00054 sqrt(dim) (Song & Dhariwal 2023).
 
     Spread evenly over the real elements, so that their mean over a sample is the vector's value over dim; dim
     counts real elements only.
@@ -200,7 +200,7 @@ class CategoricalPosterior:
         return _towards(self.logits, direction).sum(-1)
 
     def gap(self, real: CategoricalPosterior, kind: str = "forward") -> Tensor:
-        """Gradient on the logits of this belief f of a divergence to `real` T (Zhu et al. 2025, Di[M]O, eqs. 8-10).
+        """Gradient on the logits of this belief f of a divergence to `real` T (Zhu et al. 2025, Di[M]O).
 
         `forward`: KL(T||f) gives `p_f - p_T`. `reverse`: KL(f||T) gives `p_f (log p_f/p_T - KL(f||T))`.
         """

@@ -40,7 +40,7 @@ class NetworkDenoiser(Denoiser):
         target_time: the network takes the time to jump to as a keyword.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
-    al. 2024, sec. 3.2.3); that is the discrete twin of the boundary condition f(x, 0) = x.
+    al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
     """
 
     def __init__(

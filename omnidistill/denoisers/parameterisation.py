@@ -14,7 +14,7 @@
 | `consistency` | F | d^2/((l - l0)^2 + d^2) / alpha | d (l - l0)/sqrt(l^2 + d^2), l = sigma/alpha, l0 = l(span[0]) |
 
 d is the data's standard deviation. v: Salimans & Ho 2022. edm: Karras et al. 2022, table 1, multiplied out so that
-alpha = 0 is regular. trigflow: Lu & Song 2024, eq. 4, the same map with the opposite sign. consistency: Song et al.
+alpha = 0 is regular. trigflow: Lu & Song 2024, the same map with the opposite sign. consistency: Song et al.
 2023, appendix C; the boundary f(x, t) = x holds at the lowest noise level by construction. In all others but `x0`
 it holds at t = 0, because a(0) = 1 and b(0) = 0 wherever alpha(0) = 1 and sigma(0) = 0.
 """

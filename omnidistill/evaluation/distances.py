@@ -37,7 +37,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     Raises:
         UserError: shapes that do not match, no points, NaN.
 
-    Source: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances", eq. 5 and 6.
+    Source: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
     """
     x, y = _pair(x, y)
     centre = y.mean(0)  # changes no distance, and keeps the matrix product accurate far from the origin
@@ -59,7 +59,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, g: torch.Generator, projections: in
     Raises:
         UserError: shapes that do not match, no points, NaN.
 
-    Source: Bonneel, Rabin, Peyré & Pfister 2015, "Sliced and Radon Wasserstein barycenters of measures", sec. 2.4.
+    Source: Bonneel, Rabin, Peyré & Pfister 2015, "Sliced and Radon Wasserstein barycenters of measures".
     """
     x, y = _pair(x, y)
     theta = torch.randn(x.shape[1], projections, generator=g, device=g.device, dtype=torch.float64).to(

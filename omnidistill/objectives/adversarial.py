@@ -24,7 +24,7 @@ class Head(nn.Module):
 
 
 class Adversarial:
-    """The non-saturating GAN of DMD2 (Yin et al. 2024, sec. 4.3, eq. 4):
+    """The non-saturating GAN of DMD2 (Yin et al. 2024, sec. 4.3):
 
     `L_D = softplus(-H(x_t^real)) + softplus(H(x_t^fake))`, `L_G = softplus(-H(x_t^fake))`,
 

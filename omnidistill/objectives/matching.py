@@ -4,11 +4,11 @@ One rule, `x0 <- x0 - w(t) (D_fake(x_t) - D_real(x_t)) / n`, on the rollout nois
 
 | paper | critic | gap | normaliser | weighting |
 |---|---|---|---|---|
-| Diff-Instruct (Luo et al. 2023, eq. 3.4) | fake_score | x0 | none | uniform |
+| Diff-Instruct (Luo et al. 2023, alg. 1) | fake_score | x0 | none | uniform |
 | DMD (Yin et al. 2023, eqs. 7 and 8) | fake_score | x0 | x0 | uniform |
 | DMD2 (Yin et al. 2024) | fake_score, 5 : 1 | x0 | x0 | uniform |
-| SwiftBrush (Nguyen & Tran 2023, eq. 5) | fake_score | eps, as alpha sigma g | none | alpha_sigma |
-| Di[M]O (Zhu et al. 2025, eq. 10) | fake_score | logits | none | uniform |
+| SwiftBrush (Nguyen & Tran 2023, alg. 1) | fake_score | eps, as alpha sigma g | none | alpha_sigma |
+| Di[M]O (Zhu et al. 2025, alg. 1) | fake_score | logits | none | uniform |
 | SDS (Poole et al. 2022, eq. 3) | none | x0 | none | snr |
 
 For tokens the gap lives on the logits: the gradient of a divergence between the critic's and the teacher's beliefs

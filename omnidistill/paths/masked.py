@@ -22,7 +22,7 @@ class MaskedPath:
         random_tokens: share of the prior's positions that hold a uniformly random token instead of the mask. A
             one-step student answers each position independently given its input, so an all-mask input would make
             its tokens independent of one another; random tokens are its source of variety (Zhu et al. 2025,
-            Di[M]O, sec. 4.2). They carry no information, so at t = 1 every position is unresolved.
+            Di[M]O, token initialisation). They carry no information, so at t = 1 every position is unresolved.
     """
 
     span = (1e-3, 1.0)

@@ -47,7 +47,7 @@ class UniformPath:
     def bridge_probs(self, x_t: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """q(x_s | x_t, x0), Float64[b n k], by Bayes' rule with `a = alpha_t / alpha_s`:
         `q(x_t | x_s) = a [x_t = x_s] + (1 - a) / K`, `q(x_s | x0) = alpha_s [x_s = x0] + (1 - alpha_s) / K`
-        (Sahoo et al. 2025, eq. 4, unnormalised)."""
+        (Sahoo et al. 2025, unnormalised)."""
         alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
         # alpha_s = 0 only where s = t = 1: no time passes, so x_s = x_t.
         gain = per_sample(torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s), x0).unsqueeze(-1)
