@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -167,12 +167,18 @@ def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") 
 
 
 def load(
-    folder: str | FilePath, device: str = "cpu", *, network: nn.Module | None = None, path: Path | None = None
+    folder: str | FilePath,
+    device: str = "cpu",
+    *,
+    network: nn.Module | None = None,
+    path: Path | None = None,
+    trust: Sequence[str] = (),
 ) -> Student:
     """The student of a run's folder, ready to sample.
 
     Args:
         network, path: for a student distilled from your own module: a fresh instance of it and the path.
+        trust: packages beside this one and installed plug-ins that its task may be built from.
 
     Example:
         >>> omnidistill.load("runs/demo").sample(16, steps=1, seed=0, condition=3)
@@ -190,8 +196,8 @@ def load(
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32
         return Student(denoiser, FewStep(recipe.transition), recipe.steps, None, shape, dtype)
-    from omnidistill.config import build
+    from omnidistill.instantiation import build, trusting
 
-    task: Task = build(recipe.task)
+    task: Task = build(trusting(recipe.task, trust))
     denoiser, _ = read_denoiser(folder, "student", task, device)
     return Student(denoiser, FewStep(recipe.transition), recipe.steps, task, task.shape, task.dtype)

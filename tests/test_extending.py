@@ -73,3 +73,24 @@ def test_the_objective_by_its_name_in_yaml(
     assert calls["student"] == 3 and "teacher" not in calls
     made = ["count=2", f"out={tmp_path / 'made'}"]
     assert main(["sample", str(tmp_path / "b"), *made]) == 0, "a student needs its objective no more"
+
+
+def test_a_task_of_a_package_that_the_user_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "my_tasks.py").write_text(
+        "from omnidistill.exact import GaussianMixtureTask\n\n\nclass Mine(GaussianMixtureTask):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [
+        "recipe=diff-instruct",
+        "task._target_=my_tasks.Mine",
+        "trust=[my_tasks]",
+        f"out={tmp_path / 'run'}",
+    ]
+    assert main(["distill", *SMALL, *words]) == 0
+    ask = ["sample", str(tmp_path / "run"), "count=2", f"out={tmp_path / 'made'}"]
+    assert main(ask) == 2, "what a student's file names is not trusted"
+    assert "add trust=[my_tasks]" in capsys.readouterr().err
+    assert main([*ask, "trust=[my_tasks]"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "trust=[my_tasks]"]) == 0

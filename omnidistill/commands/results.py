@@ -20,6 +20,7 @@ SAMPLE_KEYS = {
     "out=PATH": "file to write, with or without its suffix",
     "condition=C": "class label of all samples",
     "device=D": "auto, cpu or cuda",
+    "trust=[PACKAGE]": "packages that the student's task may be built from",
 }
 
 EVALUATE_KEYS = {
@@ -46,8 +47,11 @@ def sample(arguments: Arguments) -> None:
     device = _device(given.get("device", "auto"))
     from omnidistill import runs
 
-    for file in runs.sample(folder, steps, count, seed, given["out"], device=device, condition=condition):
-        print(file)
+    trust = _names(given.get("trust", ""))
+    files = runs.sample(
+        folder, steps, count, seed, given["out"], device=device, condition=condition, trust=trust
+    )
+    print(*files, sep="\n")
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -91,6 +95,10 @@ def _whole(key: str, text: str, least: int) -> int:
     except ValueError:
         value = text
     return settings.whole(least)(key, value)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for item in text.strip("[]").split(",") if (name := item.strip(" '\"")))
 
 
 def _device(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 
 from omnidistill.errors import UserError
@@ -17,13 +18,14 @@ def sample(
     *,
     device: str = "cpu",
     condition: int | None = None,
+    trust: Sequence[str] = (),
 ) -> list[FilePath]:
     """Draws `count` samples of the student and writes them at `out`; returns the files.
 
     Args:
         out: the file to write; its suffix, if it has one, must be the modality's own.
     """
-    student = load(folder, device)
+    student = load(folder, device, trust=trust)
     assert student.task is not None  # a folder with config and task; load() has complained otherwise
     target = FilePath(out)
     known = {".png", student.task.file_suffix()}

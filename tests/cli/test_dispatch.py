@@ -69,9 +69,11 @@ def test_resume_reaches_the_run(command, called, inside: Path) -> None:
 def test_sample_and_evaluate_pass_what_was_asked(command, inside: Path, monkeypatch) -> None:
     seen: dict = {}
     monkeypatch.setattr(runs, "sample", lambda *a, **k: seen.update(a=a, k=k) or [Path("x.png")])
-    done = command("sample", "run", "steps=2", "count=3", "seed=4", "out=x", "condition=5", "device=cpu")
+    done = command(
+        "sample", "run", "steps=2", "count=3", "seed=4", "out=x", "condition=5", "device=cpu", "trust=[mine]"
+    )
     assert (done.status, done.out) == (0, "x.png\n")
-    assert seen == {"a": ("run", 2, 3, 4, "x"), "k": {"device": "cpu", "condition": 5}}
+    assert seen == {"a": ("run", 2, 3, 4, "x"), "k": {"device": "cpu", "condition": 5, "trust": ("mine",)}}
 
     (inside / "run").mkdir()
     config.save_config(config.compose("config", [*GOOD, "out=run"]), inside / "run")
