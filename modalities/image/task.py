@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.modalities.image import data, metrics
-from omnidistill.modalities.image.networks import UNet
+from omnidistill.modalities.image.networks import Classifier, UNet
 from omnidistill.modalities.image.render import render
 from omnidistill.paths import GaussianPath, rectified_flow
 from omnidistill.random import uniform
@@ -64,12 +64,12 @@ class ImageTask(Task):
         return images
 
     @cached_property
-    def _classifier(self) -> nn.Module:
+    def _classifier(self) -> Classifier:
         return metrics.load_classifier(self.classifier_name)
 
     @cached_property
     def _real_features(self) -> Tensor:
-        return metrics.features_and_logits(self._classifier, self._held_out.images)[0]  # type: ignore[arg-type]
+        return metrics.features_and_logits(self._classifier, self._held_out.images)[0]
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         chosen = self._train if split == "train" else self._held_out
@@ -98,7 +98,7 @@ class ImageTask(Task):
         labels = context.condition
         assert isinstance(labels, Tensor)
         samples = x0.detach().cpu().clamp(-1.0, 1.0)
-        return metrics.evaluate(samples, labels.cpu(), self._classifier, real_features=self._real_features)  # type: ignore[arg-type]
+        return metrics.evaluate(samples, labels.cpu(), self._classifier, real_features=self._real_features)
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
         """Training images against held-out images; where there are none, one half of the held-out ones against the
@@ -108,7 +108,7 @@ class ImageTask(Task):
         images, labels = self._held_out
         half = len(images) // 2
         features, classifier = self._real_features, self._classifier
-        return metrics.evaluate(images[:half], labels[:half], classifier, real_features=features[half:])  # type: ignore[arg-type]
+        return metrics.evaluate(images[:half], labels[:half], classifier, real_features=features[half:])
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A grid of pictures, one column for each class where that comes out even."""

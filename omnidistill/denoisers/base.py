@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Context
+from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.posteriors import Posterior
 
@@ -45,3 +47,19 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
     ) -> Posterior:
         raise NotImplementedError("a Denoiser implements belief(x_t, t, context, target_time)")
+
+    def output_weight(self, t: Tensor) -> Tensor:
+        """Float64[b]: the weight w(t) under which this denoiser is best trained; 1 where it does not say."""
+        return torch.ones_like(t)
+
+    def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
+        """Float[b c]: features of an inner layer, for discriminator heads. A call."""
+        raise UserError(
+            f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"
+        )
+
+    def feature_channels(self) -> int:
+        """Width of `features`."""
+        raise UserError(
+            f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"
+        )

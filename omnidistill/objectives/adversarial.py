@@ -52,14 +52,14 @@ class Adversarial:
         self.needs = frozenset({"data", "differentiable"})
 
         def head(denoiser: Denoiser) -> nn.Module:
-            return Head(denoiser.feature_channels(), width)  # type: ignore[operator]
+            return Head(denoiser.feature_channels(), width)
 
         self.roles = {critic: RoleSpec(modules={"discriminator": head})}
 
     def _logits(self, step: Step, x0: Tensor) -> Tensor:
         t = self.times(x0.shape[0], step.path, step.g).to(x0.device)
         x_t = step.path.corrupt(x0, t, step.context, g=step.g)
-        return step["discriminator"](step[self.critic].features(x_t, t, step.context))  # type: ignore[operator]
+        return step["discriminator"](step[self.critic].features(x_t, t, step.context))
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role == "student":

@@ -50,7 +50,7 @@ class Denoising:
         else:
             target = path.certain(step.x0)
         target = path.align(target, belief, context.mask)
-        w = student.output_weight(t) if self.weighting == "output" else weight(self.weighting, path, t)  # type: ignore[operator]
+        w = student.output_weight(t) if self.weighting == "output" else weight(self.weighting, path, t)
         error = belief.divergence(target, "nll")
         return Losses({"denoising": reduce(error, w, context.mask, path.unresolved(x_t, t))})
 

@@ -155,7 +155,7 @@ class Matching:
         belief = fake(x_t, t, context)
         target = path.align(path.certain(x0), belief, context.mask)
         w = (
-            fake.output_weight(t)  # type: ignore[operator]
+            fake.output_weight(t)
             if self.critic_weighting == "output"
             else weight(self.critic_weighting, path, t)
         )

@@ -8,6 +8,7 @@ from omnidistill import paths
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
+from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Adversarial, Matching, Weighted
 from omnidistill.objectives.adversarial import Head
 from omnidistill.random import generator
@@ -167,3 +168,11 @@ def test_a_network_without_features_is_told_what_to_declare(closed):
     models = {"student": critic, "fake_score": critic, "discriminator": Head(1)}
     with pytest.raises(UserError, match="feature_module"):
         Adversarial().losses("student", closed.step("student", models, batch))
+
+
+def test_a_closed_form_has_no_features_to_read() -> None:
+    teacher = GaussianMixtureTask().exact_teacher()
+    with pytest.raises(UserError, match="no inner features"):
+        Adversarial().roles["fake_score"].modules["discriminator"](teacher)
+    with pytest.raises(UserError, match="no inner features"):
+        teacher.features(torch.zeros(2, 2), 0.5)
