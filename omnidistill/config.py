@@ -37,6 +37,8 @@ FREE_TO_CHANGE = (
     "checkpoint",
     "log",
     "about",
+    "out",
+    *(f"recipe.{key}" for key in ("paper", "title", "year", "family", "modalities", "needs", "departures")),
 )
 """What a resumed run may set anew; with anything else changed it would not be the same run."""
 
@@ -112,7 +114,7 @@ def check_resumable(cfg: DictConfig, folder: str | Path) -> None:
     now = _flat(_container(cfg))
     for key in sorted({*former, *now}):
         a, b = former.get(key), now.get(key)
-        if a != b and key.split(".")[0] not in (*FREE_TO_CHANGE, "out"):
+        if a != b and not {key, key.split(".")[0]} & {*FREE_TO_CHANGE}:
             raise UserError(
                 f"cannot resume in '{folder}': {key} was {_shown(a)} and is now {_shown(b)}; choose another out"
             )

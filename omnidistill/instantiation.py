@@ -75,13 +75,13 @@ def build(node: Any, **kwargs: Any) -> Any:
     return _instantiate(plain, where, kwargs)
 
 
-def trusting(node: Mapping[str, Any], packages: Sequence[str]) -> Any:
-    """The node, whose targets may lie in these packages too, as the user (and never a file) says."""
+def trusting(task: Mapping[str, Any], packages: Sequence[str]) -> Any:
+    """The configuration of a task, whose targets may lie in these packages too, as the user (and never a file) says."""
     from omegaconf import OmegaConf
 
-    root = OmegaConf.create({"node": dict(node), "trust": list(packages)})
+    root = OmegaConf.create({"task": dict(task), "trust": list(packages)})
     root._set_flag(TRUSTING, True)
-    return root.node
+    return root.task
 
 
 def resolve(target: Any, trust: Sequence[str] = (), place: str = "_target_") -> Callable[..., Any]:

@@ -7,6 +7,7 @@ code but the project's, or that of an installed plug-in.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Condition, Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
-from omnidistill.errors import UserError
+from omnidistill.errors import UserError, unknown
 from omnidistill.paths import Path
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
@@ -130,7 +131,11 @@ def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
         if "masked" not in path.offers:
             raise UserError(f"student.random_tokens={recipe.random_tokens} needs a masked path, got {path}")
         path = path.with_prior(recipe.random_tokens)  # type: ignore[attr-defined]
-    denoiser = NetworkDenoiser(network, path, **{**recipe.reading, "target_time": recipe.target_time})
+    reading = {**recipe.reading, "target_time": recipe.target_time}
+    known = inspect.signature(NetworkDenoiser).parameters
+    if foreign := sorted(reading.keys() - known.keys()):
+        raise unknown("key of reading", foreign[0], known)
+    denoiser = NetworkDenoiser(network, path, **reading)
     return denoiser if recipe.guidance is None else Told(denoiser, recipe.guidance)
 
 

@@ -240,9 +240,13 @@ def test_a_folder_without_a_usable_configuration_is_refused(tmp_path: Path, cont
 def test_a_resumed_run_is_the_same_run(compose, tmp_path: Path) -> None:
     config.save_config(compose("updates=20"), tmp_path)
     config.check_resumable(compose("updates=30", "steps=1", "resume=true", "evaluation.samples=99"), tmp_path)
+    config.check_resumable(
+        compose("updates=20", "recipe.title=Better", "recipe.departures=[other]"), tmp_path
+    )
     for override, said in (
         ("updates=19", "updates was 20 and is now 19"),
         ("batch=13", "batch was 12 and is now 13"),
+        ("recipe.name=other", "and is now other"),
         ("task.std=0.4", "task.std was 0.3 and is now 0.4"),
         ("objective.denoising=1", "objective.denoising was unset and is now 1"),
     ):

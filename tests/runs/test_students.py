@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,23 @@ def test_what_a_student_cannot_be_asked(
     assert main(["sample", str(run), "count=2", *words, f"out={tmp_path / 'x'}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and said in error[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"reading": {"parametrisation": "flow"}}, "did you mean parameterisation"),
+        ({"task": {"_target_": "os.system", "command": "true"}}, "task: _target_ 'os.system' is outside"),
+        ({"schema": 7}, "another schema"),
+        ({"colour": "red"}, "not a description of a saved model"),
+    ],
+)
+def test_a_description_that_is_none(told: Path, tmp_path: Path, change: dict, said: str) -> None:
+    (tmp_path / "student.safetensors").write_bytes((told / "student.safetensors").read_bytes())
+    document = json.loads((told / "student.json").read_text())
+    (tmp_path / "student.json").write_text(json.dumps({**document, **change}))
+    with pytest.raises(omnidistill.UserError, match=re.escape(said)):
+        omnidistill.load(tmp_path)
 
 
 def test_evaluate_refuses_what_training_was_told(told: Path, capsys: pytest.CaptureFixture) -> None:
