@@ -67,6 +67,8 @@ def _render(
     count: int = 64,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    for old in [*folder.glob("teacher_*"), *folder.glob("student_*")]:
+        old.unlink()  # of an evaluation at other step counts; the page shows what lies here
     for name, points in (("teacher", teacher), ("student", student)):
         for point in points:
             task.render(point.x0, point.context, folder / f"{name}_{point.steps}")

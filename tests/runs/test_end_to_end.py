@@ -77,6 +77,7 @@ def test_sample_and_evaluate_again(run: Path, tmp_path: Path) -> None:
     after = json.loads((run / "metrics.json").read_text())
     assert [p["steps"] for p in after["student"]] == [1, 4]
     assert after["training"] == before["training"]
+    assert {f.name for f in (run / "samples").glob("student_*.png")} == {"student_1.png", "student_4.png"}
     assert after["student"][0]["metrics"] == before["student"][0]["metrics"], "same seed, same figures"
 
 
