@@ -12,6 +12,8 @@ from typing import Any
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "results.md"
 README = HERE.parent / "README.md"
+SHOWN = {"consistency-models": (1, 2), "cdlm": (8,), "sdtt": (8,)}
+"""Step counts of a recipe in the README's table, where they are not the first that was evaluated."""
 
 HEAD = """# Results
 
@@ -83,8 +85,7 @@ def _headline(documents: dict[str, dict[str, Any]]) -> str:
         primary = metrics["primary"]["name"]
         teacher = {point["steps"]: point["metrics"][primary] for point in metrics["teacher"]}
         full = max(teacher)
-        # The step count the recipe trains for: the first it was evaluated at; a consistency model is made for 1 and 2.
-        shown = [1, 2] if metrics["recipe"] == "consistency-models" else [metrics["student"][0]["steps"]]
+        shown = SHOWN.get(metrics["recipe"], (metrics["student"][0]["steps"],))
         for point in metrics["student"]:
             k, gap = point["steps"], metrics["gap_closed"].get(str(point["steps"]))
             if k not in shown or gap is None:
