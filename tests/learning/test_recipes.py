@@ -49,7 +49,7 @@ CASES = {
         80.0,
     ),
     "dmd": ([*POINTS, "updates=200", "families.regression.pairs=1024"], 1, 90.0),
-    "dmd2": ([*POINTS, "updates=150", "optim.lr=1e-3"], 1, 85.0),
+    "dmd2": ([*POINTS, "updates=150", "optim.lr=1e-3", "families.regression.pairs=1024"], 1, 85.0),
     "lcm": ([*LABELLED, "updates=300", "guidance=1.5", "families.consistency.guidance=[1.0,2.0]"], 2, 75.0),
     # Wide components: one step of the teacher gives their means, and what is to be learned is their width.
     "swiftbrush": (
