@@ -1,0 +1,1 @@
+"""Speech: cleaning of noisy recordings, synthesis from text."""
