@@ -93,8 +93,7 @@ def _run(words: list[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print(command_page(command))
         return 0
-    command.run(parse(command, rest))
-    return 0
+    return command.run(parse(command, rest)) or 0
 
 
 def parse(command: Command, words: Sequence[str]) -> Arguments:

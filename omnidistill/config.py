@@ -110,18 +110,27 @@ def check_resumable(cfg: DictConfig, folder: str | Path) -> None:
     Raises:
         UserError: the first key that differs with both values, or fewer updates than before.
     """
-    former = _flat(_container(load_config(folder)))
-    now = _flat(_container(cfg))
+    if differs := difference(cfg, folder):
+        key, former, now = differs
+        raise UserError(
+            f"cannot resume in '{folder}': {key} was {former} and is now {now}; choose another out"
+        )
+    updates = load_config(folder).updates
+    if cfg.updates < updates:
+        raise UserError(f"cannot resume in '{folder}': updates was {updates} and is now {cfg.updates}")
+
+
+def difference(
+    cfg: DictConfig, folder: str | Path, free: Sequence[str] = FREE_TO_CHANGE
+) -> tuple[str, str, str] | None:
+    """The first key, but for those that are `free` to change, in which a configuration differs from the one that a
+    run wrote in its folder, with the former value and the present one as text; None where they agree."""
+    former, now = _flat(_container(load_config(folder))), _flat(_container(cfg))
     for key in sorted({*former, *now}):
         a, b = former.get(key), now.get(key)
-        if a != b and not {key, key.split(".")[0]} & {*FREE_TO_CHANGE}:
-            raise UserError(
-                f"cannot resume in '{folder}': {key} was {_shown(a)} and is now {_shown(b)}; choose another out"
-            )
-    if now["updates"] < former["updates"]:
-        raise UserError(
-            f"cannot resume in '{folder}': updates was {former['updates']} and is now {now['updates']}"
-        )
+        if a != b and not {key, key.split(".")[0]} & {*free}:
+            return key, _shown(a), _shown(b)
+    return None
 
 
 def _compose(root: str, overrides: list[str], directory: Path | None) -> DictConfig:

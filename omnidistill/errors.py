@@ -10,6 +10,10 @@ class UserError(ValueError):
     """The input is wrong. The message is one line: what conflicts, the value given, what is possible."""
 
 
+class NotOffered(UserError):
+    """A recipe needs what the task does not have: no other input would mend it, only another recipe or task."""
+
+
 class RunError(RuntimeError):
     """The input was fine but the run could not go on, e.g. a loss became NaN. One line: cause and what was kept."""
 

@@ -26,12 +26,13 @@ FAULTS = {
 """Faults of the place, not of the run: the user can mend them by another `out` or a free disk."""
 
 
-def prepare(out: str | Path, *, resume: bool = False, again: bool = False) -> Path:
+def prepare(out: str | Path, *, resume: bool = False, again: bool = False, mark: str = "config.yaml") -> Path:
     """Makes the folder of a run, or finds it as it should be.
 
     Args:
         resume: it may hold a run already, which is gone on with.
         again: it may hold a run already, which is removed (the demo is a thing to try twice).
+        mark: the file by which a folder is known as one that the command made.
 
     Raises:
         UserError: it cannot be made or written, or holds what this run did not write.
@@ -50,14 +51,12 @@ def prepare(out: str | Path, *, resume: bool = False, again: bool = False) -> Pa
     if not inside:
         return folder
     if resume:
-        if "config.yaml" not in inside:
-            raise UserError(
-                f"there is nothing to resume in out={out}: it is not empty and has no config.yaml"
-            )
-    elif again and "config.yaml" in inside and set(inside) <= set(WRITTEN):
+        if mark not in inside:
+            raise UserError(f"there is nothing to resume in out={out}: it is not empty and has no {mark}")
+    elif again and mark in inside and set(inside) <= set(WRITTEN):
         _empty(folder)
     else:
-        mend = "resume=true goes on with it" if "config.yaml" in inside else "it holds other files"
+        mend = "resume=true goes on with it" if mark in inside else "it holds other files"
         raise UserError(f"out={out} is not empty ({mend}); choose another out")
     return folder
 

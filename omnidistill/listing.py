@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidistill import plugins
-from omnidistill.errors import UserError
+from omnidistill.errors import UserError, unknown
 
 
 def names(group: str, directory: Path | None = None, *, alone: bool = False) -> list[str]:
@@ -45,6 +45,14 @@ def tasks(directory: Path | None = None) -> list[dict[str, Any]]:
     return listed
 
 
+def content(group: str, name: str, directory: Path | None = None) -> dict[str, Any]:
+    """What stands in a file of a group; a `UserError` with near matches where there is none."""
+    files = dict(_files(group, directory))
+    if name not in files:
+        raise unknown(group, name, files)
+    return _content(files[name])
+
+
 def _files(group: str, directory: Path | None, alone: bool = False) -> Iterator[tuple[str, Traversable]]:
     """Weakest first, so that a dictionary of them keeps what Hydra would find."""
     if directory is not None:
@@ -64,6 +72,11 @@ def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversab
 
 
 def _section(file: Traversable, key: str) -> dict[str, Any]:
+    section = _content(file).get(key)
+    return section if isinstance(section, dict) else {}
+
+
+def _content(file: Traversable) -> dict[str, Any]:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -71,5 +84,4 @@ def _section(file: Traversable, key: str) -> dict[str, Any]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     except yaml.YAMLError as error:
         raise UserError(f"'{file}' is no YAML: {' '.join(str(error).split())}") from error
-    section = content.get(key) if isinstance(content, dict) else None
-    return section if isinstance(section, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -49,12 +49,13 @@ class Command:
         example: one command line that works.
         flags: flags beside --help and --debug.
         bare: takes positional arguments.
+        run: does it; returns an exit status where 0 would not say what happened.
     """
 
     name: str
     usage: str
     does: str
-    run: Callable[[Arguments], None]
+    run: Callable[[Arguments], int | None]
     example: str
     keys: dict[str, str] = field(default_factory=dict)
     more: str = ""
@@ -64,7 +65,14 @@ class Command:
 
 def commands() -> dict[str, Command]:
     """All commands by name, in the order in which a newcomer needs them."""
-    from omnidistill.commands import check, data, lists, results, runs
+    from omnidistill.commands import check, data, lists, results, runs, sweep
 
-    listed = (*runs.COMMANDS, *results.COMMANDS, *lists.COMMANDS, *data.COMMANDS, *check.COMMANDS)
+    listed = (
+        *runs.COMMANDS,
+        *sweep.COMMANDS,
+        *results.COMMANDS,
+        *lists.COMMANDS,
+        *data.COMMANDS,
+        *check.COMMANDS,
+    )
     return {command.name: command for command in listed}

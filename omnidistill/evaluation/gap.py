@@ -64,3 +64,17 @@ def gaps_closed(
         else gap_closed(primary["better"], at[point["steps"]], point["metrics"][name], at[full])
         for point in student
     }
+
+
+def best_gap(document: Mapping[str, Any], most: int = 4) -> tuple[int, float] | None:
+    """The step count of at most `most` at which a student closes most of the gap, and how much of it; None where no
+    such step count has a gap to close."""
+    gaps = [
+        (value, -int(steps))
+        for steps, value in document["gap_closed"].items()
+        if value is not None and int(steps) <= most
+    ]
+    if not gaps:
+        return None
+    value, steps = max(gaps)
+    return -steps, value

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omnidistill.config import build
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
-from omnidistill.errors import UserError
+from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
@@ -80,11 +80,13 @@ def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
 
 def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
     """The teacher as it is sampled from: under guidance where the run asks for it."""
-    if scale == 1.0:
-        return teacher
-    if task.null is None:
-        raise UserError(f"guidance={scale} needs a conditional task with a null label; {task.name} has none")
-    return Guided(teacher, scale, task.null)
+    check_guidance(task, scale)
+    return teacher if scale == 1.0 else Guided(teacher, scale, task.null)
+
+
+def check_guidance(task: Task, scale: float) -> None:
+    if scale != 1.0 and task.null is None:
+        raise NotOffered(f"guidance={scale} needs a conditional task with a null label; {task.name} has none")
 
 
 def origin_of(
@@ -155,7 +157,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
     if lacking:
         who = cfg.get("recipe", {}).get("name") or "training a teacher"
         hint = f"; {task.data_hint}" if "data" in lacking and task.data_hint else ""
-        raise UserError(
+        raise NotOffered(
             f"{who} needs {', '.join(lacking)}, which {task.name} with {task.path} does not offer{hint} "
             "(`omnidistill recipes` lists what each recipe needs)"
         )

@@ -1,0 +1,71 @@
+"""sweep: tasks x recipes x seeds."""
+
+from __future__ import annotations
+
+from omnidistill.commands import Arguments, Command
+from omnidistill.errors import UserError
+
+EXAMPLE = (
+    "omnidistill sweep task=exact/gaussian_mixture,exact/markov_text recipe=consistency-models/cdlm,dmd2/di-m-o "
+    "seed=0,1 out=runs/sweep"
+)
+
+KEYS = {
+    "task=A,B": "tasks, a row each",
+    "recipe=X,Y/Z": "recipes, a column each; Y/Z is Y where the task allows it, else Z",
+    "seed=0,1": "seeds; 0 by default",
+    "out=DIR": "folder that the command makes, or goes on with",
+    "sweep=NAME": "the lists of sweep/NAME.yaml, here or in configs=DIR; task, recipe and seed replace its own",
+    "retry=true": "run the cells again that have failed",
+    "key=value": "any key of distill, for every cell",
+}
+
+MORE = """Every cell is a run of `distill` in DIR/TASK/RECIPE/SEED and a process of its own: one that fails stops no
+other. The same command again does only what is missing: what is finished is left alone, what was interrupted goes
+on from its checkpoint, what failed is left as it is unless retry=true. More tasks, recipes or seeds may be added in
+the same DIR; any other change of a cell's configuration is refused. Ctrl-C keeps the running cell's checkpoint.
+
+Writes results.jsonl (a line for each cell, model and step count) and report.html in DIR. Exit status 1 if a cell has
+failed; a recipe that a task does not allow is `not possible` and no failure."""
+
+
+def sweep(arguments: Arguments) -> int:
+    from omnidistill import settings, sweeps
+
+    own = {"out": "", "sweep": "", "retry": "false"}
+    rest = []
+    for item in arguments.overrides:
+        key, _, value = item.partition("=")
+        if key in own:
+            own[key] = value.strip(" '\"")
+        else:
+            rest.append(item)
+    if not own["out"]:
+        raise UserError("out is missing; for example out=runs/sweep")
+    settings.one_of("true", "false")("retry", own["retry"])
+    wishes = sweeps.plan(rest, own["sweep"] or None)
+    from omnidistill import runs
+    from omnidistill.evaluation import cells
+
+    swept = runs.sweep(wishes, own["out"], retry=own["retry"] == "true")
+    statuses = [each.status for each in cells.single(swept.cells)]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    print(("" if swept.ran else "nothing was left to run; ") + f"{len(statuses)} cells: {counts}")
+    print(f"report: {own['out']}/report.html")
+    failed = cells.FAILED in statuses
+    if failed and not swept.ran:
+        print("retry=true runs again what has failed")
+    return 1 if failed else 0
+
+
+COMMANDS = (
+    Command(
+        "sweep",
+        "task=A,B recipe=X,Y seed=0,1 out=DIR [key=value ...]",
+        "tasks x recipes x seeds, with one page that compares them; run again, it does what is missing",
+        sweep,
+        EXAMPLE,
+        KEYS,
+        MORE,
+    ),
+)

@@ -1,0 +1,263 @@
+"""The matrix: every cell a run of `distill` in a process of its own, so that whatever befalls one stops no other.
+
+A cell is looked at before it is run, so the same command does what is missing and nothing else: what is finished is
+left alone, what was interrupted goes on from its checkpoint, what failed waits for `retry`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from omnidistill import config, folders
+from omnidistill.errors import UserError
+from omnidistill.evaluation import cells
+from omnidistill.evaluation.cells import Cell, Found, Outcome
+from omnidistill.evaluation.gap import best_gap
+from omnidistill.evaluation.report import write_report
+from omnidistill.evaluation.report.words import duration, plural
+from omnidistill.runs.board import Board
+from omnidistill.sweeps import Wish
+
+DISTILL = (sys.executable, "-m", "omnidistill", "distill")
+POSSIBLE = (sys.executable, "-m", "omnidistill.runs.possible")
+LOCK = ".lock"
+
+FREE = (
+    *("resume", "device", "threads", "trust", "checkpoint", "log", "about", "out"),
+    *(key for key in config.FREE_TO_CHANGE if key.startswith("recipe.")),
+)
+"""What may differ between two calls of one sweep; with anything else changed its cells could not be compared."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A cell and the overrides of its run."""
+
+    cell: Cell
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """All cells of the folder, those of former calls included, and how many were run in this one."""
+
+    cells: list[Found]
+    ran: int
+
+
+def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False) -> Swept:
+    """Runs what is missing of the cells.
+
+    Writes `sweep.json`, `results.jsonl` (after each cell) and `report.html` in `out`.
+
+    Args:
+        retry: run the cells again that have failed.
+
+    Raises:
+        UserError: a configuration that cannot be composed or differs from that of a cell that is there already; a
+            folder that is something else; another sweep at work in it. Nothing has been run then.
+        KeyboardInterrupt: after the running cell has kept its checkpoint and the results are written.
+    """
+    out = Path(out)
+    for wish in wishes:  # every mistake is said before anything is made
+        for recipe in wish.choices:
+            _composed(wish, recipe, out)
+    folder = folders.prepare(out, resume=True, mark=cells.NAME)
+    with _alone(folder) as lock:
+        former = {cell.key: cell for cell in cells.read_cells(folder)}
+        jobs = _resolved(wishes, folder, former)
+        for job in jobs:
+            _check_same(job, folder)
+        cells.write_cells({**former, **{job.cell.key: job.cell for job in jobs}}.values(), folder)
+        todo = _missing(jobs, folder, retry)
+        try:
+            with Board(len(todo), sys.stderr) as board:
+                for job in (job for job in jobs if job.cell.recipe is None):
+                    board.say(line(cells.look(folder, job.cell)))
+                for job in todo:
+                    board.begin(str(job.cell))
+                    found, stopped = _run(job, folder, lock)
+                    cells.write_results(cells.find(folder), folder)
+                    board.end(line(found))
+                    if stopped:
+                        raise KeyboardInterrupt
+        finally:
+            everything = cells.find(folder)
+            cells.write_results(everything, folder)
+            write_report(folder)
+    return Swept(everything, len(todo))
+
+
+def line(found: Found) -> str:
+    """One cell as a line: what it is, what it came to, how long it took."""
+    if found.metrics is None:
+        return f"{found.cell}: {found.status}" + (f" ({found.reason})" if found.reason else "")
+    best = best_gap(found.metrics)
+    gap = "no gap to close" if best is None else f"gap closed {best[1]:.1f} % at {plural(best[0])}"
+    return f"{found.cell}: {gap}, {duration(found.seconds)}"
+
+
+def _composed(wish: Wish, recipe: str, out: Path) -> Any:
+    place = out / wish.task / recipe / str(wish.seed)
+    try:
+        return config.compose("config", wish.run(recipe, place))
+    except UserError as error:
+        raise UserError(f"{wish.task} · {recipe}: {error}") from error
+
+
+def _resolved(wishes: Sequence[Wish], folder: Path, former: dict[Any, Cell]) -> list[_Job]:
+    """Each wish with the first recipe that its task allows. A choice once made stays, or a cell would have two."""
+    made: list[Cell | None] = []
+    for wish in wishes:
+        known = former.get((wish.task, wish.column, wish.choice, wish.seed))
+        made.append(known if known and known.recipe else None)
+    open_ = [wish for wish, cell in zip(wishes, made, strict=True) if cell is None]
+    answers = iter(_reasons([wish.run(recipe, folder) for wish in open_ for recipe in wish.choices]))
+    jobs = []
+    for wish, cell in zip(wishes, made, strict=True):
+        if cell is None:
+            reasons = [next(answers) for _ in wish.choices]
+            allowed = [recipe for recipe, why in zip(wish.choices, reasons, strict=True) if why is None]
+            why = "" if allowed else "; ".join(text for text in reasons if text)
+            cell = Cell(wish.task, wish.column, wish.choice, wish.seed, next(iter(allowed), None), why)
+        overrides = wish.run(cell.recipe, folder / cell.folder) if cell.recipe else []
+        jobs.append(_Job(cell, tuple(overrides)))
+    return jobs
+
+
+def _reasons(runs: Sequence[Sequence[str]]) -> list[str | None]:
+    """Why each of the runs cannot be, None where it can. Should the process that answers die, the cells themselves
+    will say of what."""
+    if not runs:
+        return []
+    asked = [list(item for item in run if not item.startswith("seed=")) for run in runs]
+    different = list(dict.fromkeys(map(tuple, asked)))  # of several seeds one is enough
+    done = subprocess.run(
+        POSSIBLE, input=json.dumps(different), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    if done.returncode != 0:
+        return [None] * len(runs)
+    answers = dict(zip(different, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return [answers[tuple(run)] for run in asked]
+
+
+def _check_same(job: _Job, folder: Path) -> None:
+    place = folder / job.cell.folder
+    if job.cell.recipe is None or not (place / "config.yaml").is_file():
+        return
+    if differs := config.difference(config.compose("config", job.overrides), place, FREE):
+        key, former, now = differs
+        raise UserError(
+            f"out={folder} has {job.cell} with another configuration: {key} was {former} and is now {now}; "
+            "choose another out"
+        )
+
+
+def _missing(jobs: Sequence[_Job], folder: Path, retry: bool) -> list[_Job]:
+    wanted = {cells.WAITING, cells.INTERRUPTED, *([cells.FAILED] if retry else [])}
+    todo = [job for job in jobs if cells.look(folder, job.cell).status in wanted]
+    return list({job.cell.folder: job for job in todo}.values())  # two columns may come to the same run
+
+
+def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
+    """One cell in its own process, and whether it was stopped: Ctrl-C reaches it, and it keeps its checkpoint."""
+    place = folder / job.cell.folder
+    resume = (place / "config.yaml").is_file()
+    if not resume and place.is_dir():
+        shutil.rmtree(place)  # stopped before there was anything to go on with
+    place.parent.mkdir(parents=True, exist_ok=True)
+    before = cells.read_outcome(place) or Outcome(cells.INTERRUPTED)
+    attempts = before.attempts + 1
+    cells.write_outcome(Outcome(cells.INTERRUPTED, None, "", before.seconds, attempts), place)
+    command = [*DISTILL, *job.overrides, *(["resume=true"] if resume else [])]
+    began = time.monotonic()
+    with cells.log_file(place).open("a", encoding="utf-8") as log:
+        status, stopped = _wait(command, log, lock)
+    seconds = round(before.seconds + time.monotonic() - began, 1)
+
+    def ended(kind: str, reason: str = "") -> Found:
+        cells.write_outcome(Outcome(kind, status, reason, seconds, attempts), place)
+        return cells.look(folder, job.cell)
+
+    if stopped or status == 130:
+        return ended(cells.INTERRUPTED, "stopped; the same command goes on"), True
+    if status != 0:
+        return ended(cells.FAILED, _reason(status, cells.log_file(place))), False
+    found = ended(cells.FINISHED)
+    return (found if found.metrics else ended(cells.FAILED, "it ended well and left no whole results")), False
+
+
+def _wait(command: Sequence[str], log: IO[str], lock: IO[str]) -> tuple[int, bool]:
+    """The exit status of a command as a shell gives it, and whether it was asked to stop.
+
+    It has a session of its own, lest a terminal send it the Ctrl-C that is passed on to it here: a second one would
+    mean "at once". It holds the lock, too, for as long as it lives.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=(lock.fileno(),),
+    )
+    asked = 0
+    with _terminable():
+        while True:
+            try:
+                status = process.wait()
+                return (128 - status if status < 0 else status), asked > 0
+            except KeyboardInterrupt:
+                asked += 1
+                process.send_signal(signal.SIGINT if asked < 3 else signal.SIGKILL)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which batch systems stop a job, is a Ctrl-C while a cell runs."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[IO[str]]:
+    """Keeps a second sweep out, also while a cell outlives the sweep that started it."""
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another sweep is at work in out={folder}; wait for it, or stop it") from error
+        yield lock
+
+
+def _reason(status: int, log: Path) -> str:
+    """Why a process failed, in one line: the signal that killed it, else the last thing it said."""
+    if status > 128:
+        name = signal.Signals(status - 128).name
+        return f"killed by {name}" + (", as systems do when memory runs out" if name == "SIGKILL" else "")
+    lines = [text.strip() for text in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    said = next((text for text in reversed(lines) if text), "nothing was said")
+    return said.removeprefix("error: ").removesuffix(" (run again with --debug for the traceback)")
