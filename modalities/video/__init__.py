@@ -1,0 +1,1 @@
+"""Video: short clips of camera recordings, `video/clips`."""

