@@ -24,15 +24,19 @@ class Context:
 
     Attributes:
         condition: what the network is told (class labels, text features, a mapping of tensors); guidance drops it.
-        anchor: the y of `x_t = alpha x0 + beta y + sigma eps`, shaped like x0; None where there is none.
+        anchor: the y of `x_t = alpha x0 + beta y + sigma eps`, shaped like x0; for tokens the ones that are given,
+            with the mask where a token is to be found (infilling). None where there is none.
         mask: True where an element is real, False where it pads a shorter sample; broadcasts against the state.
         guidance: Float[b], the guidance scale a student was told to imitate; None for the usual scale.
+        reference: the truth that belongs to this context, where there is one (the clean recording of a noisy one);
+            metrics and pictures look at it, networks and paths never do.
     """
 
     condition: Condition = None
     anchor: Tensor | None = None
     mask: Tensor | None = None
     guidance: Tensor | None = None
+    reference: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Context:
         """The same context with `function` applied to every tensor in it."""

@@ -62,22 +62,24 @@ def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> 
 
 
 def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
-    """`package`: unpacked, not installed, so neither root nor its dependencies are needed; `folder`: inside it, or a
-    list of folders."""
-    package = source["package"]
+    """`package`, or a list of them: unpacked over one another, not installed, so neither root nor their dependencies
+    are needed; `folder`: inside them, or a list of folders."""
+    named = source["package"]
+    packages = [named] if isinstance(named, str) else list(named)
     try:
-        _call(["apt-get", "download", package], scratch)
+        _call(["apt-get", "download", *packages], scratch)
     except SourceError:
         # The system's package lists may be absent or old: use private ones, which needs no root either.
         options = ["-o", f"Dir::State::Lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
         (scratch / "lists").mkdir(exist_ok=True)
         (scratch / "cache").mkdir(exist_ok=True)
         _call(["apt-get", *options, "update"], scratch)
-        _call(["apt-get", *options, "download", package], scratch)
+        _call(["apt-get", *options, "download", *packages], scratch)
     archives = sorted(scratch.glob("*.deb"))
-    if not archives:
-        raise SourceError("apt-get left no package")
-    _call(["dpkg", "-x", str(archives[0]), str(scratch / "unpacked")], scratch)
+    if len(archives) != len(packages):
+        raise SourceError(f"apt-get left {len(archives)} of {len(packages)} packages")
+    for archive in archives:
+        _call(["dpkg", "-x", str(archive), str(scratch / "unpacked")], scratch)
     return _inside(scratch / "unpacked", source.get("folder", ""), files)
 
 
@@ -105,7 +107,8 @@ SOURCES: Mapping[str, Callable[[Mapping[str, Any], Iterable[str], Path], Path]] 
 
 
 def describe_source(source: Mapping[str, Any]) -> str:
-    return f"{source['kind']} {source.get('path') or source.get('address') or source.get('package')}"
+    where = source.get("path") or source.get("address") or source.get("package")
+    return f"{source['kind']} {where if isinstance(where, str) else ', '.join(where)}"
 
 
 def _call(command: list[str], folder: Path) -> None:

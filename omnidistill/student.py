@@ -94,11 +94,16 @@ class Student:
         chunks = []
         for index, start in enumerate(range(0, count, batch)):
             size = min(batch, count - start)
-            like = torch.empty((size, *self.shape), dtype=self.dtype, device=device)
             part = context[slice(start, start + size)].to(device)
+            like = self._like(size, device, part)
             g = generator(seed, "sample", index, device=device)
             chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)
         return torch.cat(chunks)
+
+    def _like(self, count: int, device: torch.device, context: Context) -> Tensor:
+        if self.task is not None:
+            return self.task.like(count, device, context)
+        return torch.empty((count, *self.shape), dtype=self.dtype, device=device)
 
     def context(self, count: int, seed: int = 0, condition: Condition | int = None) -> Context:
         """The contexts of `count` samples: drawn by the task, with the condition that is asked for."""

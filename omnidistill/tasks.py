@@ -5,7 +5,7 @@ A modality fills in this form. Nothing in the core asks which modality it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -47,6 +47,7 @@ class Task:
         classes: where the condition is a class label: their number, labels being 0 ... classes - 1.
         null: the label that means "no condition", for guidance; None where there is none.
         data_hint: how to get the data, for the message of a recipe that needs it.
+        window: (length, overlap) along the last axis in which states longer than that are sampled (see `Windowed`).
     """
 
     name: str = "unnamed"
@@ -60,6 +61,7 @@ class Task:
     classes: int | None = None
     null: int | None = None
     data_hint: str = ""
+    window: tuple[int, int] | None = None
 
     # --- the form -----------------------------------------------------------------------------------------------
 
@@ -110,9 +112,20 @@ class Task:
             return {}
         return self.measure(real.x0, real.context, g)
 
-    def like(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """An empty tensor of `count` samples' shape, dtype and device."""
-        return torch.empty((count, *self.shape), dtype=self.dtype, device=device)
+    def like(self, count: int, device: torch.device | str = "cpu", context: Context = Context()) -> Tensor:
+        """An empty tensor of the shape, dtype and device of `count` samples: that of the context's anchor, since a
+        ragged task's samples are as long as what they are made from, else `shape`."""
+        shape = (count, *self.shape) if context.anchor is None else context.anchor.shape
+        return torch.empty(shape, dtype=self.dtype, device=device)
+
+    def inputs(self, source: FilePath) -> Iterable[tuple[str, Context | UserError]]:
+        """The user's own inputs at `source` (a file or a folder) to sample for: each item's name, and its context as
+        a batch of one, or what is wrong with it."""
+        raise UserError(f"{self.name} samples from nothing but noise; leave input= out")
+
+    def write(self, x0: Tensor, context: Context, target: FilePath) -> FilePath:
+        """Writes the sample made for one input, `x0: Float[1 ...]`, at `target` (a path without suffix)."""
+        raise NotImplementedError("a task that reads inputs also writes what is made of them")
 
     def file_suffix(self) -> str:
         """The suffix of the modality's own sample files."""

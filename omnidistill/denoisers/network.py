@@ -91,7 +91,8 @@ class NetworkDenoiser(Denoiser):
             return view(self.path, value).expand(x_t.shape[0]).to(torch.float32)  # type: ignore[arg-type]
 
         keywords: dict[str, Tensor] = {}
-        if context.anchor is not None:
+        # Tokens that are given stand in the state itself.
+        if context.anchor is not None and self.parameterisation != "logits":
             keywords["anchor"] = context.anchor
         if context.mask is not None:
             keywords["mask"] = context.mask
@@ -144,6 +145,8 @@ class NetworkDenoiser(Denoiser):
             logits.dtype
         )
         undecided = self.path.unresolved(x_t, t).unsqueeze(-1)
+        if context.anchor is not None:
+            undecided = undecided & (context.anchor == vocab).unsqueeze(-1)
         return CategoricalPosterior(torch.where(undecided, logits, (1.0 - known) * IMPOSSIBLE))
 
     def output_weight(self, t: Tensor) -> Tensor:

@@ -91,14 +91,14 @@ def quality(
         # The first call of a network pays for threads, allocations and the choice of kernels.
         first = context[parts[0]].to(device)
         warm = generator(seed, "evaluation", "warm-up", device=device)
-        sampler.sample(model, task.like(min(batch, samples), device), 1, first, g=warm)
+        sampler.sample(model, task.like(min(batch, samples), device, first), 1, first, g=warm)
         for count in steps:
             chunks: list[Tensor] = []
             costs: set[int] = set()
             seconds = 0.0
             for index, part in enumerate(parts):
                 here = context[part].to(device)
-                like = task.like(part.stop - part.start, device)
+                like = task.like(part.stop - part.start, device, here)
                 g = generator(seed, "evaluation", "samples", index, device=device)
                 report = _shifted(progress, done, total)
                 started = _now(device)

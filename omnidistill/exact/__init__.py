@@ -3,10 +3,10 @@
 from omnidistill.exact.bridge import BridgeDenoiser, BridgeTask
 from omnidistill.exact.gaussian_mixture import GaussianMixtureTask, MixtureDenoiser
 from omnidistill.exact.markov_text import ChainDenoiser, MarkovTextTask
-from omnidistill.exact.networks import MLP
-from omnidistill.exact.point_transformer import PointTransformer
 from omnidistill.exact.rigid_cloud import CloudDenoiser, RigidCloudTask
-from omnidistill.exact.transformer import Transformer
+from omnidistill.networks.mlp import MLP
+from omnidistill.networks.point_transformer import PointTransformer
+from omnidistill.networks.transformer import Transformer
 
 __all__ = [
     "MLP",

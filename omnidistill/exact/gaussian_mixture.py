@@ -17,8 +17,8 @@ from omnidistill.evaluation.distances import energy_distance, sliced_wasserstein
 from omnidistill.exact import parameters
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.mixture import Mixture
-from omnidistill.exact.networks import MLP
 from omnidistill.exact.render import scatter
+from omnidistill.networks.mlp import MLP
 from omnidistill.paths import GaussianPath
 from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior

@@ -17,7 +17,7 @@ from omnidistill.errors import UserError, unknown
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.chain import MarkovChain, marginals
 from omnidistill.exact.render import write_whole
-from omnidistill.exact.transformer import Transformer
+from omnidistill.networks.transformer import Transformer
 from omnidistill.paths import MaskedPath, Path, UniformPath
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior

@@ -14,9 +14,9 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.exact import parameters
 from omnidistill.exact.arguments import keywords, whole
-from omnidistill.exact.point_transformer import PointTransformer
 from omnidistill.exact.render_clouds import write_clouds
 from omnidistill.exact.rotations import matrix_fisher, random_rotations
+from omnidistill.networks.point_transformer import PointTransformer
 from omnidistill.paths import GaussianPath, RigidMotion, edm
 from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior

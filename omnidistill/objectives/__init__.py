@@ -7,6 +7,7 @@ from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.regression import Regression
+from omnidistill.objectives.reward import Reward
 from omnidistill.objectives.weighted import Weighted
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Nodes",
     "Objective",
     "Regression",
+    "Reward",
     "RoleSpec",
     "Step",
     "StudentSpec",

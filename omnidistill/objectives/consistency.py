@@ -6,6 +6,7 @@ pairs   where x_r comes from:
         `bridge`  x_r ~ q(x_r | x_t, x0) with the data's own x0. Deterministic on Gaussian paths, where it is the same
                   noise at two levels (consistency training: Song et al. 2023, theorem 2); random on tokens (CDLM).
         `teacher` x_r from x_t by `teacher_steps` steps of the teacher (consistency distillation, ibid. eq. 7; LCM).
+        `independent` x_r ~ q(x_r | x0) with noise of its own: two trajectories of one x0 (ROSE-CD, Xu et al. 2025).
         `stored`  both from a bank of teacher trajectories; needs no data.
 target  whose belief is matched:
         `average` an exponential moving average of the student, at x_r.
@@ -20,6 +21,7 @@ The boundary condition f(x, 0) = x is in the denoiser: a point at t = 0 is x_t i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -34,7 +36,8 @@ from omnidistill.objectives.jumps import Jumps, Nodes, half_way
 from omnidistill.posteriors import Posterior
 from omnidistill.weights import weight
 
-PAIRS = ("bridge", "teacher", "stored")
+PAIRS = ("bridge", "teacher", "independent", "stored")
+View = Callable[[Tensor], Tensor]
 TARGETS = ("average", "self", "teacher", "jump")
 
 
@@ -64,6 +67,8 @@ class Consistency:
             (Meng et al. 2022; LCM, Luo et al. 2023, alg. 1).
         rounds: for `jump`, how many times the student becomes the teacher, plus one.
         bank: number of stored trajectories for `pairs: stored`.
+        view: of the two points, what is compared instead of the points themselves, e.g. differences of frames
+            (Zhai et al. 2024, MCM); `Float[b ...] -> Float[b ...]`, for points without padding.
     """
 
     rolls_out = False
@@ -81,6 +86,7 @@ class Consistency:
         guidance: float | tuple[float, float] = 1.0,
         rounds: int = 1,
         bank: int = 4096,
+        view: View | None = None,
     ) -> None:
         if pairs not in PAIRS:
             raise unknown("source of pairs", pairs, PAIRS)
@@ -94,7 +100,7 @@ class Consistency:
             raise UserError(f"teacher_steps and rounds must be >= 1, got {teacher_steps} and {rounds}")
         self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)
         self.divergence, self.weighting, self.teacher_steps = divergence, weighting, teacher_steps
-        self.second_order, self.guidance, self.rounds = second_order, guidance, rounds
+        self.second_order, self.guidance, self.rounds, self.view = second_order, guidance, rounds, view
         self.roles: dict[str, RoleSpec] = {}
         if target == "average":
             self.roles["target"] = RoleSpec(start="student", average=decay)
@@ -119,11 +125,23 @@ class Consistency:
         context = self._context(step)
         belief = _ask(step["student"], pair.x_t, pair.t, context, pair.s)
         target = step.path.align(target, belief, context.mask)
-        error = belief.divergence(target, self.divergence, context.mask)
-        where = step.path.unresolved(pair.x_t, pair.t)
+        if self.view is None:
+            error = belief.divergence(target, self.divergence, context.mask)
+            where = step.path.unresolved(pair.x_t, pair.t)
+        else:
+            error, where = self._viewed(belief, target, step), None
         loss = reduce(error, self._weight(step, pair), context.mask, where)
         drift = (belief.parameters.detach() - target.parameters).abs().mean()
         return Losses({"consistency": loss}, {"consistency/drift": drift})
+
+    def _viewed(self, belief: Posterior, target: Posterior, step: Step) -> Tensor:
+        assert self.view is not None
+        if "gaussian" not in step.path.offers or step.context.mask is not None:
+            raise UserError(
+                f"view={self.view} compares points without padding; {step.path} or its batch has none such"
+            )
+        seen, wanted = (b.replace(self.view(b.parameters)) for b in (belief, target))
+        return seen.divergence(wanted, self.divergence)
 
     def _context(self, step: Step) -> Context:
         """Stored trajectories come with the contexts that they were made under, which are not the batch's."""
@@ -155,6 +173,8 @@ class Consistency:
         x_t = path.corrupt(x0, t, context, g=step.g)
         if self.pairs == "bridge":
             return Pair(x_t, path.bridge(x_t, x0, t, s, context, g=step.g), t, s)
+        if self.pairs == "independent":
+            return Pair(x_t, path.corrupt(x0, s, context, g=step.g), t, s)
         if self.target == "jump":
             r = half_way(t, s, path)
             first = _ask(self._teacher(step), x_t, t, context, r)

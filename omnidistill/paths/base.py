@@ -95,3 +95,10 @@ def per_sample(value: Tensor, like: Tensor) -> Tensor:
     """A scalar or Float[b], shaped to broadcast against `like` and cast to its dtype if that is real."""
     value = value.to(like.dtype) if like.is_floating_point() else value
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
+
+
+def keep_given(tokens: Tensor, context: Context, vocab: int) -> Tensor:
+    """The tokens with those that are given in place: the anchor holds them, and `vocab` where none is given."""
+    if context.anchor is None:
+        return tokens
+    return torch.where(context.anchor == vocab, tokens, context.anchor)

@@ -7,14 +7,15 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.paths.base import P, Time, as_time, per_sample
+from omnidistill.paths.base import P, Time, as_time, keep_given, per_sample
 from omnidistill.paths.schedules import Schedule, schedule
 from omnidistill.posteriors import CategoricalPosterior, certain
 from omnidistill.random import uniform
 
 
 class MaskedPath:
-    """Each token is replaced by the mask, once and for all, with probability `1 - alpha(t)`.
+    """Each token is replaced by the mask, once and for all, with probability `1 - alpha(t)`. Tokens that are given
+    (`context.anchor`, infilling) are never replaced.
 
     Args:
         vocab: number of real tokens; they are 0 ... vocab - 1 and the mask is `mask_id = vocab`.
@@ -49,16 +50,17 @@ class MaskedPath:
     ) -> Tensor:
         masks = torch.full_like(like, self.mask_id, dtype=torch.long)
         if not self.random_tokens:
-            return masks
+            return keep_given(masks, context, self.vocab)
         which = uniform(masks, g, context.mask) < self.random_tokens
         tokens = (uniform(masks, g, context.mask) * self.vocab).long()
-        return torch.where(which, tokens, masks)
+        return keep_given(torch.where(which, tokens, masks), context, self.vocab)
 
     def corrupt(
         self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
         alpha = per_sample(self.alpha(as_time(t, x0)), x0)
-        return torch.where(uniform(x0, g, context.mask) < alpha, x0, self.mask_id)
+        x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self.mask_id)
+        return keep_given(x_t, context, self.vocab)
 
     def bridge(
         self,
@@ -76,7 +78,7 @@ class MaskedPath:
         alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
         reveal = per_sample((alpha_s - alpha_t) / (1.0 - alpha_t), x0)
         decided = torch.where(uniform(x0, g, context.mask) < reveal, x0, self.mask_id)
-        return torch.where(self.unresolved(x_t, t), decided, x_t)
+        return keep_given(torch.where(self.unresolved(x_t, t), decided, x_t), context, self.vocab)
 
     def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
         """Masked positions; at t = 1, where alpha is 0, every position, whatever it holds."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.paths.base import P, Time, as_time, per_sample
+from omnidistill.paths.base import P, Time, as_time, keep_given, per_sample
 from omnidistill.paths.schedules import Schedule, schedule
 from omnidistill.posteriors import CategoricalPosterior, certain
 from omnidistill.random import categorical, uniform
@@ -16,7 +16,8 @@ from omnidistill.random import categorical, uniform
 
 class UniformPath:
     """Each token is resampled uniformly from the vocabulary with probability `1 - alpha(t)` (Austin et al. 2021;
-    Sahoo et al. 2025, Duo). Tokens are 0 ... vocab - 1; there is no mask, so nothing is ever visibly resolved."""
+    Sahoo et al. 2025, Duo). Tokens are 0 ... vocab - 1; there is no mask, so nothing is ever visibly resolved, but
+    for tokens that are given (`context.anchor`, with `vocab` where none is), which are never resampled."""
 
     span = (1e-3, 1.0)
     floor = 0.0
@@ -36,13 +37,14 @@ class UniformPath:
     def prior(
         self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
-        return self._random(like, context, g)
+        return keep_given(self._random(like, context, g), context, self.vocab)
 
     def corrupt(
         self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
         alpha = per_sample(self.alpha(as_time(t, x0)), x0)
-        return torch.where(uniform(x0, g, context.mask) < alpha, x0, self._random(x0, context, g))
+        x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self._random(x0, context, g))
+        return keep_given(x_t, context, self.vocab)
 
     def bridge_probs(self, x_t: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """q(x_s | x_t, x0), Float64[b n k], by Bayes' rule with `a = alpha_t / alpha_s`:
@@ -69,7 +71,8 @@ class UniformPath:
         g: torch.Generator | None = None,
     ) -> Tensor:
         """Draws from `bridge_probs`. There is no deterministic jump, so `churn` changes nothing."""
-        return categorical(self.bridge_probs(x_t, x0, t, s), g, context.mask)
+        x_s = categorical(self.bridge_probs(x_t, x0, t, s), g, context.mask)
+        return keep_given(x_s, context, self.vocab)
 
     def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
         return torch.ones_like(x_t, dtype=torch.bool)

@@ -118,7 +118,7 @@ def origin_of(
         teacher,
         objective,
         settings_of(cfg, **changes),
-        lambda count, where: task.like(count, where),
+        task.like,
         null=task.null,
     )
     run(
@@ -206,7 +206,8 @@ def bank_of(
             size = min(256, spec.size - start)
             part = context[slice(start, start + size)].to(device)
             g = generator(seed, "bank", start, device=device)
-            made = sampler.sample(teacher, task.like(size, device), spec.steps, part, g=g, keep=True)
+            like = task.like(size, device, part)
+            made = sampler.sample(teacher, like, spec.steps, part, g=g, keep=True)
             states = made.states if spec.states else (made.states[0], made.states[-1])
             chunks.append(torch.stack(states, 1).cpu())
             times = torch.tensor(

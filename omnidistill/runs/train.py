@@ -33,7 +33,7 @@ def train(cfg: DictConfig) -> FilePath:
         None,
         objective,
         setup.settings_of(cfg),
-        lambda count, where: task.like(count, where),
+        task.like,
         null=task.null,
     ).to(device)
     run(module, task, out, device=device, resume=cfg.resume, title="training a teacher")

@@ -58,7 +58,7 @@ def check_objective(
     def step(role: str, of: Batch) -> Step:
         models = {"teacher": teacher, **crew.models}
         g = generator(seed, role)
-        like = task.like(of.count) if of.x0 is None else torch.empty_like(of.x0)
+        like = task.like(of.count, context=of.context) if of.x0 is None else torch.empty_like(of.x0)
         return Step(role, of, models, g, like=like, student=student, null=task.null, bank=bank)
 
     for role in dict.fromkeys(crew.turns):
@@ -209,7 +209,9 @@ def _bank(
     if spec is None:
         return None
     context = task.contexts(count, seeded(seed))
-    made = task.sampler().sample(teacher, task.like(count), spec.steps, context, g=seeded(seed), keep=True)
+    made = task.sampler().sample(
+        teacher, task.like(count, context=context), spec.steps, context, g=seeded(seed), keep=True
+    )
     states = made.states if spec.states else (made.states[0], made.states[-1])
     times = made.times if spec.states else (made.times[0], made.times[-1])
     return {

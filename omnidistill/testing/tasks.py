@@ -85,9 +85,8 @@ def _check_data(report: Report, task: Task, count: int, seed: int) -> Batch:
             if batch.x0 is None or again.x0 is None or other.x0 is None:
                 continue
             kind = (tuple(batch.x0.shape), batch.x0.dtype)
-            report.require(
-                kind == ((count, *task.shape), task.dtype), "x0 has the task's shape and dtype", kind
-            )
+            expected = (tuple(task.like(count, context=batch.context).shape), task.dtype)
+            report.require(kind == expected, "x0 has the task's shape and dtype", kind)
             report.require(torch.isfinite(batch.x0).all(), "x0 is finite", batch.x0)
             report.require(torch.equal(batch.x0, again.x0), "one seed, one batch", gap(batch.x0, again.x0))
             report.require(
@@ -148,7 +147,13 @@ def _teacher_answers(task: Task, teacher: Denoiser, batch: Batch, seed: int) -> 
 def _check_metrics(report: Report, task: Task, batch: Batch, untrained: Denoiser, seed: int) -> None:
     name = task.primary.name
     with report.section("metrics are finite, seeded and blind to order and padding"):
-        made = FewStep().sample(untrained, task.like(batch.count), 1, batch.context, g=seeded(seed)).x0
+        made = (
+            FewStep()
+            .sample(
+                untrained, task.like(batch.count, context=batch.context), 1, batch.context, g=seeded(seed)
+            )
+            .x0
+        )
         x0, context = made if batch.x0 is None else batch.x0, batch.context
 
         def measure(x: Tensor, around: Context) -> dict[str, float]:
@@ -209,12 +214,14 @@ def _whole(batch: Batch) -> tuple[Tensor, Context]:
 
 def _state(task: Task, batch: Batch, seed: int) -> tuple[Tensor, Context]:
     context = batch.context[:4]
-    return task.path.prior(task.like(4), context, g=seeded(seed)), context
+    return task.path.prior(task.like(4, context=context), context, g=seeded(seed)), context
 
 
 def _score(task: Task, denoiser: Denoiser, steps: int, batch: Batch, seed: int) -> float:
     g = generator(seed, "sample")
-    sample = task.sampler().sample(denoiser, task.like(batch.count), steps, batch.context, g=g)
+    sample = task.sampler().sample(
+        denoiser, task.like(batch.count, context=batch.context), steps, batch.context, g=g
+    )
     return task.measure(sample.x0, batch.context, generator(seed, "measure"))[task.primary.name]
 
 

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from omnidistill.context import Batch
+from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import RunError
 from omnidistill.objectives.base import Losses, Objective, Step, StudentSpec
@@ -20,7 +20,7 @@ from omnidistill.random import generator
 from omnidistill.training.roles import EMA, STUDENT, Cast
 from omnidistill.training.settings import Settings
 
-Shape = Callable[[int, torch.device], Tensor]
+Shape = Callable[[int, torch.device, Context], Tensor]
 
 
 class Distillation(L.LightningModule):
@@ -112,7 +112,11 @@ class Distillation(L.LightningModule):
         if self.teacher is not None:
             models["teacher"] = self.teacher
         g = generator(self.settings.seed, "step", self.update, turn, self.global_rank, device=self.device)
-        like = self.like(batch.count, self.device) if batch.x0 is None else torch.empty_like(batch.x0)
+        like = (
+            self.like(batch.count, self.device, batch.context)
+            if batch.x0 is None
+            else torch.empty_like(batch.x0)
+        )
         step = Step(
             role,
             batch,

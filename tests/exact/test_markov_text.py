@@ -14,7 +14,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact.chain import MarkovChain, stationary
 from omnidistill.exact.markov_text import ChainDenoiser, MarkovTextTask
-from omnidistill.exact.transformer import Transformer
+from omnidistill.networks.transformer import Transformer
 from omnidistill.paths import MaskedPath, UniformPath, rectified_flow
 from omnidistill.random import generator
 from omnidistill.samplers import Ancestral, Euler

@@ -9,9 +9,9 @@ import torch
 from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
-from omnidistill.exact.point_transformer import PointTransformer
 from omnidistill.exact.rigid_cloud import APART, REACH, CloudDenoiser, RigidCloudTask, aligned_rmsd
 from omnidistill.exact.rotations import matrix_fisher, proper_svd, random_rotations
+from omnidistill.networks.point_transformer import PointTransformer
 from omnidistill.paths import RigidMotion, rectified_flow
 from omnidistill.random import generator, normal
 from omnidistill.samplers import Euler

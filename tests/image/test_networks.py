@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from omnidistill.modalities.image import data
-from omnidistill.modalities.image.networks import Attention, Classifier, UNet
+from omnidistill.modalities.image.networks import Classifier, UNet
+from omnidistill.networks.grid import Attention
 
 SMALL = {"channels": (16, 32), "num_classes": 10}
 

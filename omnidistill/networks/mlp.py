@@ -1,4 +1,4 @@
-"""A multilayer perceptron for the closed-form tasks on vectors."""
+"""A residual perceptron on vectors, modulated by time and class."""
 
 from __future__ import annotations
 

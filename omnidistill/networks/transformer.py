@@ -1,4 +1,4 @@
-"""A small bidirectional transformer for tokens, the students' network on sequences with a closed-form teacher."""
+"""A small bidirectional transformer for tokens, and the trunk it shares with the one for points."""
 
 from __future__ import annotations
 

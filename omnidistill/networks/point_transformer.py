@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
-from omnidistill.exact.transformer import Trunk
+from omnidistill.networks.transformer import Trunk
 
 
 class PointTransformer(nn.Module):

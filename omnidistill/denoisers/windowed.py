@@ -1,0 +1,88 @@
+"""A denoiser asked in overlapping windows, for states longer than its network should see at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Context
+from omnidistill.denoisers.base import Denoiser
+from omnidistill.errors import UserError
+from omnidistill.posteriors import Posterior
+
+TOGETHER = 8  # windows a network call: bounds the memory however long the state
+
+
+class Windowed(Denoiser):
+    """Beliefs of windows along the last axis, cross-faded where windows overlap:
+
+    `D(x_t)_i = sum_w r_w(i) D(x_t[w])_i / sum_w r_w(i)`, r_w rising and falling linearly over the overlap (fusing
+    diffusion paths: Bar-Tal et al. 2023, MultiDiffusion, eq. 5, with a ramp for its constant weights).
+
+    The fusion happens at every sampler step, on one state with one noise, so neighbouring windows agree on what they
+    share and there is no seam. A state of at most `length` is answered whole. Counts one call an answer, however many
+    windows it takes: every element is asked about once, or twice in an overlap.
+
+    Args:
+        denoiser: of a Gaussian path.
+        length: elements of a window.
+        overlap: elements that neighbours share, at least 1 and at most half the window.
+    """
+
+    def __init__(self, denoiser: Denoiser, length: int, overlap: int) -> None:
+        super().__init__(denoiser.path)
+        if "gaussian" not in denoiser.path.offers:
+            raise UserError(f"windows are fused on Gaussian paths, got {denoiser.path}")
+        if not 1 <= overlap <= length // 2:
+            raise UserError(
+                f"windows need 1 <= overlap <= length / 2, got length={length}, overlap={overlap}"
+            )
+        self.denoiser, self.length, self.overlap = denoiser, int(length), int(overlap)
+        self.wants_target = denoiser.wants_target
+
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
+        n, b = x_t.shape[-1], x_t.shape[0]
+        if n <= self.length:
+            return self.denoiser(x_t, t, context, target_time=target_time)
+        starts = self._starts(n)
+        t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(b)
+        target = None if target_time is None else target_time.expand(b)
+        fused, total = torch.zeros_like(x_t), torch.zeros(n, dtype=x_t.dtype, device=x_t.device)
+        ramp = self._ramp(x_t)
+        answer: Posterior | None = None
+        for first in range(0, len(starts), TOGETHER):
+            some = starts[first : first + TOGETHER]
+            parts = [self._cut(context, start, n) for start in some]
+            around = parts[0]
+            for part in parts[1:]:
+                around = around.joined(part)
+            x = torch.cat([x_t[..., start : start + self.length] for start in some])
+            later = None if target is None else target.repeat(len(some))
+            answer = self.denoiser(x, t.repeat(len(some)), around, target_time=later)
+            for start, mean in zip(some, answer.parameters.split(b), strict=True):
+                fused[..., start : start + self.length] += ramp * mean
+                total[start : start + self.length] += ramp
+        assert answer is not None
+        return answer.replace(fused / total)
+
+    def _starts(self, n: int) -> list[int]:
+        """Evenly spaced, so that no last window overlaps its neighbour almost wholly."""
+        hop = self.length - self.overlap
+        count = -(-(n - self.length) // hop) + 1
+        return [round(i * (n - self.length) / (count - 1)) for i in range(count)]
+
+    def _ramp(self, like: Tensor) -> Tensor:
+        rise = torch.arange(1, self.length + 1, dtype=like.dtype, device=like.device)
+        return torch.minimum(rise, rise.flip(0)).clamp_max(self.overlap) / self.overlap
+
+    def _cut(self, context: Context, start: int, n: int) -> Context:
+        """The context of one window: what runs along the last axis is cut, the rest is the same for all."""
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return value if value is None or value.shape[-1] != n else value[..., start : start + self.length]
+
+        return replace(context, anchor=cut(context.anchor), mask=cut(context.mask), reference=None)

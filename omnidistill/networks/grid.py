@@ -1,0 +1,156 @@
+"""The blocks of the U-Net: each takes an optional `real: Float[b 1 1 w]`, 1 at real columns and 0 at padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+EXCLUDED = -1e4  # attention score of padding; finite, so that a row of nothing but padding is no NaN
+M = TypeVar("M", bound=nn.Module)
+
+
+class Embedding(nn.Module):
+    """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, then a two-layer perceptron."""
+
+    rates: Tensor
+
+    def __init__(self, width: int, scale: float, silent: bool = False, frequencies: int = 32) -> None:
+        super().__init__()
+        # From half a radian a unit, which tells the ends of [0, 1] apart, to 100, which tells 1/100 apart; higher
+        # ones make time derivatives large (Lu and Song 2024, arXiv:2410.11081, section 4.1).
+        rates = scale * 0.5 * 200.0 ** torch.linspace(0, 1, frequencies)
+        self.register_buffer("rates", rates, persistent=False)
+        self.inner = nn.Linear(2 * frequencies, width)
+        self.outer = nn.Linear(width, width)
+        if silent:
+            zero(self.outer)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.float().unsqueeze(1) * self.rates.float()
+        waves = torch.cat((angles.sin(), angles.cos()), dim=1)
+        return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
+
+
+class Norm(nn.GroupNorm):
+    """Group norm (Wu and He 2018, arXiv:1803.08494) in groups of 16 channels, fewer where `c` does not divide by 16.
+
+    16 did best among the fixed widths of its table 3, and narrower groups miss the vectorised CPU kernel for
+    channels_last bfloat16: 8 channels a group took 8 to 15 times as long. With `real`, mean and variance are taken
+    over real columns alone.
+    """
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c // math.gcd(c, 16), c)
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        if real is not None:
+            return self._masked(x, real)
+        # The forward-mode derivative of torch's group norm views its input and fails on the channels_last layout.
+        if forward_ad.unpack_dual(x).tangent is not None:
+            x = x.contiguous()
+        return super().forward(x)
+
+    def _masked(self, x: Tensor, real: Tensor) -> Tensor:
+        grouped = x.float().unflatten(1, (self.num_groups, -1))  # Float[b g c/g h w]
+        real = real.float().unsqueeze(1)
+        count = (real.sum((2, 3, 4), keepdim=True) * grouped.shape[2] * grouped.shape[3]).clamp_min(1.0)
+        mean = (grouped * real).sum((2, 3, 4), keepdim=True) / count
+        centred = grouped - mean
+        variance = (centred.square() * real).sum((2, 3, 4), keepdim=True) / count
+        normal = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+        return torch.addcmul(_column(self.bias), normal, _column(self.weight)).to(x.dtype)
+
+
+class Residual(nn.Module):
+    """h + conv(silu(film(norm(conv(silu(norm(h))))))); the second convolution starts at zero."""
+
+    def __init__(self, c_in: int, c_out: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = Norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.film = nn.Linear(width, 2 * c_out)
+        self.norm2, self.conv2 = Norm(c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, film: Tensor, real: Tensor | None = None) -> Tensor:
+        h = self.norm2(self.conv1(_kept(F.silu(self.norm1(x, real)), real)), real)
+        scale, shift = self.film(film).unsqueeze(-1).unsqueeze(-1).chunk(2, dim=1)
+        h = torch.addcmul(shift, h, 1 + scale)
+        return self.skip(x) + self.conv2(_kept(F.silu(h), real))
+
+
+class Down(nn.Conv2d):
+    """Halves each side, rounding up."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(_kept(x, real))
+
+
+class Up(nn.Conv2d):
+    """Nearest-neighbour upsampling to the size of the skip it meets next, then a 1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
+        # A 1x1 convolution commutes with copying pixels, and is four times cheaper before it.
+        return F.interpolate(super().forward(x), size=tuple(size), mode="nearest")
+
+
+class Attention(nn.Module):
+    """x + project(softmax(q k^T / sqrt(d)) v) over the positions (Vaswani et al. 2017); the projection starts at zero.
+
+    Written out: the fused CPU kernel has no forward-mode derivative and a slow backward pass in bfloat16.
+    """
+
+    def __init__(self, c: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv, self.project = Norm(c), nn.Linear(c, 3 * c), zero(nn.Linear(c, c))
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        b, c, height, wide = x.shape
+        tokens = self.norm(x, real).permute(0, 2, 3, 1).reshape(b, height * wide, c)
+        q, k, v = self.qkv(tokens).reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        scores = q * (c // self.heads) ** -0.5 @ k.transpose(-2, -1)
+        if real is not None:
+            outside = EXCLUDED * (1.0 - real).expand(b, 1, height, wide).reshape(b, 1, 1, height * wide)
+            scores = scores + outside.to(scores.dtype)
+        mixed = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(b, height * wide, c)
+        return x + self.project(mixed).reshape(b, height, wide, c).permute(0, 3, 1, 2)
+
+
+class Middle(nn.Module):
+    """The bottleneck: residual block, attention, residual block."""
+
+    def __init__(self, c: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.before = Residual(c, c, width)
+        self.attention = Attention(c, heads)
+        self.after = Residual(c, c, width)
+
+    def forward(self, x: Tensor, film: Tensor, real: Tensor | None = None) -> Tensor:
+        return self.after(self.attention(self.before(x, film, real), real), film, real)
+
+
+def zero(layer: M) -> M:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _kept(x: Tensor, real: Tensor | None) -> Tensor:
+    """What a convolution may see: padding would leak into its real neighbours."""
+    return x if real is None else x * real.to(x.dtype)
+
+
+def _column(x: Tensor) -> Tensor:
+    return x.float().reshape(1, -1, 1, 1)
