@@ -55,5 +55,7 @@ class RigidMotion:
             sign = torch.where(sign == 0, torch.ones_like(sign), sign)
             flip = torch.diag_embed(torch.stack((torch.ones_like(sign), torch.ones_like(sign), sign), -1))
             # Row vectors: aligned_i = target_i R^T with R^T = U diag V^T.
-            rotation = (u @ flip @ vh).to(target.dtype)
-        return ((target - centre_target) @ rotation + centre_to) * weight
+            rotation = u @ flip @ vh
+        # In float64, which autocast leaves alone: a product in bfloat16 would move points by 1/256 of their distance.
+        moved = ((target - centre_target).double() @ rotation).to(target.dtype)
+        return (moved + centre_to) * weight
