@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from omnidistill import config, folders
@@ -27,6 +25,7 @@ from omnidistill.evaluation.cells import Cell, Found, Outcome
 from omnidistill.evaluation.gap import best_gap
 from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.report.words import duration, plural
+from omnidistill.runs import process
 from omnidistill.runs.board import Board
 from omnidistill.sweeps import Wish
 
@@ -184,7 +183,7 @@ def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
     command = [*DISTILL, *job.overrides, *(["resume=true"] if resume else [])]
     began = time.monotonic()
     with cells.log_file(place).open("a", encoding="utf-8") as log:
-        status, stopped = _wait(command, log, lock)
+        status, stopped = process.wait(command, log, lock)
     seconds = round(before.seconds + time.monotonic() - began, 1)
 
     def ended(kind: str, reason: str = "") -> Found:
@@ -194,52 +193,9 @@ def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
     if stopped or status == 130:
         return ended(cells.INTERRUPTED, "stopped; the same command goes on"), True
     if status != 0:
-        return ended(cells.FAILED, _reason(status, cells.log_file(place))), False
+        return ended(cells.FAILED, process.reason(status, cells.log_file(place))), False
     found = ended(cells.FINISHED)
     return (found if found.metrics else ended(cells.FAILED, "it ended well and left no whole results")), False
-
-
-def _wait(command: Sequence[str], log: IO[str], lock: IO[str]) -> tuple[int, bool]:
-    """The exit status of a command as a shell gives it, and whether it was asked to stop.
-
-    It has a session of its own, lest a terminal send it the Ctrl-C that is passed on to it here: a second one would
-    mean "at once". It holds the lock, too, for as long as it lives.
-    """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=(lock.fileno(),),
-    )
-    asked = 0
-    with _terminable():
-        while True:
-            try:
-                status = process.wait()
-                return (128 - status if status < 0 else status), asked > 0
-            except KeyboardInterrupt:
-                asked += 1
-                process.send_signal(signal.SIGINT if asked < 3 else signal.SIGKILL)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, by which batch systems stop a job, is a Ctrl-C while a cell runs."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -251,13 +207,3 @@ def _alone(folder: Path) -> Iterator[IO[str]]:
         except BlockingIOError as error:
             raise UserError(f"another sweep is at work in out={folder}; wait for it, or stop it") from error
         yield lock
-
-
-def _reason(status: int, log: Path) -> str:
-    """Why a process failed, in one line: the signal that killed it, else the last thing it said."""
-    if status > 128:
-        name = signal.Signals(status - 128).name
-        return f"killed by {name}" + (", as systems do when memory runs out" if name == "SIGKILL" else "")
-    lines = [text.strip() for text in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    said = next((text for text in reversed(lines) if text), "nothing was said")
-    return said.removeprefix("error: ").removesuffix(" (run again with --debug for the traceback)")

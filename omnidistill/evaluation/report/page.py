@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation import metrics_file
-from omnidistill.evaluation.report import matrix, samples, sections
+from omnidistill.evaluation import cells, metrics_file
+from omnidistill.evaluation.report import samples, sections, sweep
 from omnidistill.evaluation.report.run import read_run
 
 NAME = "report.html"
@@ -18,8 +18,8 @@ NAME = "report.html"
 def write_report(folder: str | Path) -> Path:
     """Writes `folder/report.html` from what the run left there and returns its path.
 
-    A folder without metrics.json whose subfolders have one is a sweep: its page is the matrix of tasks and recipes,
-    with links to the pages of the runs.
+    A folder without metrics.json that has sweep.json, or whose subfolders have a metrics.json, is a sweep: its page
+    compares tasks and recipes, with links to the pages of the runs.
 
     Raises:
         UserError: there is no finished run in `folder`, a file of it is broken, or the page cannot be written.
@@ -29,8 +29,8 @@ def write_report(folder: str | Path) -> Path:
         raise UserError(f"no folder {folder}; `omnidistill report` takes the out= of a run or of a sweep")
     if (folder / metrics_file.NAME).is_file():
         title, body = _run_page(folder)
-    elif runs := matrix.find_runs(folder):
-        title, body = f"sweep {folder.resolve().name}", matrix.sweep_page(folder, runs)
+    elif found := cells.find(folder):
+        title, body = f"sweep {folder.resolve().name}", sweep.sweep_page(folder, found)
     else:
         raise UserError(f"no {metrics_file.NAME} in {folder} or its subfolders; nothing to report yet")
     template = Template(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omnidistill.evaluation.report.run import Scalar
@@ -18,10 +19,14 @@ STAND_INS = {
     "student": "#010204",
     "floor": "#010205",
     "raw": "#010206",
+    **{f"c{index}": f"#01020{7 + index:x}" for index in range(6)},
 }
+MARKERS = "Ds^vPX"  # of the recipes c0 ... c5, so that no curve is told by its colour alone
+SIGNS = "◆■▲▼✚✖"  # the same for a legend in HTML
+ARROWS = {"lower": "↓", "higher": "↑"}
 POINTS = 240  # of a curve; more than a small plot has pixels for
 ROUNDING = 1e9  # a zero that rounding made 1e-17 would stretch a logarithmic axis over all of the plot
-WIDE, SMALL = (4.7, 2.9), (3.3, 2.0)  # inches, 72 units each in the SVG
+WIDE, MEDIUM, SMALL = (4.7, 2.9), (4.2, 2.7), (3.3, 2.0)  # inches, 72 units each in the SVG
 
 
 def quality_curve(document: Mapping[str, Any], metric: str, wide: bool) -> str:
@@ -51,6 +56,70 @@ def quality_curve(document: Mapping[str, Any], metric: str, wide: bool) -> str:
     else:
         axes.set_title(metric)
     return _svg(figure, f"{metric} against sampler steps", f"quality-{metric}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model in a comparison: network calls against a metric, each seed a point.
+
+    Attributes:
+        nfe: calls a sample.
+        values: at each of them, one for each seed.
+        mark: index of a recipe's colour and marker; None for the teacher.
+    """
+
+    nfe: Sequence[int]
+    values: Sequence[Sequence[float]]
+    mark: int | None = None
+
+
+def comparison_curve(title: str, metric: str, better: str, lines: Sequence[Line], floor: float | None) -> str:
+    """A metric against network calls: the teacher's line, a marker for each student, the floor of real data. Seeds are
+    averaged, with a bar from the lowest to the highest."""
+    figure, axes = _figure(MEDIUM)
+    shown = [] if floor is None else [floor]
+    teachers = 0
+    for line in lines:
+        means = [sum(values) / len(values) for values in line.values]
+        shown += [value for values in line.values for value in values]
+        if line.mark is None:  # a second teacher is one under guidance, at other calls
+            style = ("-", (0, (2, 1.5)))[min(teachers, 1)]
+            axes.plot(
+                line.nfe,
+                means,
+                "o",
+                linestyle=style,
+                color=STAND_INS["teacher"],
+                markersize=3.5,
+                linewidth=1.6,
+            )
+            teachers += 1
+            continue
+        colour = STAND_INS[f"c{line.mark}"]
+        axes.plot(
+            line.nfe,
+            means,
+            MARKERS[line.mark],
+            linestyle=(0, (1, 2)),
+            color=colour,
+            markersize=6,
+            linewidth=1,
+        )
+        lows, highs = (list(map(extreme, line.values)) for extreme in (min, max))
+        axes.vlines(line.nfe, lows, highs, color=colour, linewidth=1.2)
+    if floor is not None:
+        axes.axhline(floor, color=STAND_INS["floor"], linestyle=(0, (4, 3)), linewidth=1.1)
+    calls = sorted({nfe for line in lines for nfe in line.nfe})
+    ticks = [2**k for k in range(1 + max(calls, default=1).bit_length()) if 2**k <= 2 * max(calls, default=1)]
+    ticks = ticks[:: 1 + len(ticks) // 8]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.minorticks_off()
+    _scale(axes, shown, ratio=8.0)
+    axes.set_title(title)
+    axes.set_xlabel("network calls a sample")
+    axes.set_ylabel(f"{metric} {ARROWS[better]}")
+    return _svg(figure, f"{title}: {metric} against network calls", f"comparison-{title}-{metric}")
 
 
 def scalar_curve(scalar: Scalar) -> str:

@@ -10,7 +10,13 @@ from pathlib import Path
 from omnidistill.evaluation.report.run import Run
 from omnidistill.evaluation.report.words import plural
 
-LARGEST = 8 * 2**20  # bytes of one embedded file; a page of hundreds of megabytes opens nowhere
+LARGEST = 8 * 2**20  # bytes of one embedded file
+WHOLE = 40 * 2**20  # bytes of all of them: a page of hundreds of megabytes opens nowhere
+EACH = 6  # files of one kind in one figure
+CAPS = (
+    f"The page has at most {EACH} files of a kind for each model, none above {LARGEST >> 20} MB and {WHOLE >> 20} MB "
+    "in all; the others lie in samples/."
+)
 EXCERPT = 1500  # characters of a text that are shown before the download
 TYPES = {
     ".jsonl": "application/x-ndjson",
@@ -22,11 +28,18 @@ TYPES = {
 
 def samples_section(run: Run) -> str:
     """Real data, the full teacher, then teacher and student at each of the student's step counts, side by side."""
-    figures = []
+    figures, room, left_out = [], WHOLE, 0
     for (model, steps), caption in _order(run):
-        paths = run.samples.get((model, steps), [])
-        if paths:
-            body = "".join(embedded(path, caption) for path in paths)
+        body, kinds = "", dict[str, int]()
+        for path in run.samples.get((model, steps), []):
+            kinds[path.suffix] = kinds.get(path.suffix, 0) + 1
+            size = path.stat().st_size
+            if kinds[path.suffix] > EACH or size > min(LARGEST, room):
+                left_out += 1
+                continue
+            room -= size
+            body += embedded(path, caption)
+        if kinds:
             figures.append(
                 f'<figure class="{model}"><figcaption>{escape(caption)}</figcaption>{body}</figure>'
             )
@@ -36,6 +49,8 @@ def samples_section(run: Run) -> str:
     pictures = all(path.suffix in (".png", ".csv") for paths in run.samples.values() for path in paths)
     wide = "" if pictures else " wide"
     note = "Teacher and student start from the same noise and conditions."
+    if left_out:
+        note += f" {left_out} file{'s are' if left_out > 1 else ' is'} not shown. {CAPS}"
     grid = f'<div class="samples{wide}">{"".join(figures)}</div>'
     return f'<section><h2>Samples</h2><p class="note">{note}</p>{grid}</section>'
 
@@ -56,9 +71,6 @@ def _order(run: Run) -> list[tuple[tuple[str, int | None], str]]:
 
 def embedded(path: Path, caption: str) -> str:
     """One file as the element that shows or plays it, or as a download."""
-    size = path.stat().st_size
-    if size > LARGEST:
-        return f'<p class="note">{escape(path.name)} ({size / 2**20:.0f} MB) lies in samples/.</p>'
     kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     label = escape(caption, quote=True)

@@ -1,0 +1,63 @@
+"""A command in a process of its own: stopped by Ctrl-C as one would stop it by hand, and why it failed in one line."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+
+def wait(command: Sequence[str], log: IO[str], lock: IO[str]) -> tuple[int, bool]:
+    """The exit status of a command as a shell gives it, and whether it was asked to stop.
+
+    It has a session of its own, lest a terminal send it the Ctrl-C that is passed on to it here: a second one would
+    mean "at once". It holds the lock, too, for as long as it lives.
+    """
+    asked = 0
+    with _terminable():
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+        )
+        while True:
+            try:
+                status = child.wait()
+                return (128 - status if status < 0 else status), asked > 0
+            except KeyboardInterrupt:
+                asked += 1
+                child.send_signal(signal.SIGINT if asked < 3 else signal.SIGKILL)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which batch systems stop a job, is a Ctrl-C while a cell runs."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def reason(status: int, log: Path) -> str:
+    """Why a process failed, in one line: the signal that killed it, else the last thing it said."""
+    if name := {128 + each.value: each.name for each in signal.Signals}.get(status):
+        return f"killed by {name}" + (", as systems do when memory runs out" if name == "SIGKILL" else "")
+    lines = [text.strip() for text in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    said = next((text for text in reversed(lines) if text), "nothing was said")
+    return said.removeprefix("error: ").removesuffix(" (run again with --debug for the traceback)")
