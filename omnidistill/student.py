@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Condition, Context
-from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
+from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told, Windowed
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import Path
 from omnidistill.random import generator
@@ -99,6 +99,41 @@ class Student:
             g = generator(seed, "sample", index, device=device)
             chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)
         return torch.cat(chunks)
+
+    @torch.no_grad()
+    def sample_for(
+        self, source: str | FilePath, steps: int | None = None, seed: int = 0
+    ) -> Iterator[tuple[str, Tensor | UserError, Context]]:
+        """One sample for each of the user's own inputs at `source`, a file or a folder that the task can read.
+
+        Yields:
+            The input's name, the sample, Float[1 ...] or Long[1 n], on the CPU, or what is wrong with the input, and
+            its context. An input longer than the task's `window` is sampled in windows that agree where they overlap.
+
+        Example:
+            >>> for name, x0, context in omnidistill.load("runs/student").sample_for("noisy"):
+            ...     task.write(x0, context, Path("clean") / name)
+        """
+        if self.task is None:
+            raise UserError("a student without a task reads no files; pass the context to sample()")
+        whole, window = self.denoiser, self.task.window
+        denoiser = whole if window is None else Windowed(whole, *window)
+        device = next(whole.parameters()).device
+        for name, context in self.task.inputs(FilePath(source)):
+            if isinstance(context, UserError):
+                yield name, context, Context()
+                continue
+            here = context.to(device)
+            # Of the input's name, so that what else is there changes nothing.
+            g = generator(seed, "input", name, device=device)
+            like = self.task.like(1, device, here)
+            try:
+                made = self.sampler.sample(denoiser, like, steps or self.steps, here, g=g).x0.cpu()
+            except UserError as error:
+                yield name, error, context
+                continue
+            finite = not made.is_floating_point() or bool(made.isfinite().all())
+            yield name, made if finite else UserError("the sample made for it holds NaN or infinity"), context
 
     def _like(self, count: int, device: torch.device, context: Context) -> Tensor:
         if self.task is not None:

@@ -17,7 +17,8 @@ SAMPLE_KEYS = {
     "steps=N": "sampler steps; by default the number the student was trained for",
     "count=M": "number of samples (16)",
     "seed=S": "0 by default",
-    "out=PATH": "file to write, with or without its suffix",
+    "out=PATH": "file to write, with or without its suffix; with input=, a folder that the command makes",
+    "input=PATH": "a file or a folder of your own: one sample for each input in it, e.g. noisy recordings",
     "condition=C": "class label of all samples",
     "device=D": "auto, cpu or cuda",
     "trust=[PACKAGE]": "packages that the student's task may be built from",
@@ -33,7 +34,7 @@ EVALUATE_KEYS = {
 }
 
 
-def sample(arguments: Arguments) -> None:
+def sample(arguments: Arguments) -> int:
     folder = arguments.one("folder of a run", "omnidistill sample runs/first steps=1 count=16 out=made")
     given, dotted = arguments.pick([key.partition("=")[0] for key in SAMPLE_KEYS])
     if dotted:
@@ -48,10 +49,23 @@ def sample(arguments: Arguments) -> None:
     from omnidistill import runs
 
     trust = _names(given.get("trust", ""))
+    if "input" in given:
+        for key in ("count", "condition"):
+            if key in given:
+                raise UserError(f"{key} has no effect with input=: there is one sample for each input")
+        files, wrong = runs.sample_inputs(
+            folder, given["input"], given["out"], steps, seed, device=device, trust=trust
+        )
+        for file in files:
+            print(file)
+        for name, reason in wrong.items():
+            print(f"error: {name}: {reason}", file=sys.stderr)
+        return 2 if wrong else 0
     files = runs.sample(
         folder, steps, count, seed, given["out"], device=device, condition=condition, trust=trust
     )
     print(*files, sep="\n")
+    return 0
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -113,8 +127,8 @@ def _device(name: str) -> str:
 COMMANDS = (
     Command(
         "sample",
-        "DIR [steps=N] [count=M] [seed=S] out=PATH",
-        "samples of a student, in the modality's own format",
+        "DIR [steps=N] [count=M | input=PATH] [seed=S] out=PATH",
+        "samples of a student, in the modality's own format; with input=, one for each of your own files",
         sample,
         "omnidistill sample runs/first steps=1 count=64 seed=1 out=made",
         SAMPLE_KEYS,

@@ -1,11 +1,14 @@
-"""Samples from a run's folder, in the modality's own format."""
+"""Samples from a run's folder, out of noise or for the user's own inputs, in the modality's own format."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
+from omnidistill import folders
 from omnidistill.errors import UserError
+from omnidistill.progress import track
 from omnidistill.student import load
 
 
@@ -37,3 +40,60 @@ def sample(
     context = student.context(count, seed, condition)
     x0 = student.sample(count, steps, seed, context=context).cpu()
     return student.task.render(x0, context, target.with_suffix(""))
+
+
+def sample_inputs(
+    folder: str | FilePath,
+    source: str | FilePath,
+    out: str | FilePath,
+    steps: int | None = None,
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    trust: Sequence[str] = (),
+) -> tuple[list[FilePath], dict[str, str]]:
+    """One sample for each input at `source`, written in the folder `out`, which this makes.
+
+    Returns:
+        The files, and by name what was wrong with the inputs that have none.
+
+    Raises:
+        UserError: there is no such source, `out` holds files already or is where the inputs are, or nothing was read.
+    """
+    place, target = FilePath(source).expanduser().resolve(), FilePath(out).expanduser()
+    if not place.exists():
+        raise UserError(f"input={source} does not exist")
+    inside = place if place.is_dir() else place.parent
+    if target.resolve() == inside or (place.is_dir() and inside in target.resolve().parents):
+        raise UserError(f"out={out} is where the inputs are; choose another folder")
+    student = load(folder, device, trust=trust)
+    assert student.task is not None  # as above
+    folders.prepare(target)
+    files: list[FilePath] = []
+    wrong: dict[str, str] = {}
+    taken: set[str] = set()
+    total = sum(1 for file in place.rglob("*") if file.is_file()) if place.is_dir() else 1
+    with track(total, "sampling") as advance:  # a file may hold several inputs, or none
+        for name, x0, context in student.sample_for(place, steps, seed):
+            unique = next(n for n in _numbered(name) if n not in taken)
+            taken.add(unique)
+            try:
+                if isinstance(x0, UserError):
+                    raise x0
+                # A manifest may name anything.
+                if target.resolve() not in (target / unique).resolve().parents:
+                    raise UserError(f"the name leads out of {out}")
+                (target / unique).parent.mkdir(parents=True, exist_ok=True)
+                files.append(student.task.write(x0, context, target / unique))
+            except UserError as error:
+                wrong[unique] = " ".join(str(error).split())
+            advance(1)
+    if not files and not wrong:
+        raise UserError(f"input={source} holds nothing that {student.task.name} can read")
+    return files, wrong
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """The name, then name_2, name_3, ...: a recording may be there in two formats."""
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(2))
