@@ -16,16 +16,19 @@ from omnidistill.random import generator
 HEARD = (
     32  # samples of which each gets a wav; of more, the first two of each label do: a page should still open
 )
-ROWS = 8
+ROWS = 6
 
 
-def picture(mels: Tensor, lengths: Tensor, labels: Tensor, names: Sequence[str], path: Path) -> Path:
-    """A png of `mels: Float[n mels frames]`: time to the right, low bands below, one column a label, at most 8 rows.
+def picture(
+    mels: Tensor, lengths: Tensor, labels: Tensor, names: Sequence[str], span: tuple[float, float], path: Path
+) -> Path:
+    """A png of `mels: Float[n mels frames]`: time to the right, low bands below, one column a label, at most 6 rows.
 
     Args:
         lengths: Long[n], frames that are real.
         labels: Long[n].
         names: of the labels.
+        span: log-mels that are drawn black and white; the same in every picture, so that levels compare.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -36,7 +39,7 @@ def picture(mels: Tensor, lengths: Tensor, labels: Tensor, names: Sequence[str],
     rows = min(ROWS, max(int((labels == label).sum()) for label in present))
     figure = Figure(figsize=(1.9 * len(present), 1.5 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, len(present), squeeze=False)
-    low, high = float(mels.min()), float(mels.max())
+    low, high = span
     for column, label in enumerate(present):
         own = (labels == label).nonzero()[:, 0].tolist()
         axes[0, column].set_title(names[label], fontsize=8)
@@ -50,7 +53,7 @@ def picture(mels: Tensor, lengths: Tensor, labels: Tensor, names: Sequence[str],
                 )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(path, dpi=80)
+        figure.savefig(path, dpi=64)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path

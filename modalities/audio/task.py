@@ -158,7 +158,9 @@ class Music(Task):
         assert isinstance(labels, Tensor)
         mels, labels = x0.detach().cpu().float()[:, 0] * self.std + self.mean, labels.cpu()
         lengths = render.frames_of(context.mask, x0)
-        drawn = render.picture(mels, lengths, labels, self.labels, target.with_name(target.name + ".png"))
+        span = (self.mean - 2.5 * self.std, self.mean + 2.5 * self.std)
+        picture = target.with_name(target.name + ".png")
+        drawn = render.picture(mels, lengths, labels, self.labels, span, picture)
         return [drawn, *render.sounds(mels, lengths, labels, self.labels, self.signature, target)]
 
     def file_suffix(self) -> str:
