@@ -15,7 +15,7 @@ from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
-from omnidistill.paths.base import as_time, per_sample
+from omnidistill.paths.base import as_time, per_sample, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior, PointPosterior, Posterior
 
 TIME_INPUTS: dict[str, Callable[[GaussianPath, Tensor], Tensor]] = {
@@ -144,10 +144,8 @@ class NetworkDenoiser(Denoiser):
         known = (x_t.clamp(max=vocab - 1).unsqueeze(-1) == torch.arange(vocab, device=x_t.device)).to(
             logits.dtype
         )
-        undecided = self.path.unresolved(x_t, t).unsqueeze(-1)
-        if context.anchor is not None:
-            undecided = undecided & (context.anchor == vocab).unsqueeze(-1)
-        return CategoricalPosterior(torch.where(undecided, logits, (1.0 - known) * IMPOSSIBLE))
+        open_ = undecided(self.path, x_t, t, context, vocab).unsqueeze(-1)
+        return CategoricalPosterior(torch.where(open_, logits, (1.0 - known) * IMPOSSIBLE))
 
     def output_weight(self, t: Tensor) -> Tensor:
         """Float64[b]: the weight that turns an error of x0 into one of the bare output, `1 / b(t)^2`; 1 for tokens.

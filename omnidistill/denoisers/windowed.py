@@ -52,7 +52,6 @@ class Windowed(Denoiser):
         t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(b)
         target = None if target_time is None else target_time.expand(b)
         fused, total = torch.zeros_like(x_t), torch.zeros(n, dtype=x_t.dtype, device=x_t.device)
-        ramp = self._ramp(x_t)
         answer: Posterior | None = None
         for first in range(0, len(starts), TOGETHER):
             some = starts[first : first + TOGETHER]
@@ -64,8 +63,9 @@ class Windowed(Denoiser):
             later = None if target is None else target.repeat(len(some))
             answer = self.denoiser(x, t.repeat(len(some)), around, target_time=later)
             for start, mean in zip(some, answer.parameters.split(b), strict=True):
-                fused[..., start : start + self.length] += ramp * mean
-                total[start : start + self.length] += ramp
+                weight = self._weight(start, n, x_t)
+                fused[..., start : start + self.length] += weight * mean
+                total[start : start + self.length] += weight
         assert answer is not None
         return answer.replace(fused / total)
 
@@ -75,9 +75,12 @@ class Windowed(Denoiser):
         count = -(-(n - self.length) // hop) + 1
         return [round(i * (n - self.length) / (count - 1)) for i in range(count)]
 
-    def _ramp(self, like: Tensor) -> Tensor:
-        rise = torch.arange(1, self.length + 1, dtype=like.dtype, device=like.device)
-        return torch.minimum(rise, rise.flip(0)).clamp_max(self.overlap) / self.overlap
+    def _weight(self, start: int, n: int, like: Tensor) -> Tensor:
+        """Float[length]: r_w, from 1/overlap at an end that a neighbour takes over, 1 at an end of the state."""
+        rise = torch.arange(1, self.length + 1, dtype=like.dtype, device=like.device) / self.overlap
+        left = torch.ones_like(rise) if start == 0 else rise.clamp_max(1.0)
+        right = torch.ones_like(rise) if start + self.length == n else rise.flip(0).clamp_max(1.0)
+        return torch.minimum(left, right)
 
     def _cut(self, context: Context, start: int, n: int) -> Context:
         """The context of one window: what runs along the last axis is cut, the rest is the same for all."""

@@ -19,7 +19,7 @@ from omnidistill.exact.chain import MarkovChain, marginals
 from omnidistill.exact.render import write_whole
 from omnidistill.networks.transformer import Transformer
 from omnidistill.paths import MaskedPath, Path, UniformPath
-from omnidistill.paths.base import as_time, per_sample
+from omnidistill.paths.base import as_time, per_sample, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior
 from omnidistill.tasks import Metric, Task
 
@@ -57,7 +57,9 @@ class ChainDenoiser(Denoiser):
             alpha = per_sample(self.path.alpha(as_time(t, x_t)), x_t).unsqueeze(-1)  # type: ignore[attr-defined]
             likelihood = alpha * seen + (1.0 - alpha) / vocab
         else:
-            likelihood = torch.where(self.path.unresolved(x_t, t).unsqueeze(-1), 1.0, seen)
+            likelihood = torch.ones_like(seen)
+        hidden = undecided(self.path, x_t, t, context, vocab).unsqueeze(-1)
+        likelihood = torch.where(hidden, likelihood, seen)
         if context.mask is None:
             return likelihood
         return torch.where(context.mask.expand(x_t.shape).unsqueeze(-1), likelihood, 1.0)

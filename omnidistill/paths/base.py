@@ -102,3 +102,9 @@ def keep_given(tokens: Tensor, context: Context, vocab: int) -> Tensor:
     if context.anchor is None:
         return tokens
     return torch.where(context.anchor == vocab, tokens, context.anchor)
+
+
+def undecided(path: Path, x_t: Tensor, t: Time, context: Context, vocab: int) -> Tensor:
+    """Bool[b n]: tokens still to be found: unresolved and not given."""
+    unresolved = path.unresolved(x_t, t)
+    return unresolved if context.anchor is None else unresolved & (context.anchor == vocab)
