@@ -1,0 +1,221 @@
+"""Running text as token ids: the Brown corpus without its tags, or the user's own documents; split by document.
+
+Brown: 500 documents of about 2000 words (Francis and Kucera 1964). Every tenth in the order of names, 50 of 500, is
+held out, so that held-out text has other authors and subjects than the training text. The user's own text is a text
+file, a folder of them, or JSON lines; a folder's files and the lines are documents and split in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnidistill.datasets import locate
+from omnidistill.errors import UserError
+from omnidistill.modalities.text.tokens import Tokens
+
+Document = list[str]
+"""Its sentences, in order."""
+
+HELD_OUT_EVERY = 10
+SHORTEST = 16  # characters; below that a stretch is a heading or a remainder and says nothing about text
+
+_TAG = re.compile(r"/[^/\s]+(?=\s|$)")
+_QUOTES = re.compile(r"``|''")
+_DOUBLED = re.compile(r"([;:?!,.])([ \t]+\1)+")  # the corpus repeats some marks, a trace of its punched cards
+_DETACHED = re.compile(r"[ \t]+([.,;:?!])")
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Pieces of text of different lengths, as token ids one after another.
+
+    Attributes:
+        ids: Long[total].
+        starts, lengths: Long[pieces], sorted by length, so that a batch of near ones has little padding.
+    """
+
+    ids: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def padded(self, rows: Tensor, fill: int = 0) -> tuple[Tensor, Tensor]:
+        """Long[b n] with n the longest of these pieces, and the mask Bool[b n], True where a token is real."""
+        lengths = self.lengths[rows]
+        places = torch.arange(int(lengths.max()))
+        mask = places < lengths.unsqueeze(1)
+        ids = self.ids[(self.starts[rows].unsqueeze(1) + places).clamp_max(len(self.ids) - 1)]
+        return torch.where(mask, ids, fill), mask
+
+    def texts(self, tokens: Tokens) -> list[str]:
+        ids = self.ids.tolist()
+        bounds = zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
+        return [tokens.decode(ids[start : start + length]) for start, length in bounds]
+
+
+def fetched() -> bool:
+    """Whether the corpus is in the cache."""
+    try:
+        locate("brown")
+    except UserError:
+        return False
+    return True
+
+
+def brown(folder: str | Path | None = None) -> list[Document]:
+    """The Brown corpus in plain words: tags and quotation marks are taken off, punctuation joins its word, marks that
+    the corpus doubles are single. From `folder`, else from the cache."""
+    where = locate("brown") if folder is None else Path(folder)
+    files = sorted(where.rglob("c[a-r][0-9][0-9]"))
+    if not files:
+        raise UserError(f"{where} holds no file of the Brown corpus (ca01 ... cr09)")
+    return [untagged(_text(file, "latin-1")) for file in files]
+
+
+def untagged(text: str) -> Document:
+    """`The/at jury/nn said/vbd ,/, no/rb ./.` -> `The jury said, no.`, a sentence a line."""
+    words = _QUOTES.sub(" ", _TAG.sub("", text))
+    lines = _DETACHED.sub(r"\1", _DOUBLED.sub(r"\1", words)).splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def own(path: str | Path) -> list[Document]:
+    """The user's documents: *.txt (one document), *.jsonl (`{"text": ...}`, a document a line), or a folder of both.
+
+    Raises:
+        UserError: nothing there, no text in it, not UTF-8, or a line that is no such object.
+    """
+    documents = []
+    for file in _files(path):
+        lines = _lines(file, "utf-8")
+        if file.suffix == ".txt":
+            documents.append(_sentences(lines))
+        else:
+            documents += [_sentences([_field(file, number, line)]) for number, line in enumerate(lines, 1)]
+    documents = [document for document in documents if document]
+    if not documents:
+        raise UserError(f"'{path}' holds no text")
+    return documents
+
+
+def lines_of(path: str | Path) -> Iterable[tuple[str, str]]:
+    """Every line of text at `path`, the kinds of file as in `own`, with a name: `file_0001`, relative to a folder."""
+    path = Path(path).expanduser()
+    for file in _files(path):
+        stem = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("").as_posix()
+        for number, line in enumerate(_lines(file, "utf-8"), 1):
+            yield f"{stem}_{number:04d}", line if file.suffix == ".txt" else _field(file, number, line)
+
+
+def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Training and held-out documents: of every ten the tenth is held out. Fewer than ten are first cut into
+    consecutive tenths of all their sentences, so a single file splits into nine tenths and the last one."""
+    if len(documents) < HELD_OUT_EVERY:
+        sentences = [sentence for document in documents for sentence in document]
+        if len(sentences) < HELD_OUT_EVERY:
+            raise UserError(
+                f"{len(sentences)} sentences are too few to split; give at least {HELD_OUT_EVERY}"
+            )
+        edges = [len(sentences) * i // HELD_OUT_EVERY for i in range(HELD_OUT_EVERY + 1)]
+        documents = [sentences[a:b] for a, b in pairwise(edges)]
+    held_out = [d for i, d in enumerate(documents) if i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
+    return [d for i, d in enumerate(documents) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1], held_out
+
+
+def stretches(documents: Iterable[Document], tokens: Tokens, longest: int) -> Stretches:
+    """Documents cut into pieces of at most `longest` tokens: as many whole consecutive sentences as fit, or the about
+    equal parts of a sentence that is longer, cut at spaces."""
+    texts = [
+        text
+        for document in documents
+        for text in _packed([tokens.clean(sentence) for sentence in document], tokens, longest)
+        if len(text) >= SHORTEST
+    ]
+    ids, lengths = tokens.encode_all(sorted(texts, key=tokens.count))
+    fits = lengths <= longest  # a single word may be longer
+    if not fits.any():
+        raise UserError(f"the text holds no stretch of {SHORTEST} or more known characters")
+    return Stretches(ids, (lengths.cumsum(0) - lengths)[fits], lengths[fits])
+
+
+def _files(path: str | Path) -> list[Path]:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"there is no text at '{path}'; give a .txt or .jsonl file or a folder of them")
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in files if file.suffix in (".txt", ".jsonl")]
+    if not files:
+        raise UserError(f"'{path}' is neither a .txt nor a .jsonl file nor a folder of them")
+    return files
+
+
+def _packed(sentences: Iterable[str], tokens: Tokens, longest: int) -> Iterable[str]:
+    held = ""
+    for sentence in sentences:
+        joined = f"{held} {sentence}".strip()
+        if tokens.count(joined) <= longest:
+            held = joined
+            continue
+        yield held
+        *parts, held = _parts(sentence, tokens, longest)
+        yield from parts
+        if parts:  # the end of a long sentence stays by itself: what follows starts afresh
+            yield held
+            held = ""
+    yield held
+
+
+def _parts(sentence: str, tokens: Tokens, longest: int) -> list[str]:
+    words = sentence.split(" ")
+    sizes = [tokens.count(word) + 1 for word in words]
+    wanted = -(-sum(sizes) // longest)
+    while True:
+        goal, parts, room = sum(sizes) / wanted, [[]], 0.0  # type: ignore[var-annotated]
+        for word, size in zip(words, sizes, strict=True):
+            if parts[-1] and room + size / 2 > goal:
+                parts.append([])
+                room -= goal
+            parts[-1].append(word)
+            room += size
+        texts = [" ".join(part) for part in parts]
+        if wanted >= len(words) or all(tokens.count(text) <= longest for text in texts):
+            return texts
+        wanted += 1
+
+
+def _sentences(lines: Iterable[str]) -> Document:
+    return [s for line in lines for s in _SENTENCE_END.split(" ".join(line.split())) if s]
+
+
+def _lines(file: Path, encoding: str) -> list[str]:
+    return [line.strip() for line in _text(file, encoding).splitlines() if line.strip()]
+
+
+def _text(file: Path, encoding: str) -> str:
+    try:
+        text = file.read_text(encoding=encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{file}' is not {encoding} text: byte {error.start} is {error.reason}") from error
+    except OSError as error:
+        raise UserError(f"cannot read '{file}': {error.strerror or error}") from error
+    if "\0" in text:
+        raise UserError(f"'{file}' holds zero bytes; it is no text file")
+    return text
+
+
+def _field(file: Path, number: int, line: str) -> str:
+    try:
+        return str(json.loads(line)["text"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"line {number} of '{file}' is not an object with the key \"text\"") from error
