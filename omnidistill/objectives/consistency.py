@@ -33,7 +33,9 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, Step, reduce
 from omnidistill.objectives.jumps import Jumps, Nodes, half_way
+from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior
+from omnidistill.random import uniform
 from omnidistill.weights import weight
 
 PAIRS = ("bridge", "teacher", "independent", "stored")
@@ -69,9 +71,9 @@ class Consistency:
         bank: number of stored trajectories for `pairs: stored`.
         view: of the two points, what is compared instead of the points themselves, e.g. differences of frames
             (Zhai et al. 2024, MCM); `Float[b ...] -> Float[b ...]`, for points without padding.
+        mixed: share of the batch whose trajectories start from the student's own samples instead of the data, which
+            sampling will meet (ibid., mixed trajectory distillation).
     """
-
-    rolls_out = False
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Consistency:
         rounds: int = 1,
         bank: int = 4096,
         view: View | None = None,
+        mixed: float = 0.0,
     ) -> None:
         if pairs not in PAIRS:
             raise unknown("source of pairs", pairs, PAIRS)
@@ -98,6 +101,9 @@ class Consistency:
             raise UserError(f"rounds={rounds} needs target 'jump', got '{target}'")
         if teacher_steps < 1 or rounds < 1:
             raise UserError(f"teacher_steps and rounds must be >= 1, got {teacher_steps} and {rounds}")
+        if not 0.0 <= mixed <= 1.0 or (mixed and pairs == "stored"):
+            raise UserError(f"mixed is a share from 0 to 1 of the data, not of stored pairs; got {mixed}, '{pairs}'")
+        self.mixed, self.rolls_out = mixed, mixed > 0.0
         self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)
         self.divergence, self.weighting, self.teacher_steps = divergence, weighting, teacher_steps
         self.second_order, self.guidance, self.rounds, self.view = second_order, guidance, rounds, view
@@ -167,7 +173,7 @@ class Consistency:
     def _pair(self, step: Step) -> Pair:
         if self.pairs == "stored":
             return self._stored(step)
-        path, context, x0 = step.path, step.context, step.x0
+        path, context, x0 = step.path, step.context, self._clean(step)
         progress = step.update / step.total
         t, s = (u.to(x0.device) for u in self.jumps(x0.shape[0], path, step.g, progress, self._round(step)))
         x_t = path.corrupt(x0, t, context, g=step.g)
@@ -181,6 +187,13 @@ class Consistency:
             x_r = path.bridge(x_t, first.sample(step.g, context.mask), t, r, context, g=step.g)
             return Pair(x_t, x_r, t, r, s, first)
         return Pair(x_t, self._follow(step, x_t, t, s), t, s)
+
+    def _clean(self, step: Step) -> Tensor:
+        """The clean ends of the trajectories: the data, or for some samples what the student makes of noise."""
+        if not self.mixed:
+            return step.x0
+        own = uniform(torch.empty(step.x0.shape[0]), step.g) < self.mixed
+        return torch.where(per_sample(own.to(step.x0.device), step.x0).bool(), step.rollout.x0.detach(), step.x0)
 
     def _follow(self, step: Step, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x_r from x_t by `teacher_steps` steps of the teacher, uniform in t."""
@@ -223,7 +236,7 @@ class Consistency:
         """For `jump` with rounds the calls of the first round; later ones ask the mentor instead of the teacher."""
         if role != "student":
             return {}
-        calls = {"student": 2 if self.target == "self" else 1}
+        calls = {"student": 1 + (self.target == "self") + self.rolls_out}
         branches = 1 if self.guidance == 1.0 else 2
         asked = self.teacher_steps * (2 if self.second_order else 1) if self.pairs == "teacher" else 0
         asked = 2 if self.target == "jump" else asked + (self.target == "teacher")
