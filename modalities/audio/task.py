@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -14,10 +15,12 @@ from omnidistill.context import Batch, Context
 from omnidistill.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio import data, metrics, render
+from omnidistill.modalities.audio.files import write_audio
 from omnidistill.modalities.audio.networks import DEFAULT, music_unet
-from omnidistill.modalities.audio.signal import MelSignature
+from omnidistill.modalities.audio.requests import read_requests
+from omnidistill.modalities.audio.signal import MelSignature, griffin_lim
 from omnidistill.paths import GaussianPath, rectified_flow
-from omnidistill.random import uniform
+from omnidistill.random import generator, uniform
 from omnidistill.tasks import Metric, Task
 
 TEACHERS = FilePath(__file__).parent / "teachers"
@@ -29,6 +32,7 @@ TRACKS = (
     "reno_project-system",
 )
 SIGNATURE = MelSignature(rate=16000, n_fft=1024, win=1024, hop=512, mels=64, fmin=0.0, fmax=8000.0)
+LONGEST = 600.0  # seconds of a piece: a typing error should not fill the memory
 REFERENCE = 1000  # clips that features are fitted to, and as many held-out ones that samples are held against
 
 
@@ -55,6 +59,8 @@ class Music(Task):
     title = "Music, by track, as mel spectrograms"
     primary = Metric("frechet", "lower")
     conditional = True
+    classes: int
+    null: int
     data_hint = "`omnidistill data fetch asterisk_moh` gets it, or task.folder=DIR names your own recordings"
 
     def __init__(
@@ -83,6 +89,8 @@ class Music(Task):
         self.name, self.teacher_steps, self.path = name, int(teacher_steps), path or rectified_flow()
         self.signature = SIGNATURE if signature is None else MelSignature.of(signature)
         self.shape, self.shortest = (1, self.signature.mels, int(frames)), int(shortest)
+        # Longer pieces are made in windows; a quarter of a clip is enough for neighbours to agree on a beat.
+        self.window = (self.shape[-1], self.shape[-1] // 4)
         self.mean, self.std, self.folder, self.resampled = float(mean), float(std), folder, resampled
         if labels is None:
             labels = TRACKS if folder is None else data.labelled_files(folder)[0]
@@ -162,6 +170,31 @@ class Music(Task):
         picture = target.with_name(target.name + ".png")
         drawn = render.picture(mels, lengths, labels, self.labels, span, picture)
         return [drawn, *render.sounds(mels, lengths, labels, self.labels, self.signature, target)]
+
+    def like(self, count: int, device: torch.device | str = "cpu", context: Context = Context()) -> Tensor:
+        """As long as the context's mask, where there is one."""
+        frames = self.shape[-1] if context.mask is None else context.mask.shape[-1]
+        return torch.empty((count, *self.shape[:-1], frames), device=device)
+
+    def inputs(self, source: FilePath) -> Iterator[tuple[str, Context | UserError]]:
+        """Pieces of any length, asked for in a table `name,label,seconds` (see `requests`)."""
+        least = self.signature.samples(self.shortest) / self.signature.rate
+        for name, asked in read_requests(source, self.labels):
+            if isinstance(asked, UserError):
+                yield name, asked
+                continue
+            label, seconds = asked
+            if not least <= seconds <= LONGEST:
+                yield name, UserError(f"a piece lasts {least:.3g} to {LONGEST:.0f} s, got {seconds}")
+                continue
+            frames = self.signature.frames(math.ceil(seconds * self.signature.rate))
+            mask = torch.ones(1, 1, 1, frames, dtype=torch.bool)
+            yield name, Context(condition=torch.tensor([label]), mask=mask)
+
+    def write(self, x0: Tensor, context: Context, target: FilePath) -> FilePath:
+        mel = x0[0, 0].detach().cpu().float() * self.std + self.mean
+        wave = griffin_lim(mel, self.signature, g=generator("griffin-lim"))
+        return write_audio(target.with_name(target.name + ".wav"), wave, self.signature.rate)
 
     def file_suffix(self) -> str:
         return ".wav"

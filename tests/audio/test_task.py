@@ -123,3 +123,14 @@ def test_from_ones_own_folder_to_a_student_that_sounds(tracks, tmp_path):
     sample = ["sample", str(tmp_path / "student"), "steps=4", "count=3", f"out={tmp_path / 'made' / 'a.wav'}"]
     assert main(sample) == 0
     assert len(list((tmp_path / "made").glob("a-*.wav"))) == 3
+    (tmp_path / "wanted.csv").write_text("name,label,seconds\nlong,bells,5\nwrong,flute,5\n")
+    asked = [
+        "sample",
+        str(tmp_path / "student"),
+        f"input={tmp_path / 'wanted.csv'}",
+        f"out={tmp_path / 'pieces'}",
+    ]
+    main([*asked, "steps=1"])
+    assert [file.name for file in (tmp_path / "pieces").iterdir()] == ["long.wav"]
+    # Longer than a clip of 2 s: made in windows; whole frames of 32 ms.
+    assert abs(len(read_audio(tmp_path / "pieces" / "long.wav")[0]) - 5 * 16000) < 512
