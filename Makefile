@@ -22,7 +22,8 @@ $(VENV)/runtime.stamp: pyproject.toml setup.py constraints.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
-	$(PIP) --no-build-isolation -e '.[dev]'
+	$(PIP) --no-build-isolation -e '.[all,dev]'
+	@$(PIP) pesq || echo "pesq could not be built (it needs a C compiler); its tests are skipped"
 	@touch $@
 
 demo: $(VENV)/runtime.stamp ## distils the shipped teacher and writes runs/demo/report.html
