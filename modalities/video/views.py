@@ -1,7 +1,8 @@
-"""Under which clips are compared when their motion alone is to agree: a `view` of the consistency objective."""
+"""Under which clips are compared: a `view` of the consistency or the adversarial objective."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,18 @@ class FrameDifferences:
 
     def __repr__(self) -> str:
         return f"FrameDifferences(scale={self.scale:g})"
+
+
+class StillFrames:
+    """Clips in which one frame stands still: sample i shows its frame `i mod f` throughout, `Float[b c f h w]` both ways.
+
+    A discriminator that reads clips then judges single pictures, as the image discriminator of MCM does, and sees no
+    motion. Batches come in random order, so which frame is taken is as good as drawn.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = torch.arange(len(x), device=x.device)
+        return x[rows, :, rows % x.shape[2]].unsqueeze(2).expand_as(x)
+
+    def __repr__(self) -> str:
+        return "StillFrames()"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +38,8 @@ class Adversarial:
         critic_weight: factor of L_D beside the critic's denoising loss.
         width: hidden width of the head.
         critic: the role whose features are read.
+        view: of clean samples, what is judged instead of the samples themselves, e.g. single frames of a video;
+            Float[b ...] -> Float[b ...] of the same shape.
     """
 
     rolls_out = True
@@ -46,7 +50,9 @@ class Adversarial:
         critic_weight: float = 1e-2,
         width: int = 128,
         critic: str = "fake_score",
+        view: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self.view = view
         self.times, self.critic_weight, self.critic, self.bank = times, critic_weight, critic, None
         # The sample must carry a gradient through the critic's features to the student.
         self.needs = frozenset({"data", "differentiable"})
@@ -57,6 +63,7 @@ class Adversarial:
         self.roles = {critic: RoleSpec(modules={"discriminator": head})}
 
     def _logits(self, step: Step, x0: Tensor) -> Tensor:
+        x0 = x0 if self.view is None else self.view(x0)
         t = self.times(x0.shape[0], step.path, step.g).to(x0.device)
         x_t = step.path.corrupt(x0, t, step.context, g=step.g)
         return step["discriminator"](step[self.critic].features(x_t, t, step.context))
