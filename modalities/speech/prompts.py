@@ -67,7 +67,9 @@ def prompts(folder: str | Path | None = None) -> list[Prompt]:
     if listed.is_dir():  # a stored pattern keeps its folder
         listed = next(iter(sorted(listed.rglob("*.txt*"))), listed)
     if not sounds.is_dir() or not listed.is_file():
-        raise UserError(f"{root} holds no prompts/ and transcripts; get them with `omnidistill data fetch {DATA_SET}`")
+        raise UserError(
+            f"{root} holds no prompts/ and transcripts; get them with `omnidistill data fetch {DATA_SET}`"
+        )
     texts = read_transcripts(listed)
     found = {}
     for path in sounds.rglob("*.g722"):
@@ -85,6 +87,7 @@ def prompts(folder: str | Path | None = None) -> list[Prompt]:
 def groups(items: Sequence[Prompt]) -> list[list[Prompt]]:
     """Prompts that must not be divided between training and test: the same words, the same file name in two folders, or
     one name that goes on where the other ends (`conf-adminmenu` and `conf-adminmenu-18`)."""
+    items = sorted(items, key=lambda item: item.name)
     parent = {item.name: item.name for item in items}
 
     def root(name: str) -> str:

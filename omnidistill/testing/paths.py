@@ -126,8 +126,8 @@ def _check_marginal(report, path, x0, t, s, context, churn, seed) -> None:  # ty
     by_way = path.bridge(path.corrupt(many, t, around, g=g), many, t, s, around, churn=churn, g=g)
     what = f"corrupt to {t:.3g} and bridge to {s:.3g} has the law of corrupt to {s:.3g} (churn {churn:g})"
     if x0.is_floating_point():
-        # Centred on the law's own mean, second moments are means too.
-        centre = direct.double().mean(0)
+        # Centred on the mean of both, second moments are means too, and neither sample is nearer to it.
+        centre = 0.5 * (direct.double().mean(0) + by_way.double().mean(0))
         statistics: dict[str, Statistic] = {
             "mean": lambda x: x.double(),
             "variance": lambda x: (x.double() - centre) ** 2,

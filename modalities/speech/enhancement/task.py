@@ -1,0 +1,200 @@
+"""`speech/enhancement`: a clean recording from a noisy one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.errors import UserError
+from omnidistill.modalities.audio.files import audio_files, read_audio, write_audio
+from omnidistill.modalities.speech.enhancement import data, metrics
+from omnidistill.modalities.speech.enhancement.networks import EnhancementUNet
+from omnidistill.modalities.speech.enhancement.render import render
+from omnidistill.modalities.speech.enhancement.spectrogram import (
+    BINS,
+    RATE,
+    SHORTEST,
+    decode,
+    encode,
+    samples_of,
+)
+from omnidistill.paths import GaussianPath
+from omnidistill.paths.named import ouve
+from omnidistill.tasks import Metric, Task
+
+TEACHERS = FilePath(__file__).parent.parent / "teachers"
+
+
+class Enhancement(Task):
+    """Speech enhancement as SGMSE+ sets it up (Richter et al. 2023, arXiv:2208.05830).
+
+    `x0: Float[b 2 256 t]` is the compressed complex spectrogram of the clean recording (`spectrogram.encode`), the
+    anchor that of the noisy one, the path mean-reverting (OUVE) from one to the other. Both recordings are divided by
+    the largest absolute value of the noisy one. Whole recordings are ragged (`mask: Bool[b 1 1 t]`), training sees
+    crops of `frames` frames. `context.reference` is the clean spectrogram, for metrics and pictures alone.
+
+    Primary is the Fréchet distance of log-mel patches: in SI-SDR a single step, which answers with the average of all
+    clean recordings that fit, beats any sampler.
+
+    Args:
+        network: keywords of `EnhancementUNet`.
+        path: a Gaussian path with an anchor; SGMSE+'s OUVE by default.
+        frames: of a training crop, 8 ms each.
+        snr: (low, high) in dB, of mixtures.
+        folder: the user's pairs, `{train,valid,test}/{clean,noisy}`; None mixes prompts with music and noise.
+        music: folder of tracks to mix with; None: where `omnidistill data fetch asterisk_moh` puts them.
+        dnsmos: whether to ask DNSMOS; None: where its package is installed.
+    """
+
+    title = "Speech enhancement, 16 kHz"
+    primary = Metric("frechet", "lower")
+    data_hint = "`omnidistill data fetch asterisk_en` and `omnidistill data fetch asterisk_moh` get it"
+    window = (512, 128)
+
+    def __init__(
+        self,
+        network: Mapping[str, Any] | None = None,
+        path: GaussianPath | None = None,
+        frames: int = 64,
+        snr: Sequence[float] = (0.0, 10.0),
+        folder: str | None = None,
+        music: str | None = None,
+        dnsmos: bool | None = None,
+        sigma_data: float = 0.1,
+        teacher_steps: int = 30,
+        name: str = "speech/enhancement",
+    ) -> None:
+        self.path = path or ouve()
+        if "anchored" not in self.path.offers:
+            raise UserError(f"{name} needs a path with an anchor, such as ouve; got {self.path}")
+        if len(snr) != 2:
+            raise UserError(f"snr is a range [low, high] in dB, got {list(snr)}")
+        self.name, self.shape, self.teacher_steps = name, (2, BINS, int(frames)), int(teacher_steps)
+        self.snr, self.folder, self.music = (float(snr[0]), float(snr[1])), folder, music
+        self.dnsmos, self.sigma_data = dnsmos, float(sigma_data)
+        self._network = dict(network or {})
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def pairs(self, split: str) -> data.Pairs:
+        """The recordings of `train` or `held_out`."""
+        if self.folder is not None:
+            return data.folders(split, self.folder)
+        return data.asterisk(split, self.snr, self.music)
+
+    @cached_property
+    def _train(self) -> data.Pairs:
+        return self.pairs("train")
+
+    @cached_property
+    def _held_out(self) -> data.Pairs:
+        return self.pairs("held_out")
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        """`train`: crops, all of `frames` frames. `held_out`: whole recordings of the fixed list in random order, none
+        twice until all had their turn."""
+        if split == "train":
+            clean, noisy = self._train.crops(count, samples_of(self.shape[-1]), g)
+            x0 = encode(clean)
+            return Batch(x0, Context(anchor=encode(noisy), reference=x0))
+        total = len(self._held_out)
+        rows = torch.cat([torch.randperm(total, generator=g) for _ in range(-(-count // total))])[:count]
+        return ragged([normalised(*self._held_out[int(row)]) for row in rows])
+
+    # --- network ----------------------------------------------------------------------------------------------------
+
+    def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
+        network = EnhancementUNet(target_time=target_time, guidance=guidance, **self._network)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def reading(self) -> Mapping[str, Any]:
+        return {
+            "parameterisation": "edm",
+            "time_input": "t",
+            "sigma_data": self.sigma_data,
+            "unit_input": True,
+        }
+
+    def shipped_teacher(self) -> FilePath:
+        return TEACHERS / self.name.split("/")[-1]
+
+    # --- what comes out ---------------------------------------------------------------------------------------------
+
+    def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
+        """Of the recordings, each over its own length, against their clean ones (`metrics.evaluate`)."""
+        if context.reference is None:
+            raise UserError(
+                "cleaned recordings are judged against clean ones, and this context has no reference"
+            )
+        with torch.autocast(x0.device.type, enabled=False):
+            estimates, clean = (waves(x, context.mask) for x in (x0, context.reference))
+            return metrics.evaluate(estimates, clean, opinion=self.dnsmos)
+
+    def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
+        """Spectrograms of the first recordings as a picture, and those recordings as wav files."""
+        return render(x0, context, target)
+
+    def file_suffix(self) -> str:
+        return ".wav"
+
+    # --- the user's own recordings ------------------------------------------------------------------------------------
+
+    def inputs(self, source: FilePath) -> Iterator[tuple[str, Context | UserError]]:
+        """Each noisy recording of a file or a folder, its name without suffix, and its context: the anchor, and as
+        reference the wave itself, Float[1 n], from which `write` takes length and loudness."""
+        source = FilePath(source)
+        files: Iterable[FilePath] = [source] if source.is_file() else audio_files(source)
+        root = source.parent if source.is_file() else source
+        for file in files:
+            name = str(file.relative_to(root).with_suffix(""))
+            try:
+                wave = read_audio(file, RATE, shortest=SHORTEST / RATE)[0].unsqueeze(0)
+                if not wave.any():
+                    raise UserError(f"{file} is silent: every sample is 0")
+            except UserError as error:
+                yield name, error
+                continue
+            yield name, Context(anchor=encode(wave / wave.abs().max()), reference=wave)
+
+    def write(self, x0: Tensor, context: Context, target: FilePath) -> FilePath:
+        """The cleaned recording as a wav file, as long and as loud as the noisy one was read."""
+        noisy = context.reference
+        if noisy is None:
+            raise UserError(
+                "a cleaned recording takes length and loudness from the noisy one; the context has none"
+            )
+        wave = decode(x0.cpu(), None if context.mask is None else context.mask.cpu())[0]
+        wave = F.pad(wave, (0, max(0, noisy.shape[-1] - len(wave))))[: noisy.shape[-1]]
+        return write_audio(target.with_name(target.name + ".wav"), wave * noisy.abs().max().cpu(), RATE)
+
+
+def normalised(clean: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    """Both divided by the largest absolute value of the noisy one."""
+    peak = noisy.abs().max().clamp_min(1e-8)
+    return clean / peak, noisy / peak
+
+
+def ragged(pairs: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """Recordings (clean, noisy) of several lengths as one batch, padded to the longest."""
+    spectra = [encode(torch.stack(pair)) for pair in pairs]  # Float[2 2 256 t_i]
+    longest = max(one.shape[-1] for one in spectra)
+    mask = torch.stack([torch.arange(longest) < one.shape[-1] for one in spectra]).reshape(-1, 1, 1, longest)
+    padded = torch.stack([F.pad(one, (0, longest - one.shape[-1])) for one in spectra])
+    x0, anchor = padded.unbind(1)
+    return Batch(x0, Context(anchor=anchor, reference=x0, mask=mask))
+
+
+def waves(state: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """The recordings of a batch, Float[n_i], each of its own length, on the CPU."""
+    state = state.detach().cpu()
+    mask = None if mask is None else mask.cpu()
+    decoded = decode(state, mask)
+    frames = [state.shape[-1]] * len(state) if mask is None else mask.flatten(1).sum(1).tolist()
+    return [wave[: samples_of(int(t))] for wave, t in zip(decoded, frames, strict=True)]
