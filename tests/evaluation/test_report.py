@@ -309,6 +309,39 @@ def test_samples_of_other_modalities(folder: Path) -> None:
     assert "img" not in page.tags  # a file that belongs to nothing
 
 
+def test_what_a_page_holds_is_capped_and_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omnidistill.evaluation.report.samples.LARGEST", 3000)
+    monkeypatch.setattr("omnidistill.evaluation.report.samples.WHOLE", 5000)
+    shutil.rmtree(folder / "samples")
+    (folder / "samples").mkdir()
+    sizes = {"real.png": 3001, "real.wav": 2000, "teacher_16.wav": 2000, "student_1.wav": 2000}
+    for name, size in sizes.items():
+        (folder / "samples" / name).write_bytes(b"x" * size)
+    for index in range(8):
+        (folder / "samples" / f"student_4_{index}.txt").write_text(f"text {index}")
+    page = Page(write_report(folder).read_text())
+    assert page.tags.count("audio") == 2, "the third is one too many in all"
+    assert "img" not in page.tags, "a picture that is too large"
+    assert page.tags.count("pre") - 2 == 6 and "text 5" in page.text and "text 6" not in page.text
+    assert "4 files are not shown. The page has at most 6 files of a kind for each model" in page.text
+
+
+def test_sounds_and_films_play_and_pictures_come_first(folder: Path) -> None:
+    samples = folder / "samples"
+    for path in samples.glob("student_1*"):
+        path.unlink()
+    for name in ("student_1.wav", "student_1_1.wav", "student_1.png", "student_1.gif", "student_1.mp4"):
+        (samples / name).write_bytes(b"bytes of it")
+    source = write_report(folder).read_text()
+    (figure,) = re.findall(r"<figure[^>]*><figcaption>student, 1 step</figcaption>.*?</figure>", source, re.S)
+    kinds = re.findall(r'<(\w+)[^>]* src="data:([\w/]+);', figure)
+    assert kinds[0] == ("img", "image/png")
+    assert sorted(kinds[1:]) == [
+        *(("audio", "audio/wav"), ("audio", "audio/wav"), ("img", "image/gif"), ("video", "video/mp4")),
+    ]
+    assert 'class="samples wide"' in source, "players want the whole width of a telephone"
+
+
 def test_a_bare_run_still_has_its_page(folder: Path, document: dict) -> None:
     """Only metrics.json, and a log that ends in half a line."""
     for name in ("samples", "logs"):
@@ -329,29 +362,7 @@ def test_the_same_run_makes_the_same_page(folder: Path) -> None:
     assert len(first) < 2_000_000
 
 
-# --- a sweep, the table, the environment ------------------------------------------------------------------------------
-
-
-def test_a_sweep_is_a_matrix_with_links(run: Path, document: dict, tmp_path: Path) -> None:
-    for task, recipe, seed, gap in (
-        ("a", "x", 0, 91.0),
-        ("a", "x", 1, 92.5),
-        ("a", "y", 0, None),
-        ("b", "y", 0, -3.0),
-    ):
-        document.update(task=task, recipe=recipe, seed=seed, gap_closed={"1": gap})
-        write_metrics(document, tmp_path / f"{task} {recipe} {seed}")
-    shutil.copytree(
-        run, tmp_path / "a x 0", dirs_exist_ok=True, ignore=shutil.ignore_patterns("metrics.json")
-    )
-    write_report(tmp_path / "a x 0")
-    (tmp_path / "failed").mkdir()
-    (tmp_path / "failed" / "metrics.json").write_text("{")
-    page = Page(write_report(tmp_path).read_text())
-    assert page.links == ["a%20x%200/report.html"]
-    assert "task x y a seed 0 · steps 1: 91.0 % seed 1 · steps 1: 92.5 % seed 0 · steps 1: – b –" in page.text
-    assert "−3.0 %" in page.text
-    assert "truncated" in page.text
+# --- the table, the environment ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [200, *range(60, 100)])
