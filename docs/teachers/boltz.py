@@ -23,7 +23,7 @@ ATOMS, TOKENS, WIDTH = 12, 5, 32
 
 
 class Boltz(nn.Module):
-    """Atoms Float[b n 3] over sqrt(sigma^2 + 16^2), log(sigma)/4, trunk outputs, mask Bool[b n 1] -> F, Float[b n 3]."""
+    """Atoms Float[b n 3] over sqrt(sigma^2 + 16^2), log(sigma)/4, trunk outputs, mask Bool[b n 1] -> F Float[b n 3]."""
 
     feature_module = "score_model.norm"  # Float[b tokens width], for a discriminator head
     feature_axis = 2

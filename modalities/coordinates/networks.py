@@ -101,7 +101,7 @@ class ChainNetwork(nn.Module):
         if size > self.tokens:  # padding needs no label
             labels, *angles = (F.pad(u, (0, 0, 0, size - self.tokens)) for u in (labels, *angles))
         h = self.first(tokens)
-        # One precision from here to the last layer: mixed ones would be converted at every layer, a quarter of the time.
+        # One precision from here to the last layer: mixed ones are converted at every layer, a quarter of the time.
         labels, there, *angles = (u.to(h.dtype) for u in (labels, there, *angles))
         h = (h + labels) * there
         film = F.silu(self.time(t))
