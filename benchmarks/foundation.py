@@ -49,10 +49,10 @@ for name, task in CHAINS.items():
     for recipe in ("cdlm", "sdtt"):
         CASES[f"{name}-{recipe}"] = f"distill {task} recipe={recipe} steps=1,8,64"
 CASES |= {
-    "fashion_mnist-dmd2-1step": "distill task=image/fashion_mnist recipe=dmd2 steps=1",
-    "fashion_mnist-dmd2-4step": "distill task=image/fashion_mnist recipe=dmd2 student.steps=4 steps=4",
-    "fashion_mnist-consistency-models": "distill task=image/fashion_mnist recipe=consistency-models steps=1,2,4",
-    "fashion_mnist-demo": "demo",
+    "fashion_mnist_pixels-dmd2-1step": "distill task=image/fashion_mnist_pixels recipe=dmd2 steps=1",
+    "fashion_mnist_pixels-dmd2-4step": "distill task=image/fashion_mnist_pixels recipe=dmd2 student.steps=4 steps=4",
+    "fashion_mnist_pixels-consistency-models": "distill task=image/fashion_mnist_pixels recipe=consistency-models steps=1,2,4",
+    "fashion_mnist_pixels-demo": "demo",
 }
 
 

@@ -29,7 +29,7 @@ from omnidistill.training.roles import cast
 from omnidistill.training.settings import Optim, Settings
 
 CASES = {
-    "image/fashion_mnist": {"batch": 64, "precision": "bf16", "k": 2},
+    "image/fashion_mnist_pixels": {"batch": 64, "precision": "bf16", "k": 2},
     "exact/gaussian_mixture": {"batch": 512, "precision": "fp32", "k": 2},
 }
 

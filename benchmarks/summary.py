@@ -145,7 +145,7 @@ def main() -> None:
     lines += ["## Machine", "", *sorted(machines), ""]
     TARGET.write_text("\n".join(lines))
     readme = _fill(README.read_text(), "table", _headline(documents))
-    README.write_text(_fill(readme, "demo", _demo(documents["fashion_mnist-demo"])))
+    README.write_text(_fill(readme, "demo", _demo(documents["fashion_mnist_pixels-demo"])))
 
 
 if __name__ == "__main__":

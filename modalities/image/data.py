@@ -1,4 +1,5 @@
 """Real images as tensors in [-1, 1]: Fashion-MNIST from its idx files, digits from scikit-learn, the shipped sample.
+Pictures of the user's own are read by `own`.
 
 Fashion-MNIST: `train` has 60000 images, `test` 10000; `heldout` is the sample of 5000 test images shipped with the
 package, for evaluation without any download. Digits: 1797 images of 8x8, split once by a seeded permutation.
@@ -92,6 +93,11 @@ def fashion_mnist(split: str, folder: str | Path | None = None) -> LabelledImage
         _find(where, f"{_SPLIT_FILES[split]}-{kind}") for kind in ("images-idx3", "labels-idx1")
     )
     return _labelled(images, read_idx(images), labels, read_idx(labels))
+
+
+def has_idx(folder: str | Path) -> bool:
+    """Whether `folder` holds idx files rather than pictures."""
+    return any(Path(folder).glob("*-ubyte*"))
 
 
 def fetched(name: str) -> bool:

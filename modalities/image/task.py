@@ -1,4 +1,4 @@
-"""The image tasks: class-conditional Fashion-MNIST and handwritten digits, in pixels."""
+"""The image tasks: labelled pictures, in pixels or in the latents of an autoencoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.modalities.image import data, metrics
+from omnidistill.modalities.image.codec import SHIPPED, Encoded, Latents, Pixels
 from omnidistill.modalities.image.networks import Classifier, UNet
+from omnidistill.modalities.image.own import own_images
 from omnidistill.modalities.image.render import render
 from omnidistill.paths import GaussianPath, rectified_flow
 from omnidistill.random import uniform
@@ -23,34 +25,54 @@ TEACHERS = FilePath(__file__).parent / "teachers"
 
 
 class ImageTask(Task):
-    """Labelled images in [-1, 1], `x0: Float[b 1 h w]`, on a rectified flow; the condition is the class, Long[b].
+    """Labelled pictures in [-1, 1] on a rectified flow; the condition is the class, Long[b].
 
-    Subclasses say where images come from. Metrics are taken in the features of a small classifier trained on the
-    same training split: Fréchet distance (Heusel et al. 2017, with these features instead of Inception's), accuracy
-    of the class asked for, precision and recall (Kynkäänniemi et al. 2019).
+    What is generated, `x0: Float[b *codec.shape]`, is the picture itself or what an autoencoder makes of it; pictures
+    are judged and shown as pixels. Subclasses say where pictures come from. Metrics are taken in the features of a
+    small classifier trained on the same training split: Fréchet distance (Heusel et al. 2017, with these features
+    instead of Inception's), accuracy of the class asked for, precision and recall (Kynkäänniemi et al. 2019).
+
+    Args:
+        name: of the task, and of the folder of its shipped teacher.
+        picture: the shape of a picture, (1, h, w).
+        network: keywords of `UNet`.
+        teacher_steps: the teacher's full number of steps.
+        autoencoder: None for pixels, `shipped` for the package's own, or a folder that diffusers'
+            `save_pretrained` wrote.
+        classes: their number; label `classes` means "no class".
     """
 
     primary = Metric("frechet", "lower")
     conditional = True
-    classes = null = 10
+    null: int
     classifier_name: str
+    judges_classes = True
 
     def __init__(
         self,
         name: str,
-        shape: tuple[int, ...],
+        picture: tuple[int, ...],
         network: Mapping[str, Any],
         teacher_steps: int = 32,
         path: GaussianPath | None = None,
+        autoencoder: str | None = None,
+        classes: int = 10,
     ) -> None:
         if path is not None and "gaussian" not in path.offers:
             raise UserError(f"{name} needs a Gaussian path, got {path}")
-        self.name, self.shape, self.teacher_steps = name, shape, int(teacher_steps)
+        self.name, self.picture, self.teacher_steps = name, picture, int(teacher_steps)
+        self.classes = self.null = int(classes)
         self.path = path or rectified_flow()
+        self.codec: Pixels | Latents
+        if autoencoder is None:
+            self.codec = Pixels(picture)
+        else:
+            self.codec = Latents(SHIPPED if autoencoder == "shipped" else autoencoder, picture)
+        self.shape = self.codec.shape
         self._network = dict(network)
 
     def images(self, split: str) -> data.LabelledImages | None:
-        """The images of `train` or `held_out`, or None where the data set is not on this machine."""
+        """The pictures of `train` or `held_out`, or None where the data set is not on this machine."""
         raise NotImplementedError
 
     @cached_property
@@ -60,8 +82,15 @@ class ImageTask(Task):
     @cached_property
     def _held_out(self) -> data.LabelledImages:
         images = self.images("held_out")
-        assert images is not None  # both tasks bring their held-out images with them
+        assert images is not None  # the built-in data sets bring their held-out images with them
         return images
+
+    @cached_property
+    def _encoded(self) -> dict[str, Encoded]:
+        held_out = {"held_out": Encoded(self.codec, self._held_out.images)}
+        return (
+            held_out if self._train is None else held_out | {"train": Encoded(self.codec, self._train.images)}
+        )
 
     @cached_property
     def _classifier(self) -> Classifier:
@@ -76,50 +105,64 @@ class ImageTask(Task):
         if chosen is None:
             return Batch(None, self.contexts(count, g), count)
         rows = torch.randint(len(chosen.images), (count,), generator=g)
-        return Batch(chosen.images[rows], Context(condition=chosen.labels[rows]))
+        return Batch(self._encoded[split][rows], Context(condition=chosen.labels[rows]))
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
-        """Labels drawn uniformly: both data sets are balanced."""
+        """Labels drawn uniformly: the built-in data sets are balanced."""
         labels = (uniform(torch.empty(count), g) * self.null).long()
         return Context(condition=labels)
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
-        network = UNet(num_classes=self.null, target_time=target_time, guidance=guidance, **self._network)
+        network = UNet(
+            in_channels=self.shape[0],
+            num_classes=self.null,
+            target_time=target_time,
+            guidance=guidance,
+            **self._network,
+        )
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def reading(self) -> Mapping[str, Any]:
         return {"parameterisation": "flow", "time_input": "t"}
 
-    def shipped_teacher(self) -> FilePath:
+    def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / self.name.split("/")[-1]
 
+    def pictures(self, x0: Tensor) -> Tensor:
+        """Samples as they are shown, Float[b 1 h w] in [-1, 1], on the CPU."""
+        return self.codec.decode(x0.detach().cpu()).clamp(-1.0, 1.0)
+
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
-        """Against the held-out images. Pixels are cut to [-1, 1] first, as they are when shown."""
-        labels = context.condition
-        assert isinstance(labels, Tensor)
-        samples = x0.detach().cpu().clamp(-1.0, 1.0)
-        return metrics.evaluate(samples, labels.cpu(), self._classifier, real_features=self._real_features)
+        """Against the held-out pictures."""
+        assert isinstance(context.condition, Tensor)
+        return self._judged(self.pictures(x0), context.condition.cpu(), self._real_features)
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
-        """Training images against held-out images; where there are none, one half of the held-out ones against the
-        other, which reads a little higher because both are fewer."""
+        """Training pictures against held-out ones, as pixels: what the autoencoder loses is the generator's loss.
+        Where there are no training pictures one half of the held-out ones against the other, which reads a little
+        higher because both are fewer."""
         if self._train is not None:
-            return super().floor(count, g)
+            rows = torch.randint(len(self._train.images), (count,), generator=g)
+            return self._judged(self._train.images[rows], self._train.labels[rows], self._real_features)
         images, labels = self._held_out
         half = len(images) // 2
-        features, classifier = self._real_features, self._classifier
-        return metrics.evaluate(images[:half], labels[:half], classifier, real_features=features[half:])
+        return self._judged(images[:half], labels[:half], self._real_features[half:])
+
+    def _judged(self, images: Tensor, labels: Tensor, real: Tensor) -> dict[str, float]:
+        asked = labels if self.judges_classes else None
+        return metrics.evaluate(images, asked, self._classifier, real_features=real)
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A grid of pictures, one column for each class where that comes out even."""
         labels = context.condition
         assert isinstance(labels, Tensor)
         order = torch.argsort(labels.cpu(), stable=True)
-        return [render(x0.detach().cpu()[order], target.with_name(target.name + ".png"))]
+        return [render(self.pictures(x0)[order], target.with_name(target.name + ".png"))]
 
 
 class FashionMnist(ImageTask):
-    """`image/fashion_mnist`: 28x28 pictures of clothing, 10 classes (Xiao et al. 2017).
+    """`image/fashion_mnist`: 28x28 pictures of clothing, 10 classes (Xiao et al. 2017), in the latents of the shipped
+    autoencoder; `image/fashion_mnist_pixels` without it.
 
     Held out: 5000 of the 10000 test images, which come with the package, so sampling and judging need no download.
     Training images are read from `folder`, or from where `omnidistill data fetch fashion_mnist` put them; without
@@ -128,7 +171,10 @@ class FashionMnist(ImageTask):
     Args:
         network: keywords of `UNet`.
         teacher_steps: the teacher's full number of steps.
-        folder: the idx files, packed or not.
+        folder: the idx files, packed or not; or pictures of your own, see `own_images`. Those are judged in the same
+            features, without the accuracy of classes, which are others, and have no shipped teacher.
+        autoencoder: None for pixels, `shipped`, or a folder of your own.
+        classes: their number, for pictures of your own.
     """
 
     title = "Fashion-MNIST, class-conditional"
@@ -141,14 +187,25 @@ class FashionMnist(ImageTask):
         teacher_steps: int = 32,
         folder: str | None = None,
         path: GaussianPath | None = None,
-        name: str = "image/fashion_mnist",
+        name: str = "image/fashion_mnist_pixels",
+        autoencoder: str | None = None,
+        classes: int = 10,
     ) -> None:
-        super().__init__(
-            name, (1, 28, 28), network or {"channels": (48, 96), "unshuffle": 2}, teacher_steps, path
-        )
+        default = {"channels": (48, 96), "unshuffle": 2}
+        super().__init__(name, (1, 28, 28), network or default, teacher_steps, path, autoencoder, classes)
         self.folder = folder
+        self.own = folder is not None and not data.has_idx(folder)
+        self.judges_classes = not self.own
+        # A teacher knows the latents of the autoencoder it was trained with and no others.
+        self._has_teacher = not self.own and autoencoder in (None, "shipped")
+
+    def shipped_teacher(self) -> FilePath | None:
+        return super().shipped_teacher() if self._has_teacher else None
 
     def images(self, split: str) -> data.LabelledImages | None:
+        if self.own:
+            assert self.folder is not None
+            return own_images(self.folder, split, side=self.picture[-1], classes=self.null)
         if split == "held_out":
             return data.heldout()
         if self.folder is None and not data.fetched("fashion_mnist"):
