@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch, Condition, Context
 from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.denoisers.guidance import Null
 from omnidistill.errors import UserError
 from omnidistill.random import uniform
 from omnidistill.student import Student
@@ -29,22 +30,17 @@ class OwnTask(Task):
         teacher: the network and how to read it.
         shape: of one sample.
         source: draws a batch.
-        null: the label that means "no condition".
+        null: the label that means "no condition", or a function that empties conditions.
     """
 
     name = "own"
     primary = Metric("none")
 
     def __init__(
-        self, teacher: NetworkDenoiser, shape: tuple[int, ...], source: Source, null: int | None
+        self, teacher: NetworkDenoiser, shape: tuple[int, ...], source: Source, null: Null | None
     ) -> None:
-        self.origin, self.path, self.shape, self.source, self.null = (
-            teacher,
-            teacher.path,
-            shape,
-            source,
-            null,
-        )
+        self.origin, self.path, self.shape, self.source = teacher, teacher.path, shape, source
+        self.null = null  # type: ignore[assignment]  # a task's own is always a label
         self.dtype = torch.long if "categorical" in teacher.path.offers else torch.float32
         self.conditional = source(1, torch.Generator().manual_seed(0)).context.condition is not None
 
@@ -73,14 +69,23 @@ def _source(data: Tensor | None, condition: Condition, count: int) -> Source:
     return draw
 
 
+def _rows(condition: Condition) -> int:
+    """How many conditions there are; a mapping's tensors must agree."""
+    tensors = condition.values() if isinstance(condition, Mapping) else [condition]
+    counts = {len(tensor) for tensor in tensors if tensor is not None}
+    if len(counts) != 1:
+        raise UserError(f"condition's tensors have {sorted(counts)} rows; give as many in each")
+    return counts.pop()
+
+
 def distill(
     teacher: NetworkDenoiser,
     recipe: str = "dmd2",
     *,
     data: Tensor | Source | None = None,
     shape: tuple[int, ...] | None = None,
-    condition: Tensor | None = None,
-    null: int | None = None,
+    condition: Condition = None,
+    null: Null | None = None,
     out: str | FilePath | None = None,
     options: tuple[str, ...] | list[str] = (),
     **keys: Any,
@@ -93,8 +98,9 @@ def distill(
         data: clean samples, Float[n ...] or Long[n l]; or a function `(count, generator) -> Batch`; None for recipes
             that need no data.
         shape: of one sample; needed where there is no data tensor.
-        condition: conditions to draw from, one for each row of `data`, or any number without data.
-        null: the label that means "no condition", for guidance.
+        condition: conditions to draw from, a tensor or a mapping of tensors; one for each row of `data`, or any
+            number without data.
+        null: the label that means "no condition", or a function that empties conditions, for guidance.
         out: a folder to keep checkpoints, logs and the student in; a temporary one if not given.
         options: further overrides in the command line's grammar, e.g. `["families.matching.critic_updates=3"]`.
         keys: keys that every recipe understands: updates, batch, seed, precision, device, resume.
@@ -115,9 +121,9 @@ def distill(
             f"a teacher is NetworkDenoiser(network, path, parameterisation), got {type(teacher).__name__}; wrap it"
         )
     if isinstance(data, Tensor):
-        if condition is not None and len(condition) != len(data):
+        if condition is not None and _rows(condition) != len(data):
             raise UserError(
-                f"condition has {len(condition)} rows and data {len(data)}; give one for each sample"
+                f"condition has {_rows(condition)} rows and data {len(data)}; give one for each sample"
             )
         if data.is_floating_point() and not bool(torch.isfinite(data).all()):
             raise UserError(
@@ -126,7 +132,7 @@ def distill(
         shape = tuple(data.shape[1:])
     if shape is None:
         raise UserError("without a data tensor the shape of one sample is needed, e.g. shape=(1, 28, 28)")
-    count = len(data) if isinstance(data, Tensor) else 1 if condition is None else len(condition)
+    count = len(data) if isinstance(data, Tensor) else 1 if condition is None else _rows(condition)
     source = data if callable(data) else _source(data, condition, count)
     with TemporaryDirectory() as temporary:
         folder = FilePath(temporary if out is None else out)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided
+from omnidistill.denoisers.guidance import Null
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.random import uniform
@@ -146,7 +147,7 @@ class Step:
         student: StudentSpec = StudentSpec(),
         update: int = 0,
         total: int = 1,
-        null: int | None = None,
+        null: Null | None = None,
         bank: Mapping[str, Any] | None = None,
     ) -> None:
         self.role, self.batch, self.models, self.g = role, batch, models, g
@@ -184,7 +185,7 @@ class Step:
         condition = self.context.condition
         if not share or condition is None:
             return self.context
-        if self.null is None or not isinstance(condition, Tensor):
+        if self.null is None or callable(self.null) or not isinstance(condition, Tensor):
             raise UserError("drop_condition needs a task with a null label; set drop_condition=0")
         dropped = uniform(condition, self.g) < share
         return self.context.with_condition(torch.where(dropped, self.null, condition))

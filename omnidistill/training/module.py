@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
+from omnidistill.denoisers.guidance import Null
 from omnidistill.errors import RunError
 from omnidistill.objectives.base import Losses, Objective, Step, StudentSpec
 from omnidistill.random import generator
@@ -41,7 +42,7 @@ class Distillation(L.LightningModule):
         like: Shape,
         *,
         student: StudentSpec = StudentSpec(),
-        null: int | None = None,
+        null: Null | None = None,
         bank: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
