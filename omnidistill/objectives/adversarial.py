@@ -40,6 +40,8 @@ class Adversarial:
         critic: the role whose features are read.
         view: of clean samples, what is judged instead of the samples themselves, e.g. single frames of a video;
             Float[b ...] -> Float[b ...] of the same shape.
+        start: what the critic starts as, where no other objective says (`matching` does): `teacher` or `student`. It
+            is then trained on L_D alone.
     """
 
     rolls_out = True
@@ -51,6 +53,7 @@ class Adversarial:
         width: int = 128,
         critic: str = "fake_score",
         view: Callable[[Tensor], Tensor] | None = None,
+        start: str | None = None,
     ) -> None:
         self.view = view
         self.times, self.critic_weight, self.critic, self.bank = times, critic_weight, critic, None
@@ -60,7 +63,7 @@ class Adversarial:
         def head(denoiser: Denoiser) -> nn.Module:
             return Head(denoiser.feature_channels(), width)
 
-        self.roles = {critic: RoleSpec(modules={"discriminator": head})}
+        self.roles = {critic: RoleSpec(start=start, modules={"discriminator": head})}
 
     def _logits(self, step: Step, x0: Tensor) -> Tensor:
         x0 = x0 if self.view is None else self.view(x0)
