@@ -9,7 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matrix_tables
+
 HERE = Path(__file__).parent
+MATRIX = HERE / "results" / "matrix"
 TARGET = HERE.parent / "docs" / "results.md"
 README = HERE.parent / "README.md"
 SHOWN = {"consistency-models": (1, 2), "cdlm": (8,), "sdtt": (8,)}
@@ -142,9 +145,14 @@ def main() -> None:
             lines.append(f"| {name} | {case['engine_ms']} | {case['bare_ms']} | {case['ratio']} |")
         lines.append("")
         machines.add(_machine(overhead["environment"]))
+    lines += matrix_tables.section(MATRIX)
+    for documents_ in matrix_tables.read(MATRIX).values():
+        machines |= {_machine(document["metrics"]["environment"]) for document in documents_}
     lines += ["## Machine", "", *sorted(machines), ""]
     TARGET.write_text("\n".join(lines))
     readme = _fill(README.read_text(), "table", _headline(documents))
+    if matrix_tables.read(MATRIX):
+        readme = _fill(readme, "matrix", matrix_tables.headline(MATRIX))
     README.write_text(_fill(readme, "demo", _demo(documents["fashion_mnist_pixels-demo"])))
 
 

@@ -1,0 +1,170 @@
+"""Tables of benchmarks/results/matrix: for each task the teacher at full and at few steps, and the students."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+FEW = (1, 2, 4)
+Documents = Sequence[Mapping[str, Any]]
+
+
+def figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def read(folder: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """The cells by task and recipe, each a list of its seeds."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.stem != "unfinished":
+            document = json.loads(path.read_text())
+            metrics = document["metrics"]
+            found.setdefault((metrics["task"], metrics["recipe"]), []).append(document)
+    return found
+
+
+def at(documents: Documents, model: str, steps: int, metric: str) -> float | None:
+    """A metric of a model at a step count, averaged over seeds."""
+    values = [
+        point["metrics"][metric]
+        for document in documents
+        for point in document["metrics"][model]
+        if point["steps"] == steps
+    ]
+    return fmean(values) if values else None
+
+
+def gap(documents: Documents, steps: int) -> float | None:
+    values = [document["metrics"]["gap_closed"].get(str(steps)) for document in documents]
+    there = [value for value in values if value is not None]
+    return fmean(there) if there else None
+
+
+def seconds(documents: Documents, model: str, steps: int) -> float:
+    return fmean(
+        point["seconds_per_sample"]
+        for document in documents
+        for point in document["metrics"][model]
+        if point["steps"] == steps
+    )
+
+
+def best(documents: Documents) -> tuple[int, float] | None:
+    """The few-step count at which most of the gap is closed, and how much."""
+    gaps = {k: value for k in FEW if (value := gap(documents, k)) is not None}
+    steps = max(gaps, key=gaps.__getitem__, default=None)
+    return None if steps is None else (steps, gaps[steps])
+
+
+def primary(documents: Documents) -> tuple[str, str]:
+    """The name of the primary metric, and the same with an arrow to the better side."""
+    given = documents[0]["metrics"]["primary"]
+    return given["name"], f"{given['name']} {({'lower': '↓', 'higher': '↑'})[given['better']]}"
+
+
+def full_steps(documents: Documents) -> int:
+    return max(point["steps"] for point in documents[0]["metrics"]["teacher"])
+
+
+def faster(documents: Documents, steps: int) -> str:
+    """How many times less time a sample takes than the full teacher."""
+    quick = seconds(documents, "student", steps)
+    return f"{seconds(documents, 'teacher', full_steps(documents)) / quick:.1f}×" if quick else "-"
+
+
+def row(task: str, recipe: str, documents: Documents) -> list[str]:
+    """Teacher, students and gaps of one task and recipe."""
+    (name, shown), full, top = primary(documents), full_steps(documents), best(documents)
+    return [
+        task,
+        shown,
+        figure(documents[0]["metrics"]["floor"].get(name)),
+        f"{figure(at(documents, 'teacher', full, name))} ({full})",
+        *(figure(at(documents, "teacher", k, name)) for k in FEW),
+        recipe,
+        *(figure(at(documents, "student", k, name)) for k in FEW),
+        "-" if top is None else f"{top[1]:.1f} % at {top[0]}",
+        "-" if top is None else faster(documents, top[0]),
+        f"{fmean(document['wall_seconds'] for document in documents) / 60:.1f}",
+    ]
+
+
+HEAD = [
+    *("task", "metric", "real data", "teacher, full"),
+    *(f"teacher, {k}" for k in FEW),
+    "recipe",
+    *(f"student, {k}" for k in FEW),
+    *("gap closed", "faster by", "minutes"),
+]
+
+
+def table(folder: Path) -> list[str]:
+    """The lines of a Markdown table; none where there are no results."""
+    found = read(folder)
+    if not found:
+        return []
+    rows = [HEAD, *(row(task, recipe, documents) for (task, recipe), documents in found.items())]
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    return [lines[0], "|" + "---|" * len(HEAD), *lines[1:]]
+
+
+def headline(folder: Path) -> str:
+    """The README's table: for each task the recipe whose few-step student closes most of the gap."""
+    tops: dict[str, tuple[float, int, str, Documents]] = {}
+    for (task, recipe), documents in read(folder).items():
+        if (top := best(documents)) and (task not in tops or top[1] > tops[task][0]):
+            tops[task] = (top[1], top[0], recipe, documents)
+    rows = [
+        [
+            "task",
+            "metric",
+            "teacher at full",
+            "recipe",
+            "steps",
+            "teacher",
+            "student",
+            "gap closed",
+            "faster by",
+        ]
+    ]
+    for task, (closed, k, recipe, documents) in tops.items():
+        (name, shown), full = primary(documents), full_steps(documents)
+        values = [figure(at(documents, model, k, name)) for model in ("teacher", "student")]
+        whole = f"{figure(at(documents, 'teacher', full, name))} ({full})"
+        rows.append([task, shown, whole, recipe, str(k), *values, f"{closed:.1f} %", faster(documents, k)])
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def section(folder: Path) -> list[str]:
+    """The section of docs/results.md."""
+    lines = table(folder)
+    if not lines:
+        return []
+    unfinished = folder / "unfinished.json"
+    missing = json.loads(unfinished.read_text()) if unfinished.is_file() else []
+    notes = [
+        f"- {cell['task']} · {cell['recipe']} · seed {cell['seed']}: {cell['status']}"
+        + (f", {cell['reason']}" if cell["reason"] else "")
+        for cell in missing
+    ]
+    found = read(folder)
+    commands = [f"`{document['command']}`  " for documents in found.values() for document in documents]
+    return [
+        "## Every modality",
+        "",
+        "`python benchmarks/matrix.py`: one column for each number of steps; `gap closed` and `faster by` are those of "
+        "the best student of at most 4 steps; minutes are of the whole run, evaluation of both models included.",
+        "",
+        *lines,
+        "",
+        *([*notes, ""] if notes else []),
+        *commands,
+        "",
+    ]
