@@ -1,8 +1,8 @@
 """A CogVideoX-type video transformer as a teacher: v-prediction, frames before channels, text as the condition.
 
-Real weights come the same way: `CogVideoXTransformer3DModel.from_pretrained(folder, subfolder="transformer")`. Its
-released schedule is a discrete one rescaled to zero signal at the end; any Gaussian path with the same signal-to-noise
-ratios at the same times says it, here the cosine one for which the tiny random weights are as good. It needs no download:
+Real weights come the same way: `CogVideoXTransformer3DModel.from_pretrained(folder, subfolder="transformer")`, and with
+them a `GaussianPath` of their own schedule, a discrete one rescaled to no signal at the end. Here a tiny random
+configuration is saved and loaded back, for which the cosine path is as good, so that the script needs no download:
 
     python docs/teachers/cogvideox.py
 """

@@ -1,7 +1,7 @@
 """Recordings as short clips: decoding, the split in time, and seeded crops. Frames are kept as bytes, [n 3 h w].
 
-A clip is `frames` pictures `interval` seconds apart and a `size` x `size` crop of each, at one place. Before cropping
-a recording is scaled down, by averaging, to a short side of `side` pixels; it is never scaled up. No clip crosses a cut.
+A clip is `frames` pictures `interval` seconds apart and a `size` x `size` crop of each, at one place. Before that a
+recording is scaled down, by averaging, to a short side of `side` pixels; it is never scaled up. No clip crosses a cut.
 
 The split never tears a moment apart: where a label has at least `WHOLE` recordings, every fifth of them (in the order
 of their names) is held out whole; with fewer, the last fifth of each recording is, and the `GAP` seconds before it are
@@ -38,7 +38,9 @@ class Footage(NamedTuple):
     dataset: str
     file: str
     side: int  # pixels; people seen from above are small, so their recording is scaled down less
-    first: float = 0.0  # seconds; what lies before and after shows an object that nobody moves yet or any more
+    first: float = (
+        0.0  # seconds; what lies before and after shows an object that nobody moves yet or any more
+    )
     last: float = math.inf
 
 
@@ -69,7 +71,9 @@ def read_video(path: str | Path, side: int, size: int) -> tuple[Tensor, float]:
         import av
         from av.error import FFmpegError
     except ImportError as error:
-        raise UserError("reading video needs PyAV; install it with `pip install omnidistill[video]`") from error
+        raise UserError(
+            "reading video needs PyAV; install it with `pip install omnidistill[video]`"
+        ) from error
 
     path = Path(path)
     pictures = []
@@ -183,9 +187,7 @@ class Clips:
         return clips.float().mul_(2.0 / 255.0).sub_(1.0), labels
 
 
-def split(
-    recordings: Sequence[Recording], frames: int, size: int, interval: float
-) -> tuple[Clips, Clips]:
+def split(recordings: Sequence[Recording], frames: int, size: int, interval: float) -> tuple[Clips, Clips]:
     """The training and the held-out clips; see above for the rule.
 
     Raises:

@@ -32,7 +32,9 @@ def film(clips: Tensor, path: Path, rate: int = RATE, zoom: int = ZOOM, gap: int
         import av
         from av.error import FFmpegError
     except ImportError as error:
-        raise UserError("writing video needs PyAV; install it with `pip install omnidistill[video]`") from error
+        raise UserError(
+            "writing video needs PyAV; install it with `pip install omnidistill[video]`"
+        ) from error
     pixels = ((clips.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     count, _, frames, height, width = pixels.shape
     pixels = pixels.repeat_interleave(zoom, 3).repeat_interleave(zoom, 4)

@@ -21,7 +21,9 @@ from omnidistill.random import generator
 from omnidistill.tasks import Metric, Task
 
 TEACHER = FilePath(__file__).parent / "teachers" / "clips"
-REFERENCE = 2000  # held-out clips that samples are compared with, and training clips that descriptors are fitted to
+REFERENCE = (
+    2000  # held-out clips that samples are compared with, and training clips that descriptors are fitted to
+)
 
 
 class Clips(Task):

@@ -27,7 +27,7 @@ class FrameDifferences:
 
 
 class StillFrames:
-    """Clips in which one frame stands still: sample i shows its frame `i mod f` throughout, `Float[b c f h w]` both ways.
+    """`Float[b c f h w]` -> the same shape; sample i shows its frame `i mod f` throughout.
 
     A discriminator that reads clips then judges single pictures, as the image discriminator of MCM does, and sees no
     motion. Batches come in random order, so which frame is taken is as good as drawn.

@@ -102,7 +102,9 @@ class Consistency:
         if teacher_steps < 1 or rounds < 1:
             raise UserError(f"teacher_steps and rounds must be >= 1, got {teacher_steps} and {rounds}")
         if not 0.0 <= mixed <= 1.0 or (mixed and pairs == "stored"):
-            raise UserError(f"mixed is a share from 0 to 1 of the data, not of stored pairs; got {mixed}, '{pairs}'")
+            raise UserError(
+                f"mixed is a share from 0 to 1 of the data, not of stored pairs; got {mixed}, '{pairs}'"
+            )
         self.mixed, self.rolls_out = mixed, mixed > 0.0
         self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)
         self.divergence, self.weighting, self.teacher_steps = divergence, weighting, teacher_steps
@@ -192,8 +194,9 @@ class Consistency:
         """The clean ends of the trajectories: the data, or for some samples what the student makes of noise."""
         if not self.mixed:
             return step.x0
-        own = uniform(torch.empty(step.x0.shape[0]), step.g) < self.mixed
-        return torch.where(per_sample(own.to(step.x0.device), step.x0).bool(), step.rollout.x0.detach(), step.x0)
+        x0, own = step.x0, step.rollout.x0.detach()
+        chosen = (uniform(torch.empty(len(x0)), step.g) < self.mixed).to(x0.device)
+        return torch.where(per_sample(chosen, x0) > 0, own, x0)
 
     def _follow(self, step: Step, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x_r from x_t by `teacher_steps` steps of the teacher, uniform in t."""

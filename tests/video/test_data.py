@@ -29,7 +29,9 @@ def test_a_written_film_is_read_back(tmp_path, suffix, films):
     read, rate = data.read_video(films.write(tmp_path / f"film{suffix}", pictures), side=32, size=16)
     assert read.shape == (12, 3, 32, 40) and read.dtype == torch.uint8 and rate == pytest.approx(10.0)
     error = np.abs(read.permute(0, 2, 3, 1).numpy().astype(float) - pictures)
-    assert error.mean() < (20 if suffix == ".gif" else 10)  # of 255; a gif has 256 colours, and rgb8 fixed ones
+    assert error.mean() < (
+        20 if suffix == ".gif" else 10
+    )  # of 255; a gif has 256 colours, and rgb8 fixed ones
     shifted = np.abs(read.permute(0, 2, 3, 1).numpy()[3:].astype(float) - pictures[:-3])
     assert shifted.mean() > 1.4 * error.mean()
 
@@ -93,7 +95,9 @@ def test_one_recording_is_split_in_time_with_a_gap(recording):
 def test_many_recordings_are_held_out_whole(recording):
     group = [recording(f"r{i}", 20, seed=i) for i in range(7)]
     train, held_out = data.split(group[::-1], frames=4, size=16, interval=0.1)
-    found = [[next(r.name for r in group if r.frames is s.frames) for s in c.spans] for c in (train, held_out)]
+    found = [
+        [next(r.name for r in group if r.frames is s.frames) for s in c.spans] for c in (train, held_out)
+    ]
     assert found == [["r0", "r1", "r2", "r3", "r5", "r6"], ["r4"]]
     assert all(len(span.starts) == 17 for span in (*train.spans, *held_out.spans))
 

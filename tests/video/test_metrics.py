@@ -37,7 +37,6 @@ def test_each_fault_costs_where_it_should(judged):
     still = judge(clips[:, :, :1].expand_as(clips), labels)
     disordered = judge(clips[:, :, [2, 0, 3, 1]], labels)
     soft = judge(blurred(clips), labels)
-    print(real, noisy, still, disordered, soft, sep="\n")
     for made in (noisy, still, disordered, soft):
         assert made["frechet"] > 1.2 * real["frechet"]
     assert soft["frechet_frames"] > 1.5 * real["frechet_frames"]
