@@ -81,7 +81,7 @@ def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
 def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
     """The teacher as it is sampled from: under guidance where the run asks for it."""
     check_guidance(task, scale)
-    return teacher if scale == 1.0 else Guided(teacher, scale, task.null)
+    return teacher if scale == 1.0 or task.null is None else Guided(teacher, scale, task.null)
 
 
 def check_guidance(task: Task, scale: float) -> None:

@@ -80,7 +80,7 @@ def _by_task(listed: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _primary(entry: Entry) -> Mapping[str, str]:
-    return Entry.document(entry.done[0])["primary"]  # type: ignore[no-any-return]
+    return Entry.document(entry.done[0])["primary"]
 
 
 def teachers(of_task: Sequence[Entry]) -> list[list[dict[str, Any]]]:
