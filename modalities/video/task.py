@@ -93,7 +93,7 @@ class Clips(Task):
     def _judge(self) -> Judge:
         training, labels = self._splits["train"].draw(REFERENCE, generator("video", "descriptors"))
         held_out, _ = self._splits["held_out"].draw(REFERENCE, generator("video", "reference"))
-        return Judge(training, labels, held_out, self.classes)
+        return Judge(training, labels, held_out, len(self.labels))
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         if self.folder is None and not data.fetched():
@@ -103,7 +103,7 @@ class Clips(Task):
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Labels drawn uniformly."""
-        return Context(condition=torch.randint(self.classes, (count,), generator=g))
+        return Context(condition=torch.randint(len(self.labels), (count,), generator=g))
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         network = ClipUNet(
@@ -131,7 +131,7 @@ class Clips(Task):
             # The sheet has room for few: the first of each label, then the second of each, ...
             labels = labels.cpu()
             turn = torch.stack([(labels[: i + 1] == label).sum() for i, label in enumerate(labels)])
-            clips = clips[torch.argsort(turn * (self.classes + 1) + labels, stable=True)]
+            clips = clips[torch.argsort(turn * len(self.labels) + labels, stable=True)]
         return [
             sheet(clips, target.with_name(target.name + ".png")),
             film(clips, target.with_name(target.name + ".mp4")),
