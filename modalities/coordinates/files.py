@@ -52,7 +52,7 @@ def read_structures(path: Path) -> Structures:
 
 
 def finite(coordinates: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-    bad = ~np.isfinite(coordinates).all((1, 2))
+    bad = np.asarray(~np.isfinite(coordinates).all(axis=(1, 2)))
     if bad.any():
         raise UserError(
             f"{path} has NaN or infinite coordinates in {int(bad.sum())} of {len(bad)} structures"

@@ -108,7 +108,7 @@ class ChainNetwork(nn.Module):
         for block in self.before:
             h = block(h, film, there)
         inside = None if mask is None else there.squeeze(-1) > 0
-        h = self.trunk(h, t, None, target_time, guidance, inside, tuple(angles))  # type: ignore[arg-type]
+        h = self.trunk(h, t, None, target_time, guidance, inside, tuple(angles))
         for block in self.after:
             h = block(h, film, there)
         with torch.autocast(x.device.type, enabled=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,8 +39,7 @@ def write_structures(groups: Sequence[Group], target: Path, title: str) -> list[
     for number, (molecule, x) in enumerate(aligned, 1):
         stem = target.name if number == 1 else f"{target.name}_{number}"
         for suffix, write in ((".pdb", _write_pdb), (".cif", _write_cif)):
-            writer = _writer(write, molecule, x)
-            written.append(_whole(target.with_name(stem + suffix), writer))
+            written.append(_whole(target.with_name(stem + suffix), partial(write, molecule, x)))
     return written
 
 
@@ -82,10 +82,6 @@ def _draw(groups: Sequence[Group], file: Path, title: str) -> None:
         f"{title}\n{drawn} superposed structures, coloured from first residue to last", fontsize=10
     )
     figure.savefig(file, dpi=110, format="png")
-
-
-def _writer(write: Callable[[Molecule, Tensor, Path], None], *what: object) -> Callable[[Path], None]:
-    return lambda file: write(*what, file)  # type: ignore[arg-type]
 
 
 def _stack(molecule: Molecule, x: Tensor) -> object:
