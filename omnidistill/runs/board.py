@@ -16,21 +16,21 @@ class Board:
         board.begin("a · b · seed 0")
         board.end("a · b · seed 0: 92 % in 34 s")
 
-    The remaining time is the mean time of the cells done so far times those that remain.
+    The remaining time is that of the cells to come if each takes as long as the mean of those that are done.
     """
 
     def __init__(self, total: int, stream: TextIO) -> None:
         self.total, self.stream = total, stream
-        self.done, self.cell, self.start = 0, "", time.monotonic()
+        self.done = 0
+        self.start = self.last = time.monotonic()
         self.progress: Any = self._bar() if stream.isatty() and total else None
 
     def begin(self, cell: str) -> None:
-        self.cell = cell
         if self.progress:
-            self.progress.update(0, description=cell)
+            self.progress.update(0, description=cell, refresh=True)
 
     def end(self, line: str) -> None:
-        self.done += 1
+        self.done, self.last = self.done + 1, time.monotonic()
         if self.progress:
             self.progress.update(0, advance=1)
         self.say(f"[{self.done}/{self.total}] {line}")
@@ -44,9 +44,12 @@ class Board:
 
     def times(self) -> str:
         """`elapsed < remaining`."""
-        elapsed = time.monotonic() - self.start
-        left = elapsed / self.done * (self.total - self.done) if self.done else float("inf")
-        return f"{clock(elapsed)} < {clock(left)}"
+        now = time.monotonic()
+        if not self.done:
+            return f"{clock(now - self.start)} < {clock(float('inf'))}"
+        a_cell = (self.last - self.start) / self.done
+        left = a_cell * (self.total - self.done) - (now - self.last)
+        return f"{clock(now - self.start)} < {clock(max(left, 0.0))}"
 
     def _bar(self) -> Any:
         from rich.console import Console
