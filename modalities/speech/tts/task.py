@@ -1,0 +1,261 @@
+"""The task `speech/tts`: log-mels of sentences, from the mean that a front end reads off the text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.datasets import locate
+from omnidistill.errors import UserError
+from omnidistill.modalities.audio.signal import MelSignature
+from omnidistill.modalities.speech.tts import data, front_end, metrics, paths, render
+from omnidistill.modalities.speech.tts.networks import decoder
+from omnidistill.modalities.speech.tts.recognition import RECOGNISERS, word_error_rate
+from omnidistill.modalities.speech.tts.sentences import sentences
+from omnidistill.tasks import Metric, Task
+
+HERE = FilePath(__file__).parent
+FRONT_END = HERE / "assets" / "front_end.safetensors"
+TEACHER = HERE.parent / "teachers" / "tts"
+PICTURES, SOUNDS = 8, 3  # of a rendered page
+RECOGNISED = 20  # sentences a measurement
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One utterance as the decoder sees it: its sentence, and its mel and mu, Float[m t] each, normalised."""
+
+    text: str
+    mel: Tensor
+    mu: Tensor
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Both splits, and the training mels and means end to end, Float[m t] each: one stream to cut crops from."""
+
+    train: list[Aligned]
+    held_out: list[Aligned]
+    mel: Tensor
+    mu: Tensor
+
+
+class TextToSpeech(Task):
+    """`speech/tts`: x0 is a normalised log-mel, Float[b 1 mels t], 16 ms a frame; the anchor is mu, the mean that the
+    text predicts, on which the Grad-TTS path ends (Popov et al. 2021). The front end that makes mu is frozen.
+
+    Training batches are crops of the recordings laid end to end, every frame as likely as any other. Held-out batches
+    are whole sentences, ragged, drawn without repetition while there are enough; mu follows the recording's own
+    durations, so that a sample and `context.reference`, the true mel, have the same frames. The split is by transcript
+    (`data.held_out`). The user's sentences (`inputs`) are spoken with predicted durations.
+
+    Metrics: `frechet` of mel patches (the floor is training patches against the held-out ones: other sentences),
+    `mcd` in dB against the recording, `texture`, and with a `recogniser` the word error rate of the first 20 sentences
+    after Griffin-Lim. `audio_seconds` is the mean length of a sample; seconds_per_sample over it is the real-time
+    factor.
+
+    Args:
+        corpus: see `data`; the fetched prompts if not given.
+        front_end: of `benchmarks/tts_front_end.py`; the shipped one if not given. It decides the mel's signature.
+        network: keywords of `UNet`.
+        crop: frames of a training crop.
+        path: `grad_tts`, `flow` or `comospeech`, see `paths`. The shipped teacher is for `grad_tts`.
+        recogniser: `whisper` or `pocketsphinx`, packages to install; None leaves the word error rate out.
+        slowness: stretches predicted durations.
+    """
+
+    title = "English sentences, log-mels from text"
+    primary = Metric("frechet", "lower")
+    data_hint = "`omnidistill data fetch asterisk_en` gets it"
+
+    def __init__(
+        self,
+        corpus: str | None = None,
+        front_end: str | None = None,
+        network: Mapping[str, Any] | None = None,
+        crop: int = 128,
+        path: str = "grad_tts",
+        teacher_steps: int = 32,
+        recogniser: str | None = None,
+        slowness: float = 1.0,
+        name: str = "speech/tts",
+    ) -> None:
+        if recogniser is not None and recogniser not in RECOGNISERS:
+            raise UserError(f"unknown recogniser '{recogniser}'; known: {', '.join(RECOGNISERS)}")
+        if crop < metrics.PATCH or slowness <= 0:
+            raise UserError(
+                f"crop is at least {metrics.PATCH} and slowness above 0, got {crop} and {slowness}"
+            )
+        self.name, self.teacher_steps = name, int(teacher_steps)
+        self.path, self._path_name = paths.named(path), path
+        self._corpus, self._network = corpus, dict(network or {})
+        self._front_end_file = FRONT_END if front_end is None else FilePath(front_end)
+        self._recogniser, self._slowness, self._crop = recogniser, float(slowness), int(crop)
+
+    # --- front end and data -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def signature(self) -> MelSignature:
+        """How mels are made; it travels with the front end."""
+        try:
+            record = json.loads(self._front_end_file.with_suffix(".json").read_text(encoding="utf-8"))
+            return MelSignature.of(record["signature"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"cannot read the mel signature beside {self._front_end_file}: {error}"
+            ) from error
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Of a training crop; sentences are as long as they are."""
+        return (1, self.signature.mels, self._crop)
+
+    @cached_property
+    def front_end(self) -> front_end.FrontEnd:
+        return front_end.load(self._front_end_file)
+
+    def normalised(self, log_mel: Tensor) -> Tensor:
+        return (log_mel - self.front_end.mean) / self.front_end.std
+
+    def log_mel(self, x0: Tensor) -> Tensor:
+        """The natural log-mel of a normalised one."""
+        return x0 * self.front_end.std + self.front_end.mean
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Both splits, aligned once; a UserError names the command that fetches them."""
+        listed = data.listed(self._corpus if self._corpus is not None else locate("asterisk_en"))
+        utterances = data.load(listed, self.signature)
+        held = data.held_out(utterances, self.signature.seconds)
+        splits: tuple[list[Aligned], list[Aligned]] = ([], [])
+        for utterance, out in zip(utterances, held, strict=True):
+            mel = self.normalised(utterance.mel)
+            splits[out].append(Aligned(utterance.text, mel, self.front_end.aligned(utterance.text, mel)))
+        train, held_out = splits
+        mel, mu = (torch.cat(parts, dim=1) for parts in ([a.mel for a in train], [a.mu for a in train]))
+        if mel.shape[1] < self._crop:
+            raise UserError(
+                f"the corpus has {mel.shape[1]} frames for training, fewer than crop={self._crop}"
+            )
+        return Corpus(train, held_out, mel, mu)
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        corpus = self.corpus
+        if split == "train":
+            starts = torch.randint(corpus.mel.shape[1] - self._crop + 1, (count,), generator=g).tolist()
+            mels, means = (
+                torch.stack([part[:, i : i + self._crop] for i in starts]).unsqueeze(1)
+                for part in (corpus.mel, corpus.mu)
+            )
+            return Batch(mels, Context(anchor=means))
+        order = torch.cat(
+            [
+                torch.randperm(len(corpus.held_out), generator=g)
+                for _ in range(-(-count // len(corpus.held_out)))
+            ]
+        )
+        chosen = [corpus.held_out[i] for i in order[:count].tolist()]
+        mels, mask = data.pad([a.mel for a in chosen])
+        return Batch(mels, Context(anchor=data.pad([a.mu for a in chosen])[0], mask=mask, reference=mels))
+
+    # --- network ----------------------------------------------------------------------------------------------------
+
+    def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
+        return decoder(self._network, target_time=target_time, guidance=guidance)
+
+    def reading(self) -> Mapping[str, Any]:
+        return paths.READINGS[self._path_name]
+
+    def shipped_teacher(self) -> FilePath | None:
+        return TEACHER if self._path_name == "grad_tts" else None
+
+    # --- judging ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _space(self) -> metrics.PatchSpace:
+        return metrics.patch_space([a.mel for a in self.corpus.train])
+
+    @cached_property
+    def _real_features(self) -> Tensor:
+        return self._space([a.mel for a in self.corpus.held_out])
+
+    def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
+        """Against all held-out recordings; frame by frame where the context has its reference."""
+        made = _cut(x0, context)
+        real = [a.mel for a in self.corpus.held_out]
+        found = {
+            "frechet": metrics.frechet(made, self._real_features, self._space),
+            "texture": metrics.texture(made, real),
+        }
+        if context.reference is not None:
+            true = _cut(context.reference, context)
+            pairs = [(self.log_mel(a), self.log_mel(b)) for a, b in zip(made, true, strict=True)]
+            found["mcd"] = sum(metrics.mel_cepstral_distance(*pair) for pair in pairs) / len(pairs)
+            if self._recogniser:
+                waves = [render.sound(self.log_mel(mel), self.signature) for mel in made[:RECOGNISED]]
+                texts = [self._sentence(mel) for mel in true[:RECOGNISED]]
+                found["word_error_rate"] = word_error_rate(
+                    texts, waves, self.signature.rate, self._recogniser
+                )
+        found["audio_seconds"] = sum(mel.shape[1] for mel in made) / len(made) * self.signature.seconds
+        return found
+
+    def _sentence(self, mel: Tensor) -> str:
+        """What was said in a held-out recording: contexts carry tensors alone."""
+        for aligned in self.corpus.held_out:
+            if aligned.mel.shape == mel.shape and torch.equal(aligned.mel, mel):
+                return aligned.text
+        raise UserError("a reference mel is not one of the held-out recordings, so its sentence is unknown")
+
+    def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
+        """Training utterances, as many as are judged and no longer than they, against the held-out ones."""
+        longest = max(a.mel.shape[1] for a in self.corpus.held_out)
+        short = [a.mel for a in self.corpus.train if a.mel.shape[1] <= longest]
+        mels, mask = data.pad([short[i] for i in torch.randperm(len(short), generator=g)[:count].tolist()])
+        return self.measure(mels, Context(mask=mask), g)
+
+    def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
+        """A picture of the first mels, and the first of them as sound."""
+        mels = [self.log_mel(mel) for mel in _cut(x0[:PICTURES], context[:PICTURES])]
+        files = [render.picture(mels, target.with_name(target.name + ".png"))]
+        for number, mel in enumerate(mels[:SOUNDS]):
+            name = target.name + (f"_{number}" if number else "") + ".wav"
+            files.append(render.write_sound(mel, self.signature, target.with_name(name)))
+        return files
+
+    def file_suffix(self) -> str:
+        return ".wav"
+
+    # --- the user's sentences ---------------------------------------------------------------------------------------
+
+    def inputs(self, source: FilePath) -> Iterable[tuple[str, Context | UserError]]:
+        """Sentences, one a line of a text file or `{"text": ..., "id": ...}` a line of a jsonl file."""
+        for name, text in sentences(source):
+            try:
+                mu = self.front_end.spoken(text, self._slowness)
+            except UserError as error:
+                yield name, error
+                continue
+            means, mask = data.pad([mu])
+            yield name, Context(anchor=means, mask=mask)
+
+    def write(self, x0: Tensor, context: Context, target: FilePath) -> FilePath:
+        (mel,) = _cut(x0, context)
+        return render.write_sound(self.log_mel(mel), self.signature, target.with_name(target.name + ".wav"))
+
+
+def _cut(x0: Tensor, context: Context) -> list[Tensor]:
+    """Float[b 1 m t] -> Float[m t] each, padding left out, on the CPU."""
+    mels = x0.detach().cpu().float().squeeze(1)
+    if context.mask is None:
+        return list(mels)
+    frames = context.mask.cpu().reshape(len(mels), -1).sum(1).tolist()
+    return [mel[:, :n] for mel, n in zip(mels, frames, strict=True)]
