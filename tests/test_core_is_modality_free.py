@@ -73,8 +73,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "evaluation/report/thumbnails.py": {
         "image": "PIL.Image, and the media type of a thumbnail",
+        "audio": "media type",
         "pixels": "the width of a thumbnail, in words",
-        "sounds": "what the page of a run has beside pictures, in words",
+        "sound": "what is heard of a media type that is heard",
     },
     "exact/": {
         "image": "matplotlib.image, which writes pictures",

@@ -342,6 +342,31 @@ def test_sounds_and_films_play_and_pictures_come_first(folder: Path) -> None:
     assert 'class="samples wide"' in source, "players want the whole width of a telephone"
 
 
+def test_samples_are_told_by_their_names_and_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    from omnidistill.evaluation.report.run import find_samples
+
+    (tmp_path / "samples").mkdir()
+    names = [
+        "real.wav",
+        "real_1.wav",
+        "real_10.wav",
+        "real_2.wav",
+        "real.png",
+        "teacher_16_0.wav",
+        "student_1.wav",
+    ]
+    names += ["student_10.wav", "student_1_2.gif", "teacher.png", "really.png", "notes.txt", "student_x.png"]
+    for name in names:
+        (tmp_path / "samples" / name).touch()
+    found = {key: [path.name for path in paths] for key, paths in find_samples(tmp_path).items()}
+    assert found == {
+        ("real", None): ["real.png", "real.wav", "real_1.wav", "real_2.wav", "real_10.wav"],
+        ("teacher", 16): ["teacher_16_0.wav"],
+        ("student", 1): ["student_1.wav", "student_1_2.gif"],
+        ("student", 10): ["student_10.wav"],
+    }
+
+
 def test_a_bare_run_still_has_its_page(folder: Path, document: dict) -> None:
     """Only metrics.json, and a log that ends in half a line."""
     for name in ("samples", "logs"):

@@ -204,6 +204,22 @@ def test_pictures_of_each_cell_are_small_and_inside(sweep: Sweep) -> None:
     assert sizes[3] == (420, 210) and max(width for width, _ in sizes) <= 420
 
 
+def test_a_text_is_read_and_a_sound_is_heard_where_they_are_compared(sweep: Sweep) -> None:
+    samples = sweep.add("a", "x", gap_closed={"1": 20.0}) / "samples"
+    (samples / "student_1.txt").write_text("<first> line\n" + "word " * 40 + "\n" + "more\n" * 9)
+    (samples / "student_1.wav").write_bytes(b"a short sound")
+    (samples / "student_1_1.wav").write_bytes(b"another")
+    (samples / "real.wav").write_bytes(b"x" * 400_001)
+    page = write_report(sweep.folder).read_text()
+    (figure,) = re.findall(r"<figure[^>]*><figcaption>x, 1 step</figcaption>.*?</figure>", page, re.S)
+    (text,) = re.findall(r"<pre>(.*?)</pre>", figure, re.S)
+    lines = text.split("\n")
+    assert lines[0] == "&lt;first&gt; line" and len(lines) == 6
+    assert len(lines[1]) == 90 and lines[1].endswith("…")
+    assert figure.count("<audio") == 1 and base64.b64encode(b"a short sound").decode() in figure
+    assert page.count("<audio") == 1, "a long one is left to the page of the run"
+
+
 def test_a_file_that_is_no_picture_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing of the kind")
     assert thumbnail(tmp_path / "a.png") is None

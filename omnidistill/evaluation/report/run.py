@@ -13,7 +13,7 @@ from typing import Any
 from omnidistill.errors import UserError
 from omnidistill.evaluation.metrics_file import read_metrics
 
-SAMPLE = re.compile(r"(?P<model>real|teacher|student)(?:_(?P<steps>\d+))?(?P<rest>.*)")
+SAMPLE = re.compile(r"(?:(?P<real>real)|(?P<model>teacher|student)_(?P<steps>\d+))(?:[_.-].*)?")
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,17 @@ def _value(cell: str | None) -> float | None:
 
 
 def find_samples(folder: Path) -> dict[tuple[str, int | None], list[Path]]:
-    """Files of samples/ by what made them; those of another name are left out."""
+    """Files of samples/ by what made them, `real_3` being the fourth of the real ones; those of another name are left
+    out."""
+
+    def order(path: Path) -> tuple[bool, list[tuple[int, str]]]:
+        parts = re.findall(r"\d+|\D+", path.name)
+        return path.suffix != ".png", [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
     found: dict[tuple[str, int | None], list[Path]] = {}
-    for path in sorted((folder / "samples").glob("*"), key=lambda p: (p.suffix != ".png", p.name)):
+    for path in sorted((folder / "samples").glob("*"), key=order):
         match = SAMPLE.fullmatch(path.stem)
-        if path.is_file() and match and (match["model"] == "real") == (match["steps"] is None):
-            key = match["model"], int(match["steps"]) if match["steps"] else None
+        if path.is_file() and match:
+            key = ("real", None) if match["real"] else (match["model"], int(match["steps"]))
             found.setdefault(key, []).append(path)
     return found

@@ -69,9 +69,14 @@ def _order(run: Run) -> list[tuple[tuple[str, int | None], str]]:
     return list(keys.items())
 
 
+def kind_of(path: Path) -> str:
+    """The media type by suffix."""
+    return TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+
+
 def embedded(path: Path, caption: str) -> str:
     """One file as the element that shows or plays it, or as a download."""
-    kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    kind = kind_of(path)
     uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     label = escape(caption, quote=True)
     if kind.startswith("image/"):

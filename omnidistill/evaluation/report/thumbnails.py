@@ -1,4 +1,4 @@
-"""Small pictures of a sweep's samples: what every student makes, beside the full teacher and real data."""
+"""A first look at a sweep's samples: what every student makes, beside the full teacher and real data."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 
 from omnidistill.evaluation.report.matrix import Entry
 from omnidistill.evaluation.report.run import find_samples
+from omnidistill.evaluation.report.samples import embedded, kind_of
 from omnidistill.evaluation.report.words import plural
 
 WIDTH = 420  # pixels
+LINES, SIGNS = 6, 90  # of a text
+SOUND = 400_000  # bytes
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 
 
@@ -42,19 +46,35 @@ def pictures_section(done: Sequence[Entry]) -> str:
     )
     if not rows:
         return ""
-    note = f"Scaled down to {WIDTH} pixels; the pages of the runs have them whole, with sounds and films."
+    note = f"Pictures scaled down to {WIDTH} pixels, first lines, first sound; the runs' own pages have them whole."
     return f'<section><h2>Samples</h2><p class="note">{note}</p>{rows}</section>'
 
 
 def _figure(kind: str, caption: str, paths: Sequence[Path]) -> list[str]:
-    """A list of one figure, or of none where there is no picture."""
+    """A list of one figure, or of none where there is nothing to look at."""
+    body = _look(caption, paths) + _sound(caption, paths)
+    if not body:
+        return []
+    return [f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{body}</figure>']
+
+
+def _look(caption: str, paths: Sequence[Path]) -> str:
+    """The first lines of a text where there is one, for a picture of them would be too small to read; else the first
+    picture."""
+    written = next((path for path in paths if path.suffix in (".txt", ".jsonl")), None)
+    if written:
+        with written.open(encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip("\n") for line in islice(file, LINES)]
+        cut = [line if len(line) <= SIGNS else line[: SIGNS - 1] + "…" for line in lines]
+        return f"<pre>{escape(chr(10).join(cut))}</pre>"
     picture = next((path for path in paths if path.suffix in PICTURES), None)
     uri = thumbnail(picture) if picture else None
-    if uri is None:
-        return []
-    label = escape(caption, quote=True)
-    image = f'<img src="{uri}" alt="samples: {label}">'
-    return [f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{image}</figure>']
+    return f'<img src="{uri}" alt="samples: {escape(caption, quote=True)}">' if uri else ""
+
+
+def _sound(caption: str, paths: Sequence[Path]) -> str:
+    first = next((path for path in paths if kind_of(path).startswith("audio/")), None)
+    return embedded(first, caption) if first and first.stat().st_size <= SOUND else ""
 
 
 def thumbnail(path: Path, width: int = WIDTH) -> str | None:
