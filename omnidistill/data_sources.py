@@ -15,6 +15,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def from_folder(source: Mapping[str, Any], files: Iterable[str], scratch: Path) 
 
 
 def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
-    """`address`: of a folder on the web; `suffix`: what its files' names end in beyond ours, such as .gz."""
+    """`address`: of a folder on the web; `suffix`: what its files' names end in beyond ours, such as .gz. With
+    `archive`: the one file to get from there, a zip or tar archive, and `folder`: inside it."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -44,7 +46,7 @@ def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        for name in files:
+        for name in [source["archive"]] if "archive" in source else files:
             try:
                 with urllib.request.urlopen(address + name + suffix, timeout=TIMEOUT) as answer:
                     size = answer.headers.get("Content-Length")
@@ -58,7 +60,7 @@ def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> 
                 raise SourceError(str(error.reason)) from error
             except (TimeoutError, http.client.HTTPException) as error:
                 raise SourceError(f"{name}{suffix}: {error or 'broke off'}") from error
-    return scratch
+    return _inside(_unpack(scratch), source.get("folder", ""), files) if "archive" in source else scratch
 
 
 def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
@@ -139,15 +141,18 @@ def _inside(unpacked: Path, folders: str | Iterable[str], files: Iterable[str]) 
 
 
 def _unpack(scratch: Path) -> Path:
-    """The one archive that a package client left in `scratch`, unpacked below it; no member may leave that folder."""
+    """The one archive that was left in `scratch`, unpacked below it; no member may leave that folder."""
     target = scratch / "unpacked"
     for archive in sorted(scratch.iterdir()):
-        if archive.suffix in {".whl", ".zip"}:
-            with zipfile.ZipFile(archive) as zipped:
-                zipped.extractall(target)
-            return target
-        if archive.name.endswith((".tgz", ".tar.gz")):
-            with tarfile.open(archive) as tarred:
-                tarred.extractall(target, filter="data")
-            return target
-    raise SourceError("the client left no archive")
+        try:
+            if archive.suffix in {".whl", ".zip"}:
+                with zipfile.ZipFile(archive) as zipped:
+                    zipped.extractall(target)
+                return target
+            if archive.name.endswith((".tgz", ".tar.gz")):
+                with tarfile.open(archive) as tarred:
+                    tarred.extractall(target, filter="data")
+                return target
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+            raise SourceError(f"{archive.name} is damaged: {error}") from error
+    raise SourceError("no archive came")

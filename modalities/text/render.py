@@ -24,9 +24,9 @@ def picture(texts: Sequence[str], path: Path) -> Path:
             subsequent_indent="    ",
             break_on_hyphens=False,
         ) or [f"{number:>3}"]
-    figure = Figure(figsize=(9.0, 0.2 * min(len(lines), LINES) + 0.3), dpi=110)
+    figure = Figure(figsize=(7.8, 0.153 * min(len(lines), LINES) + 0.2), dpi=110)
     figure.text(
-        0.015, 0.985, "\n".join(lines[:LINES]).replace("$", r"\$"), family="monospace", size=9, va="top"
+        0.01, 0.99, "\n".join(lines[:LINES]).replace("$", r"\$"), family="monospace", size=9, va="top"
     )
     return write_whole(path, lambda file: figure.savefig(file, format="png"))
 

