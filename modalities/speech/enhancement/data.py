@@ -140,7 +140,7 @@ class Folders:
 
 
 def asterisk(split: str, snr: tuple[float, float], folder: str | Path | None = None) -> Mixtures:
-    """Prompts with music on hold and coloured noise. Held out: the prompts of 1 to 6 s among those of
+    """Prompts with music on hold and coloured noise. Held out: the prompts of 1 to 4 s among those of
     `prompts.split`."""
     train, held = prompts.split(prompts.prompts())
     chosen = train if split == "train" else held

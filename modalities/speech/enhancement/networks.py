@@ -1,27 +1,34 @@
-"""The enhancement network: the shared U-Net, told which noisy recording it is asked about and at which frequencies."""
+"""The enhancement network: the shared U-Net, which for each place of the spectrogram says how much of what to keep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnidistill.networks.unet import UNet
 
 FREQUENCY_WAVES = 2  # cosines of the frequency axis beside the linear ramp
 
 
-class EnhancementUNet(UNet):
-    """`UNet` on `x: Float[b 2 f t]` beside the anchor (the noisy spectrogram) and fixed maps of frequency.
+class EnhancementUNet(nn.Module):
+    """`F = r + a x + b y / scale` on `x: Float[b 2 f t]` and the anchor y, the noisy spectrogram: a U-Net answers with
+    the residual r (2 channels) and the real gains a and b (1 channel each).
+
+    Gains are what a Wiener filter is: smooth over time and frequency where noise is not, so that a small network that
+    sees blocks of 8 by 2 values can take the noise out of a quiet place without having to repeat it exactly.
 
     A convolution sees the same pattern at every height, but a spectrogram's rows differ: low ones hold pitch, high ones
-    sibilants. A ramp and cosines along the frequency axis say where it is.
+    sibilants. A ramp and cosines along the frequency axis, read beside x and y, say where it is.
 
     Args:
         channels, unshuffle, blocks, heads: as `UNet`'s; unshuffle packs (frequencies, frames).
         anchor_scale: divides the anchor, so that it comes in with about the spread of the state.
     """
+
+    feature_module = "unet.middle"
+    feature_axis = 1
 
     def __init__(
         self,
@@ -33,10 +40,12 @@ class EnhancementUNet(UNet):
         target_time: bool = False,
         guidance: bool = False,
     ) -> None:
-        super().__init__(
+        super().__init__()
+        self.anchor_scale = anchor_scale
+        self.unet = UNet(
             channels,
-            in_channels=2,
-            extra_channels=2 + 1 + FREQUENCY_WAVES,
+            in_channels=4,
+            extra_channels=1 + FREQUENCY_WAVES,
             unshuffle=unshuffle,
             blocks=blocks,
             num_classes=None,
@@ -44,14 +53,33 @@ class EnhancementUNet(UNet):
             target_time=target_time,
             guidance=guidance,
         )
-        self.anchor_scale = anchor_scale
+        self.feature_channels = self.unet.feature_channels
 
-    def _checked(self, anchor: Tensor | None, x: Tensor) -> Tensor:
-        b, _, f, t = x.shape
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        anchor: Tensor | None = None,
+        target_time: Tensor | None = None,
+        guidance: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x, anchor: Float[b 2 f t], t, target_time, guidance: Float[b], mask: Bool[b 1 1 t] -> Float[b 2 f t]."""
         if anchor is None or anchor.shape != x.shape:
             given = "none" if anchor is None else tuple(anchor.shape)
             raise ValueError(f"this network reads a noisy spectrogram of shape {tuple(x.shape)}, got {given}")
-        height = torch.linspace(-1.0, 1.0, f, device=x.device, dtype=x.dtype)
-        waves = [torch.cos(torch.pi * n * (height + 1.0)) for n in range(1, FREQUENCY_WAVES + 1)]
-        where = torch.stack((height, *waves)).reshape(1, -1, f, 1).expand(b, -1, f, t)
-        return torch.cat((anchor.to(x.dtype) / self.anchor_scale, where), dim=1)
+        y = anchor.to(x.dtype) / self.anchor_scale
+        seen = torch.cat((x, y), dim=1)
+        out = self.unet(
+            seen, t, anchor=_frequencies(x), target_time=target_time, guidance=guidance, mask=mask
+        ).to(x.dtype)
+        return out[:, :2] + out[:, 2:3] * x + out[:, 3:4] * y
+
+
+def _frequencies(x: Tensor) -> Tensor:
+    """Float[b 1+FREQUENCY_WAVES f t]: a ramp from -1 to 1 and cosines of 1, 2, ... half periods."""
+    b, _, f, t = x.shape
+    height = torch.linspace(-1.0, 1.0, f, device=x.device, dtype=x.dtype)
+    waves = [torch.cos(0.5 * torch.pi * n * (height + 1.0)) for n in range(1, FREQUENCY_WAVES + 1)]
+    return torch.stack((height, *waves)).reshape(1, -1, f, 1).expand(b, -1, f, t)
