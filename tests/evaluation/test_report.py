@@ -309,6 +309,13 @@ def test_samples_of_other_modalities(folder: Path) -> None:
     assert "img" not in page.tags  # a file that belongs to nothing
 
 
+def test_players_of_one_figure_say_which_file_they_play(folder: Path) -> None:
+    for kind in ("noisy", "cleaned"):
+        (folder / "samples" / f"student_1_1_{kind}.wav").write_bytes(b"RIFF")
+    page = Page(write_report(folder).read_text())
+    assert page.text.index("student_1_1_cleaned") < page.text.index("student_1_1_noisy")
+
+
 def test_what_a_page_holds_is_capped_and_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("omnidistill.evaluation.report.samples.LARGEST", 3000)
     monkeypatch.setattr("omnidistill.evaluation.report.samples.WHOLE", 5000)

@@ -12,13 +12,13 @@ from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import write_audio
 from omnidistill.modalities.speech.enhancement.spectrogram import HOP, RATE, decode, samples_of
 
-SHOWN = 3
+SHOWN, HEARD = 3, 2  # recordings in the picture and as files
 DECIBELS = (-80.0, 0.0)  # of the picture, below the loudest place of the noisy recording
 COLUMNS = ("noisy", "cleaned", "clean")
 
 
 def render(x0: Tensor, context: Context, target: Path, shown: int = SHOWN) -> list[Path]:
-    """Writes `target.png` and, for each of the first `shown` recordings, `target_N_{noisy,cleaned,clean}.wav`.
+    """Writes `target.png` of the first `shown` recordings, and two of them as `target_N_{noisy,cleaned,clean}.wav`.
 
     Raises:
         UserError: a sample is NaN, or there is no noisy recording to show beside it.
@@ -36,7 +36,7 @@ def render(x0: Tensor, context: Context, target: Path, shown: int = SHOWN) -> li
     target = Path(target)
     files = [_picture(columns, lengths[:shown], target.with_name(target.name + ".png"))]
     for name, state in columns.items():
-        for index, wave in enumerate(decode(state, mask)):
+        for index, wave in enumerate(decode(state, mask)[:HEARD]):
             file = target.with_name(f"{target.name}_{index + 1}_{name}.wav")
             files.append(write_audio(file, wave[: samples_of(int(lengths[index]))], RATE))
     return files

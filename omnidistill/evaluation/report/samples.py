@@ -38,7 +38,7 @@ def samples_section(run: Run) -> str:
                 left_out += 1
                 continue
             room -= size
-            body += embedded(path, caption)
+            body += _named(path) + embedded(path, caption)
         if kinds:
             figures.append(
                 f'<figure class="{model}"><figcaption>{escape(caption)}</figcaption>{body}</figure>'
@@ -67,6 +67,11 @@ def _order(run: Run) -> list[tuple[tuple[str, int | None], str]]:
     for model, steps in sorted((m, s) for m, s in run.samples if s is not None):
         keys.setdefault((model, steps), f"{model}, {plural(steps)}")
     return list(keys.items())
+
+
+def _named(path: Path) -> str:
+    """The file's name above a player: of several in one figure nobody could tell which is which."""
+    return f'<p class="note">{escape(path.stem)}</p>' if kind_of(path).startswith("audio/") else ""
 
 
 def kind_of(path: Path) -> str:
