@@ -141,7 +141,7 @@ def test_values_out_of_range_are_named(compose, override: str, said: str) -> Non
         ("objective.matchng=1", "unknown objective family 'matchng'; did you mean matching"),
         ("families.matchng.critic_updates=1", "unknown objective family 'matchng'; did you mean matching"),
         ("families.consistency.x=1", "families.consistency.x has no effect: the objective is matching"),
-        ("recipe=mime", "unknown recipe 'mime'; did you mean mine?"),
+        ("recipe=mime", "unknown recipe 'mime'; did you mean mine"),
         ("task=mini/point", "unknown task 'mini/point'; did you mean mini/points"),
         ("~objective.matching", "the objective is empty"),
         ("seed=0,1", "seed takes one value here, got 0,1"),

@@ -72,8 +72,13 @@ def sample_inputs(
     files: list[FilePath] = []
     wrong: dict[str, str] = {}
     taken: set[str] = set()
-    total = sum(1 for file in place.rglob("*") if file.is_file()) if place.is_dir() else 1
-    with track(total, "sampling") as advance:  # a file may hold several inputs, or none
+    # A folder is read as it is sampled for, file by file; a file may hold many inputs, and is read to count them.
+    listed = (
+        (file for file in place.rglob("*") if file.is_file())
+        if place.is_dir()
+        else student.task.inputs(place)
+    )
+    with track(sum(1 for _ in listed), "sampling") as advance:
         for name, x0, context in student.sample_for(place, steps, seed):
             unique = next(n for n in _numbered(name) if n not in taken)
             taken.add(unique)
