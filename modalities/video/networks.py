@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
+from omnidistill.networks.grid import Embedding, zero
 from omnidistill.networks.unet import UNet
+
+MAP_WIDTH = 64
 
 
 class ClipUNet(nn.Module):
-    """A 2-D U-Net on `Float[b c*f h w]`: every convolution sees all frames at once (Voleti et al. 2022, MCVD).
+    """`x -> U-Net(x) + M(t) x`: a 2-D U-Net on `Float[b c*f h w]`, in which every convolution sees all frames at once
+    (Voleti et al. 2022, MCVD), beside one linear map of the f frames to one another, `M(t): Float[f f]`.
 
-    For clips of a few frames this costs one picture's worth of positions where a network over space-time patches pays
-    for each frame, and a still background is one and the same channel from the start.
+    For clips of a few frames the U-Net costs one picture's worth of positions where a network over space-time patches
+    pays for each frame. The map carries what needs no thought at any resolution: under little noise frames as they
+    are, under more the mean of neighbours, which is what a still background wants. Both start at zero.
 
     Args:
         frames: f of `x: Float[b 3 f h w]`.
@@ -46,6 +52,8 @@ class ClipUNet(nn.Module):
             guidance=guidance,
         )
         self.feature_channels = self.unet.feature_channels
+        self.time = Embedding(MAP_WIDTH, 1.0)
+        self.map = zero(nn.Linear(MAP_WIDTH, frames * frames))
 
     def forward(
         self,
@@ -57,5 +65,10 @@ class ClipUNet(nn.Module):
         guidance: Tensor | None = None,
     ) -> Tensor:
         """x: Float[b 3 f h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b] -> as x."""
+        frames = x.shape[2]
         out = self.unet(x.flatten(1, 2), t, condition, target_time=target_time, guidance=guidance)
-        return out.unflatten(1, x.shape[1:3])
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # what is carried over as it is, is not to be rounded
+            mixing = self.map(self.time(t)).unflatten(1, (1, frames, frames))
+            return out.unflatten(1, x.shape[1:3]).to(x.dtype) + (mixing @ x.flatten(3)).view_as(x)
