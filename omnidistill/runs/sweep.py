@@ -123,33 +123,36 @@ def _resolved(wishes: Sequence[Wish], folder: Path, former: dict[Any, Cell]) -> 
         known = former.get((wish.task, wish.column, wish.choice, wish.seed))
         made.append(known if known and known.recipe else None)
     open_ = [wish for wish, cell in zip(wishes, made, strict=True) if cell is None]
-    answers = iter(_reasons([wish.run(recipe, folder) for wish in open_ for recipe in wish.choices]))
+    answers = iter(_reasons([[wish.run(recipe, folder) for recipe in wish.choices] for wish in open_]))
     jobs = []
     for wish, cell in zip(wishes, made, strict=True):
         if cell is None:
-            reasons = [next(answers) for _ in wish.choices]
-            allowed = [recipe for recipe, why in zip(wish.choices, reasons, strict=True) if why is None]
-            why = "" if allowed else "; ".join(text for text in reasons if text)
-            cell = Cell(wish.task, wish.column, wish.choice, wish.seed, next(iter(allowed), None), why)
+            reasons = next(answers)
+            recipe = wish.choices[len(reasons) - 1] if reasons[-1] is None else None
+            why = "" if recipe else "; ".join(text for text in reasons if text)
+            cell = Cell(wish.task, wish.column, wish.choice, wish.seed, recipe, why)
         overrides = wish.run(cell.recipe, folder / cell.folder) if cell.recipe else []
         jobs.append(_Job(cell, tuple(overrides)))
     return jobs
 
 
-def _reasons(runs: Sequence[Sequence[str]]) -> list[str | None]:
-    """Why each of the runs cannot be, None where it can. Should the process that answers die, the cells themselves
-    will say of what."""
-    if not runs:
+def _reasons(choices: Sequence[Sequence[Sequence[str]]]) -> list[list[str | None]]:
+    """For each choice why its runs cannot be, up to the first that can, with None. Should the process that answers die,
+    the first ones run, and say of what."""
+    if not choices:
         return []
-    asked = [list(item for item in run if not item.startswith("seed=")) for run in runs]
-    different = list(dict.fromkeys(map(tuple, asked)))  # of several seeds one is enough
+    # Of several seeds one is enough.
+    asked = [
+        tuple(tuple(item for item in run if not item.startswith("seed=")) for run in runs) for runs in choices
+    ]
+    different = list(dict.fromkeys(asked))
     done = subprocess.run(
         POSSIBLE, input=json.dumps(different), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     if done.returncode != 0:
-        return [None] * len(runs)
+        return [[None] for _ in choices]
     answers = dict(zip(different, json.loads(done.stdout.splitlines()[-1]), strict=True))
-    return [answers[tuple(run)] for run in asked]
+    return [answers[runs] for runs in asked]
 
 
 def _check_same(job: _Job, folder: Path) -> None:

@@ -64,7 +64,16 @@ runs = json.load(sys.stdin)
 with open(sys.argv[1] + "/impossible.json") as file:
     impossible = json.load(file)
 print("a remark of some library")
-print(json.dumps([impossible.get("-".join(i.split("=")[1].split("/")[-1] for i in run[:2])) for run in runs]))
+with open(sys.argv[1] + "/asked.txt", "w") as asked:
+    print(*("/".join(run[1].split("=")[1] for run in choice) for choice in runs), file=asked)
+answers = []
+for choice in runs:
+    answers.append([])
+    for run in choice:
+        answers[-1].append(impossible.get("-".join(i.split("=")[1].split("/")[-1] for i in run[:2])))
+        if answers[-1][-1] is None:
+            break
+print(json.dumps(answers))
 """
 
 
@@ -268,6 +277,9 @@ def test_of_what_is_asked_twice_each_seed_gets_the_same_answer(place: Place) -> 
     place.impossible(gaussian_mixture__cdlm="cdlm needs masked")
     place.sweep(f"task={MIXTURE}", "recipe=cdlm/dmd", "seed=0,1,2", "updates=5")
     assert [found.cell.recipe for found in cells.find(place.out)] == ["dmd"] * 3
+    assert (place.folder / "asked.txt").read_text().split() == ["cdlm/dmd"], (
+        "of three seeds one is asked about"
+    )
 
 
 def test_if_nobody_can_say_what_is_possible_the_cells_do(
@@ -405,21 +417,34 @@ def test_real_cells(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert json.loads((run / "metrics.json").read_text())["training"]["student_updates"] == 2
         assert (run / "student.safetensors").is_file()
     page = (out / "report.html").read_text()
-    assert page.count('<a href="exact/') == 2 and page.count("data:image/") >= 4
+    assert page.count('<a href="exact/') == 2 and page.count("data:image/") == 3
+    assert page.count("<pre>") == 3, "a text is shown as such"
     stamps = [(run / "metrics.json").stat().st_mtime_ns for run in made]
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("nothing was left to run; 2 cells: 2 finished\n")
     assert [(run / "metrics.json").stat().st_mtime_ns for run in made] == stamps
 
 
-def test_what_a_task_does_not_allow_is_said_by_the_task_itself() -> None:
-    from omnidistill.runs.possible import reason
+def test_what_a_task_does_not_allow_is_said_by_the_task_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnidistill.runs.possible import Reasons
 
-    run = ["seed=0", "out=unused"]
-    assert reason([f"task={MIXTURE}", "recipe=dmd2", *run]) is None
-    said = reason([f"task={TEXT}", "recipe=dmd2", *run])
-    assert said is not None and said.startswith("dmd2 needs differentiable, which exact/markov_text")
-    assert "guidance" in (reason([f"task={MIXTURE}", "recipe=dmd2", "guidance=2.0", *run]) or "")
-    assert reason([f"task={MIXTURE}", "recipe=dmd2", "task.std=-1", *run]) is None, (
-        "the run says what is wrong"
-    )
+    def run(task: str, recipe: str, *more: str) -> list[str]:
+        return [f"task={task}", f"recipe={recipe}", *more, "seed=0", "out=unused"]
+
+    built: list[object] = []
+    build = config.build
+
+    def counted(node: dict) -> object:
+        made = build(node)
+        built.append(made)
+        return made
+
+    monkeypatch.setattr(config, "build", counted)
+    reasons = Reasons()
+    assert reasons.reason(run(MIXTURE, "dmd2")) is None
+    said = reasons.reason(run(MIXTURE, "dmd2", "guidance=2.0")) or ""
+    assert said.startswith("guidance=2.0 needs a conditional task") and len(built) == 1, "the task is kept"
+    assert reasons.reason(run(MIXTURE, "dmd2", "task.std=-1")) is None, "the run says what is wrong"
+    said, possible = reasons.choice([run(TEXT, "dmd2"), run(TEXT, "cdlm"), run(TEXT, "sdtt")])
+    assert possible is None, "nobody asks about the third"
+    assert said == f"dmd2 needs differentiable, which {TEXT} with MaskedPath(vocab=12) does not offer"
