@@ -137,6 +137,13 @@ class Enhancement(Task):
             estimates, clean = (waves(x, context.mask) for x in (x0, context.reference))
             return metrics.evaluate(estimates, clean, opinion=self.dnsmos)
 
+    def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
+        """What a perfect enhancer would score: the held-out clean recordings against themselves. Training crops are too
+        short to be judged."""
+        real = self.batch(count, g, "held_out")
+        assert real.x0 is not None
+        return self.measure(real.x0, real.context, g)
+
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """Spectrograms of the first recordings as a picture, and those recordings as wav files."""
         return render(x0, context, target)
