@@ -17,7 +17,6 @@ from omnidistill.modalities.coordinates.networks import ChainNetwork
 from omnidistill.modalities.coordinates.poses import ROTATIONS, Centred, rotated, superposed
 from omnidistill.modalities.coordinates.render import write_structures
 from omnidistill.paths import GaussianPath, RigidMotion, edm
-from omnidistill.samplers import Heun, Sampler
 from omnidistill.tasks import Metric, Task
 
 TEACHERS = FilePath(__file__).parent / "teachers"
@@ -40,7 +39,7 @@ class Ensemble(Task):
         scale: Angstrom a unit; near the root mean square coordinate, which networks take as 1.
         sigma_min, sigma_max: of the path, in units of `scale`.
         network: keywords of `ChainNetwork`.
-        teacher_steps: steps of the full teacher, each of two calls but the last.
+        teacher_steps: steps of the full teacher, first order: a step is one call, as a student's is.
 
     Metrics: see `metrics.evaluate`; against all held-out structures with as many points.
     """
@@ -58,10 +57,10 @@ class Ensemble(Task):
         rotations: str = "small",
         align: bool = True,
         scale: float = 10.0,
-        sigma_min: float = 0.002,
+        sigma_min: float = 0.01,
         sigma_max: float = 20.0,
         network: Mapping[str, Any] | None = None,
-        teacher_steps: int = 24,
+        teacher_steps: int = 32,
         name: str = "coordinates/adk",
     ) -> None:
         if rotations not in ROTATIONS:
@@ -131,9 +130,6 @@ class Ensemble(Task):
 
     def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / "adk" if self.folder is None and self.atoms == "ca" else None
-
-    def sampler(self) -> Sampler:
-        return Heun()
 
     # --- what is good, and what is shown ---------------------------------------------------------------------------
 

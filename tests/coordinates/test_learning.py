@@ -24,7 +24,7 @@ def options(folder: Path, out: Path) -> list[str]:
     network = "{width: 64, depth: 2, heads: 4, blocks: 1, patch: 2}"
     return [
         *("task=coordinates/adk", f"task.folder={folder}", f"task.network={network}", f"out={out}"),
-        *("device=cpu", "precision=fp32", "batch=32", "evaluation.samples=64", "task.teacher_steps=12"),
+        *("device=cpu", "precision=fp32", "batch=32", "evaluation.samples=64", "task.teacher_steps=16"),
     ]
 
 
@@ -40,8 +40,8 @@ def test_a_teacher_learns_shapes_bonds_and_handedness(folder: Path, teacher: Pat
     trained, _ = read_denoiser(teacher, "teacher", task)
     torch.manual_seed(0)
     untrained = NetworkDenoiser(task.network(), task.path, **task.reading())
-    good = {p.steps: p.metrics for p in quality(trained, task.sampler(), task, [1, 12], **EVALUATION)}
-    bad = quality(untrained, task.sampler(), task, [12], **EVALUATION)[0].metrics
+    good = {p.steps: p.metrics for p in quality(trained, task.sampler(), task, [1, 16], **EVALUATION)}
+    bad = quality(untrained, task.sampler(), task, [16], **EVALUATION)[0].metrics
 
     def learned(found: dict[str, float]) -> bool:
         return (
@@ -51,7 +51,7 @@ def test_a_teacher_learns_shapes_bonds_and_handedness(folder: Path, teacher: Pat
             and found["mirror"] == 0.0
         )
 
-    assert learned(good[12]), good[12]
+    assert learned(good[16]), good[16]
     assert not learned(good[1]) and not learned(bad), (good[1], bad)
 
 
