@@ -27,6 +27,7 @@ from omnidistill.modalities.speech.enhancement.spectrogram import (
 )
 from omnidistill.paths import GaussianPath
 from omnidistill.paths.named import ouve
+from omnidistill.samplers import Ancestral, Sampler
 from omnidistill.tasks import Metric, Task
 
 TEACHERS = FilePath(__file__).parent.parent / "teachers"
@@ -51,6 +52,8 @@ class Enhancement(Task):
         folder: the user's pairs, `{train,valid,test}/{clean,noisy}`; None mixes prompts with music and noise.
         music: folder of tracks to mix with; None: where `omnidistill data fetch asterisk_moh` puts them.
         dnsmos: whether to ask DNSMOS; None: where its package is installed.
+        sigma_data: of the clean spectrograms.
+        sampler: of the teacher; None: `Ancestral`, the reverse of the process itself. `PredictorCorrector` is SGMSE+'s.
     """
 
     title = "Speech enhancement, 16 kHz"
@@ -68,6 +71,7 @@ class Enhancement(Task):
         music: str | None = None,
         dnsmos: bool | None = None,
         sigma_data: float = 0.1,
+        sampler: Sampler | None = None,
         teacher_steps: int = 30,
         name: str = "speech/enhancement",
     ) -> None:
@@ -79,7 +83,7 @@ class Enhancement(Task):
         self.name, self.shape, self.teacher_steps = name, (2, BINS, int(frames)), int(teacher_steps)
         self.snr, self.folder, self.music = (float(snr[0]), float(snr[1])), folder, music
         self.dnsmos, self.sigma_data = dnsmos, float(sigma_data)
-        self._network = dict(network or {})
+        self._network, self._sampler = dict(network or {}), sampler or Ancestral()
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -121,6 +125,9 @@ class Enhancement(Task):
             "sigma_data": self.sigma_data,
             "unit_input": True,
         }
+
+    def sampler(self) -> Sampler:
+        return self._sampler
 
     def shipped_teacher(self) -> FilePath:
         return TEACHERS / self.name.split("/")[-1]
