@@ -175,7 +175,7 @@ def test_a_little_training_brings_the_recording_nearer_and_none_does_not(task: E
 
     untrained = score()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for update in range(120):
+    for update in range(60):
         batch, g = task.batch(4, generator(3, update)), generator(4, update)
         t = torch.ones(4, dtype=torch.float64)
         x = task.path.corrupt(batch.x0, t, batch.context, g=g)
