@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from omnidistill.context import Context
+from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.modalities.video.render import film, sheet
 from omnidistill.modalities.video.task import Clips
 from omnidistill.random import generator
+from omnidistill.student import read_denoiser
 from omnidistill.testing import check_task
 
 
@@ -71,3 +74,29 @@ def test_what_cannot_be_written_is_one_line(tmp_path, task):
     with pytest.raises(UserError, match="cannot write") as error:
         film(x0, tmp_path / "file" / "film.mp4")
     assert "\n" not in str(error.value)
+
+
+def test_the_samplers_times_are_shifted_to_noise(task):
+    from omnidistill.exact import GaussianMixtureTask
+
+    times = task.sampler().times(GaussianMixtureTask().exact_teacher(), 4)
+    assert times[0] == 1 and times[-1] == 0
+    assert times.tolist() == pytest.approx([1, 15 / 16, 5 / 6, 5 / 8, 0])
+
+
+def test_the_shipped_teacher_knows_its_recordings_apart():
+    """Its clips are calm in time, and pedestrians on grass are greener than a face; an untrained network's are not."""
+    task = Clips()
+    teacher, recipe = read_denoiser(task.shipped_teacher(), "teacher", task)
+    assert recipe.made_by["command"] and recipe.made_by["seed"] == 0
+    torch.manual_seed(0)
+    untrained = NetworkDenoiser(task.network(), task.path, **task.reading())
+    found = []
+    for denoiser in (teacher, untrained):
+        context = Context(condition=torch.arange(24) % 3)
+        with torch.no_grad():
+            x0 = task.sampler().sample(denoiser, task.like(24), 4, context, g=generator(0)).x0
+        green = (x0[:, 1] - 0.5 * (x0[:, 0] + x0[:, 2])).mean((1, 2, 3))
+        still = x0.diff(dim=2).abs().mean() < 0.3 * x0.diff(dim=-1).abs().mean()
+        found.append(bool(still) and float(green[0::3].mean() - green[2::3].mean()) > 0.05)
+    assert found == [True, False]
