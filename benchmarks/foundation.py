@@ -51,7 +51,9 @@ for name, task in CHAINS.items():
 CASES |= {
     "fashion_mnist_pixels-dmd2-1step": "distill task=image/fashion_mnist_pixels recipe=dmd2 steps=1",
     "fashion_mnist_pixels-dmd2-4step": "distill task=image/fashion_mnist_pixels recipe=dmd2 student.steps=4 steps=4",
-    "fashion_mnist_pixels-consistency-models": "distill task=image/fashion_mnist_pixels recipe=consistency-models steps=1,2,4",
+    "fashion_mnist_pixels-consistency-models": (
+        "distill task=image/fashion_mnist_pixels recipe=consistency-models steps=1,2,4"
+    ),
     "fashion_mnist_pixels-demo": "demo",
 }
 

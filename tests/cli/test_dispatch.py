@@ -55,7 +55,9 @@ def test_demo_is_distill_with_overrides_of_its_own_below_the_users(command, call
     assert command("demo", "out=a").status == 0, "a second demo replaces the first"
     assert not (inside / "a/logs/metrics.csv").exists() and called["cfg"].updates != 7
     assert (
-        (inside / "a/logs/command.txt").read_text().startswith("omnidistill distill task=image/fashion_mnist_pixels")
+        (inside / "a/logs/command.txt")
+        .read_text()
+        .startswith("omnidistill distill task=image/fashion_mnist_pixels")
     )
 
 
