@@ -110,7 +110,7 @@ SOURCES: Mapping[str, Callable[[Mapping[str, Any], Iterable[str], Path], Path]] 
 
 def describe_source(source: Mapping[str, Any]) -> str:
     where = source.get("path") or source.get("address") or source.get("package")
-    return f"{source['kind']} {where if isinstance(where, str) else ', '.join(where)}"
+    return f"{source['kind']} {where if isinstance(where, str) else ', '.join(where or ())}"
 
 
 def _call(command: list[str], folder: Path) -> None:

@@ -122,7 +122,7 @@ class Text(Task):
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         network = TextNetwork(self.tokens.vocab, target_time=target_time, guidance=guidance, **self._network)
-        return network.to(memory_format=torch.channels_last)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def reading(self) -> Mapping[str, Any]:
         return {"parameterisation": "logits"}

@@ -90,7 +90,7 @@ class Down(nn.Conv2d):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         return super().forward(_kept(x, real))
 
 
