@@ -28,6 +28,9 @@ def options(folder: Path, out: Path) -> list[str]:
     ]
 
 
+pytestmark = pytest.mark.slow  # trains for a minute
+
+
 @pytest.fixture(scope="module")
 def teacher(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("teacher")

@@ -405,6 +405,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_real_cells(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A mixture and a text by one column: consistency in the form that each allows, in processes of their own."""
     out = tmp_path / "out"

@@ -161,6 +161,7 @@ def test_windows_of_a_local_network_equal_the_whole(task: Enhancement, voices: l
 # --- a student --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_little_training_brings_the_recording_nearer_and_none_does_not(task: Enhancement) -> None:
     """Distance of the one-step answer to the clean spectrogram, as a share of the noisy recording's distance."""
     torch.manual_seed(0)

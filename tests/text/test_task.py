@@ -126,6 +126,7 @@ def test_impossible_options_are_refused(small, options, says):
         Text(**{**small, **options})
 
 
+@pytest.mark.slow
 def test_a_four_step_student_closes_a_quarter_of_the_gap_at_kept_entropy(task, taught):
     """Di[M]O on four steps, untrained equal to the teacher: what it gains is learned, and not by repetition."""
 
