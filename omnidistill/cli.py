@@ -14,8 +14,8 @@ from omnidistill import __version__
 from omnidistill.commands import Arguments, Command, commands
 from omnidistill.errors import RunError, UserError, unknown
 
-# Threads that wait by spinning for long stall each other when another process wants the cores too: two trainings side by
-# side ran many times slower. GNU OpenMP reads this once, when torch is first imported; a value of the user's stays.
+# Threads that wait by spinning for long stall each other when another process wants the cores too: two trainings side
+# by side ran many times slower. GNU OpenMP reads this once, when torch is first imported; a value of the user's stays.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _OVERRIDE = re.compile(r"[~+]*[A-Za-z_][\w.@:-]*=.*|~[A-Za-z_][\w.]*", re.DOTALL)
