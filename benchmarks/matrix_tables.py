@@ -154,8 +154,6 @@ def section(folder: Path) -> list[str]:
         + (f", {cell['reason']}" if cell["reason"] else "")
         for cell in missing
     ]
-    found = read(folder)
-    commands = [f"`{document['command']}`  " for documents in found.values() for document in documents]
     return [
         "## Every modality",
         "",
@@ -165,6 +163,4 @@ def section(folder: Path) -> list[str]:
         *lines,
         "",
         *([*notes, ""] if notes else []),
-        *commands,
-        "",
     ]
