@@ -3,9 +3,9 @@
     python benchmarks/enhancement_samplers.py STUDENT_FOLDER [--samples 24] [--threads 1]
         [--out benchmarks/results/enhancement_samplers.json]
 
-What a student of one call is compared with should be the teacher at its best: the reverse process and Euler's rule at 4
-and at 30 steps, and SGMSE+'s sampler, 30 steps of a predictor and a corrector, which are 60 calls. A row is printed when
-it is measured.
+What a student of one call is compared with should be the teacher at its best: the reverse process and Euler's rule at
+4 and at 30 steps, and SGMSE+'s sampler, 30 steps of a predictor and a corrector, which are 60 calls. A row is printed
+when it is measured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("student", type=Path)
-    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/enhancement_samplers.json"))
@@ -61,7 +61,9 @@ def main() -> None:
         for name, (sampler, steps) in SAMPLERS.items():
             for k in steps:
                 measure("teacher", name, quality(teacher, sampler, task, [k], **options))
-        measure("teacher", "predictor-corrector", quality(teacher, PredictorCorrector(), task, [30], **options))
+        measure(
+            "teacher", "predictor-corrector", quality(teacher, PredictorCorrector(), task, [30], **options)
+        )
     document = {
         "command": f"python benchmarks/enhancement_samplers.py STUDENT --samples {args.samples}",
         "student": json.loads((args.student / "metrics.json").read_text())["recipe"],
