@@ -17,7 +17,7 @@ from omnidistill.modalities.video import data
 from omnidistill.modalities.video.metrics import Judge
 from omnidistill.modalities.video.networks import ClipUNet
 from omnidistill.modalities.video.render import film, sheet
-from omnidistill.paths import GaussianPath, rectified_flow
+from omnidistill.paths import GaussianPath, rectified_flow, shifted
 from omnidistill.random import generator
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.tasks import Metric, Task
@@ -28,8 +28,7 @@ REFERENCE = 2000  # held-out clips to compare with, and training clips that desc
 
 
 class Shifted(Euler):
-    """Euler's rule on times `s t / (1 + (s - 1) t)`, t uniform: more steps under much noise (Esser et al. 2024,
-    eq. 23).
+    """Euler's rule on shifted times: more steps under much noise.
 
     Several frames of one scene outlast more noise than one picture does, and little is left to decide under little
     noise: uniform times spend half of their steps there, each of which keeps some of the noise that it should remove.
@@ -40,8 +39,7 @@ class Shifted(Euler):
         self.shift = shift
 
     def times(self, denoiser: Denoiser, steps: int) -> Tensor:
-        t = super().times(denoiser, steps)
-        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+        return shifted(super().times(denoiser, steps), self.shift)
 
 
 class Clips(Task):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.paths import Path, grid
+from omnidistill.paths import Path, grid, shifted
 from omnidistill.times import Times, Uniform
 
 
@@ -37,11 +37,14 @@ class Nodes:
         final: steps of the grid at the end of training; the number doubles on the way there in equal phases (Song &
             Dhariwal 2023, sec. 3.4). None keeps `nodes`.
         skip: how many steps a jump covers (LCM's skipping-step, Luo et al. 2023, sec. 4.3).
+        shift: of the grid's times towards noise (`paths.shifted`); that of the sampler whose endpoints are to be
+            learned.
     """
 
     nodes: int = 32
     final: int | None = None
     skip: int = 1
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.skip < 1 or self.skip > self.nodes:
@@ -51,6 +54,10 @@ class Nodes:
         if self.final is not None and self.final < self.nodes:
             raise UserError(
                 f"the grid is refined from nodes to final, got nodes={self.nodes}, final={self.final}"
+            )
+        if self.shift < 1:
+            raise UserError(
+                f"a grid is shifted towards noise by a factor of at least 1, got shift={self.shift}"
             )
 
     def size(self, progress: float, round_: int) -> int:
@@ -66,7 +73,7 @@ class Nodes:
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
     ) -> tuple[Tensor, Tensor]:
         size = self.size(progress, round_)
-        times = grid(path, size)
+        times = shifted(grid(path, size), self.shift).clamp_max(path.span[1])
         start = torch.randint(size, (count,), generator=g, device=g.device).cpu()
         return times[start], times[(start + self.skip).clamp_max(size)]
 

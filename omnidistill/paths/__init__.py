@@ -1,6 +1,6 @@
 """How data become noise, and the exact way back. t = 0 is data, t = 1 is the prior, for every path."""
 
-from omnidistill.paths.base import Path, grid
+from omnidistill.paths.base import Path, grid, shifted
 from omnidistill.paths.gaussian import GaussianPath
 from omnidistill.paths.masked import MaskedPath
 from omnidistill.paths.named import (
@@ -30,6 +30,7 @@ __all__ = [
     "ouve",
     "rectified_flow",
     "residual_shift",
+    "shifted",
     "trigflow",
     "vp_cosine",
     "vp_linear",

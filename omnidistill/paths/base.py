@@ -86,6 +86,12 @@ def grid(path: Path, steps: int) -> Tensor:
     )
 
 
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """`s t / (1 + (s - 1) t)`: times moved up for s > 1, so that a grid has more steps under much noise; 0 and 1 stay
+    (Esser et al. 2024, eq. 23)."""
+    return shift * t / (1.0 + (shift - 1.0) * t)
+
+
 def as_time(t: Time, like: Tensor) -> Tensor:
     """Times as float64 on the state's device: a scalar, or one per sample."""
     return torch.as_tensor(t, dtype=torch.float64, device=like.device)

@@ -83,3 +83,17 @@ def test_the_density_of_gaps_falls_linearly():
 def test_wrong_grids_are_one_line(options, message):
     with pytest.raises(UserError, match=message):
         Nodes(**options)
+
+
+def test_a_shifted_grid_is_that_of_the_shifted_sampler_and_stays_in_the_span():
+    """Four steps shifted by 5: t = 3/4, 1/2, 1/4 become 15/16, 5/6, 5/8 (Esser et al. 2024, eq. 23)."""
+    g = torch.Generator().manual_seed(0)
+    t, r = Nodes(4, shift=5.0)(4000, paths.rectified_flow(), g)
+    wanted = torch.tensor([0.0, 5 / 8, 5 / 6, 15 / 16, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(torch.unique(t), wanted[1:])
+    torch.testing.assert_close(torch.unique(r), wanted[:-1])
+    torch.testing.assert_close(r, wanted[torch.searchsorted(wanted, t - 1e-9) - 1])
+    cosine = paths.vp_cosine()
+    assert float(Nodes(64, shift=5.0)(1000, cosine, g)[0].max()) <= cosine.span[1]
+    with pytest.raises(UserError, match="at least 1, got shift=0.5"):
+        Nodes(4, shift=0.5)
