@@ -87,7 +87,7 @@ class Clips(Task):
         self.frames, self.size, self.interval, self.folder, self.side = frames, size, interval, folder, side
         self.shape = (3, frames, size, size)
         self.path = path or rectified_flow()
-        self._network = dict(network or {"channels": (64, 128)})
+        self._network = dict(network or {"channels": (80, 160)})
         self.labels = tuple(item.label for item in data.FOOTAGE) if folder is None else self._own[1]
         self.classes = self.null = len(self.labels)
         self.data_hint = (

@@ -95,5 +95,5 @@ def test_a_shifted_grid_is_that_of_the_shifted_sampler_and_stays_in_the_span():
     torch.testing.assert_close(r, wanted[torch.searchsorted(wanted, t - 1e-9) - 1])
     cosine = paths.vp_cosine()
     assert float(Nodes(64, shift=5.0)(1000, cosine, g)[0].max()) <= cosine.span[1]
-    with pytest.raises(UserError, match="at least 1, got shift=0.5"):
+    with pytest.raises(UserError, match="at least 1, got shift"):
         Nodes(4, shift=0.5)
