@@ -14,6 +14,7 @@ import matrix_tables
 HERE = Path(__file__).parent
 MATRIX = HERE / "results" / "matrix"
 ALIGNMENT = HERE / "results" / "coordinates_alignment.json"
+SAMPLERS = HERE / "results" / "enhancement_samplers.json"
 TARGET = HERE.parent / "docs" / "results.md"
 README = HERE.parent / "README.md"
 SHOWN = {"consistency-models": (1, 2), "cdlm": (8,), "sdtt": (8,)}
@@ -100,6 +101,29 @@ def _alignment(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def _samplers(document: dict[str, Any]) -> list[str]:
+    """The table of `enhancement_samplers.py`."""
+    names = ("frechet", "si_sdr", "pesq", "estoi", "dnsmos_ovrl")
+    rows = [["model", "sampler", "calls", *names, "seconds a sample"]]
+    for row in document["rows"]:
+        figures = [_figure(row["metrics"].get(name)) for name in names]
+        rows.append(
+            [row["model"], row["sampler"], str(row["nfe"]), *figures, f"{row['seconds_per_sample']:.2f}"]
+        )
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [
+        "## The enhancement teacher under several samplers",
+        "",
+        f"`{document['command']}`, the student by {document['student']}; {document['samples']} held-out recordings, "
+        f"seed {document['seed']}.",
+        "",
+        lines[0],
+        "|" + "---|" * len(rows[0]),
+        *lines[1:],
+        "",
+    ]
+
+
 def _machine(environment: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in environment.items())
 
@@ -172,6 +196,8 @@ def main() -> None:
             lines.append(f"| {name} | {case['engine_ms']} | {case['bare_ms']} | {case['ratio']} |")
         lines.append("")
         machines.add(_machine(overhead["environment"]))
+    if SAMPLERS.is_file():
+        lines += _samplers(json.loads(SAMPLERS.read_text()))
     if ALIGNMENT.is_file():
         lines += _alignment(json.loads(ALIGNMENT.read_text()))
     lines += matrix_tables.section(MATRIX)
