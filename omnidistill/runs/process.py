@@ -38,7 +38,11 @@ def wait(command: Sequence[str], log: IO[str], lock: IO[str]) -> tuple[int, bool
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM, by which batch systems stop a job, is a Ctrl-C while a cell runs."""
+    """SIGTERM, by which batch systems stop a job, is a Ctrl-C while a cell runs.
+
+    Scripts start what they put in the background with SIGINT ignored, and a child inherits that: the cell would never
+    hear of the stop. A handler is not inherited, so one that does nothing stands in for the ignored signal.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -48,10 +52,15 @@ def _terminable() -> Iterator[None]:
     except ValueError:  # not the main thread
         yield
         return
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def reason(status: int, log: Path) -> str:
