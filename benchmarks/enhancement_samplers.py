@@ -1,6 +1,6 @@
 """The shipped enhancement teacher under every sampler that suits it, beside a student, on the same noise.
 
-    python benchmarks/enhancement_samplers.py STUDENT_FOLDER [--samples 24] [--threads 1]
+    python benchmarks/enhancement_samplers.py STUDENT_FOLDER [--samples 12] [--threads 1]
         [--out benchmarks/results/enhancement_samplers.json]
 
 What a student of one call is compared with should be the teacher at its best: the reverse process and Euler's rule at

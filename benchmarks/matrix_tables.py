@@ -18,6 +18,12 @@ def figure(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; the first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
 def read(folder: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """The cells by task and recipe, each a list of its seeds."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -110,8 +116,7 @@ def table(folder: Path) -> list[str]:
     if not found:
         return []
     rows = [HEAD, *(row(task, recipe, documents) for (task, recipe), documents in found.items())]
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    return [lines[0], "|" + "---|" * len(HEAD), *lines[1:]]
+    return markdown(rows)
 
 
 def headline(folder: Path) -> str:
@@ -138,8 +143,7 @@ def headline(folder: Path) -> str:
         values = [figure(at(documents, model, k, name)) for model in ("teacher", "student")]
         whole = f"{figure(at(documents, 'teacher', full, name))} ({full})"
         rows.append([task, shown, whole, recipe, str(k), *values, f"{closed:.1f} %", faster(documents, k)])
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return "\n".join(markdown(rows))
 
 
 def section(folder: Path) -> list[str]:

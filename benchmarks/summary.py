@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matrix_tables
+from matrix_tables import figure, markdown
 
 HERE = Path(__file__).parent
 MATRIX = HERE / "results" / "matrix"
@@ -28,19 +29,13 @@ versions and the machine. `gap closed` compares the student at k steps with the 
 """
 
 
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
-
-
 def _table(document: dict[str, Any]) -> list[str]:
     metrics = document["metrics"]
     primary = metrics["primary"]["name"]
     names = [primary, *sorted(name for name in metrics["student"][0]["metrics"] if name != primary)]
     rows = [["", "steps", "calls", *names, "gap closed", "ms a sample"]]
     floor = metrics["floor"]
-    rows.append(["real", "", "", *(_figure(floor.get(name)) for name in names), "", ""])
+    rows.append(["real", "", "", *(figure(floor.get(name)) for name in names), "", ""])
     for who in ("teacher", "student"):
         for point in metrics[who]:
             gap = metrics["gap_closed"].get(str(point["steps"])) if who == "student" else None
@@ -49,13 +44,12 @@ def _table(document: dict[str, Any]) -> list[str]:
                     who,
                     str(point["steps"]),
                     str(point["nfe"]),
-                    *(_figure(point["metrics"].get(name)) for name in names),
+                    *(figure(point["metrics"].get(name)) for name in names),
                     "" if gap is None else f"{gap:.1f} %",
                     f"{1000 * point['seconds_per_sample']:.2f}",
                 ]
             )
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+    return markdown(rows)
 
 
 def _section(name: str, document: dict[str, Any]) -> list[str]:
@@ -84,8 +78,7 @@ def _alignment(document: dict[str, Any]) -> list[str]:
         where = [cell["rotations"], "yes" if cell["align"] else "no"]
         for who in ("teacher", "student"):
             for steps, metrics in cell[who].items():
-                rows.append([*where, who, steps, *(_figure(metrics[name]) for name in names)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+                rows.append([*where, who, steps, *(figure(metrics[name]) for name in names)])
     return [
         "## Structures with and without alignment",
         "",
@@ -94,9 +87,7 @@ def _alignment(document: dict[str, Any]) -> list[str]:
         f"after reflection. Seed {document['seed']}, {document['recipe']}, {budget}: a smaller network and far fewer "
         "updates than the shipped teacher's.",
         "",
-        lines[0],
-        "|" + "---|" * len(rows[0]),
-        *lines[1:],
+        *markdown(rows),
         "",
     ]
 
@@ -106,20 +97,17 @@ def _samplers(document: dict[str, Any]) -> list[str]:
     names = ("frechet", "si_sdr", "pesq", "estoi", "dnsmos_ovrl")
     rows = [["model", "sampler", "calls", *names, "seconds a sample"]]
     for row in document["rows"]:
-        figures = [_figure(row["metrics"].get(name)) for name in names]
+        figures = [figure(row["metrics"].get(name)) for name in names]
         rows.append(
             [row["model"], row["sampler"], str(row["nfe"]), *figures, f"{row['seconds_per_sample']:.2f}"]
         )
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [
         "## The enhancement teacher under several samplers",
         "",
         f"`{document['command']}`, the student by {document['student']}; {document['samples']} held-out recordings, "
         f"seed {document['seed']}.",
         "",
-        lines[0],
-        "|" + "---|" * len(rows[0]),
-        *lines[1:],
+        *markdown(rows),
         "",
     ]
 
@@ -145,9 +133,9 @@ def _headline(documents: dict[str, dict[str, Any]]) -> str:
             if k not in shown or gap is None:
                 continue
             figures = [
-                _figure(teacher[k]),
-                _figure(point["metrics"][primary]),
-                f"{_figure(teacher[full])} ({full})",
+                figure(teacher[k]),
+                figure(point["metrics"][primary]),
+                f"{figure(teacher[full])} ({full})",
             ]
             minutes = f"{document['wall_seconds'] / 60:.1f}"
             cells = [metrics["task"], metrics["recipe"], str(k), primary, *figures, f"{gap:.1f} %", minutes]
@@ -170,8 +158,8 @@ def _demo(document: dict[str, Any]) -> str:
     teacher = {point["steps"]: point["metrics"][primary] for point in metrics["teacher"]}
     student, full = metrics["student"][0], max(teacher)
     return (
-        f"Measured: {primary} {_figure(teacher[1])} for the teacher at 1 step and {_figure(teacher[full])} at {full}, "
-        f"{_figure(student['metrics'][primary])} for the student at 1: {metrics['gap_closed']['1']:.1f} % of the gap "
+        f"Measured: {primary} {figure(teacher[1])} for the teacher at 1 step and {figure(teacher[full])} at {full}, "
+        f"{figure(student['metrics'][primary])} for the student at 1: {metrics['gap_closed']['1']:.1f} % of the gap "
         f"closed, in {document['wall_seconds']:.0f} s on {metrics['environment']['cores']} cores."
     )
 
