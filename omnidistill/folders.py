@@ -45,6 +45,8 @@ def prepare(out: str | Path, *, resume: bool = False, again: bool = False, mark:
         with tempfile.TemporaryFile(dir=folder):
             pass
         inside = sorted(entry.name for entry in folder.iterdir())
+        if inside == ["logs"] and [entry.name for entry in (folder / "logs").iterdir()] == ["command.txt"]:
+            inside = []  # a command that was refused before its run began
     except OSError as error:
         reason = FAULTS.get(error.errno or 0) or (error.strerror or str(error)).lower()
         raise UserError(f"cannot write in out={out}: {reason}; choose another out") from error

@@ -47,3 +47,12 @@ def test_faults_of_the_place_are_told_from_others() -> None:
     assert (
         fault(ValueError("28")) is None and fault(FileNotFoundError(2, "no")) is None and fault(None) is None
     )
+
+
+def test_a_refused_command_leaves_the_folder_free(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "command.txt").write_text("omnidistill distill")
+    assert prepare(tmp_path) == tmp_path
+    (tmp_path / "logs" / "metrics.csv").write_text("a run's")
+    with pytest.raises(UserError, match="is not empty"):
+        prepare(tmp_path)
