@@ -130,3 +130,7 @@ class Task:
     def file_suffix(self) -> str:
         """The suffix of the modality's own sample files."""
         return ".png"
+
+    def file_suffixes(self) -> tuple[str, ...]:
+        """Of everything that `render` writes: what `sample out=` may end with."""
+        return tuple(dict.fromkeys((".png", self.file_suffix())))

@@ -168,6 +168,9 @@ class Ensemble(Task):
     def file_suffix(self) -> str:
         return ".pdb"
 
+    def file_suffixes(self) -> tuple[str, ...]:
+        return (".png", ".pdb", ".cif")
+
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture of superposed backbones, and all samples as models of PDB and mmCIF files, one of each a length."""
         groups = [

@@ -38,6 +38,10 @@ class GaussianPath:
         gain: a(t, s) of the forward transition `x_t = a x_s + ...` given the anchor; alpha_t / alpha_s for every
             linear process, 1 for the residual shift, whose drift depends on x0.
         symmetry: what `align` divides out, and what the noise is projected by.
+        temperature: share of sigma(1) in the noise that sampling starts from. 1 samples what was learned; below, the
+            deterministic solution starts near the mean of the prior and ends near what is most certain (Grad-TTS,
+            Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here). Training never sees it but in
+            rollouts.
     """
 
     def __init__(
@@ -52,7 +56,11 @@ class GaussianPath:
         inverse: Function | None = None,
         gain: Callable[[Tensor, Tensor], Tensor] | None = None,
         symmetry: Symmetry | None = None,
+        temperature: float = 1.0,
     ) -> None:
+        if not 0.0 <= temperature < float("inf"):
+            raise UserError(f"temperature scales the noise of the start and is at least 0, got {temperature}")
+        self.temperature = float(temperature)
         self.name, self._alpha, self._sigma, self._beta = name, alpha, sigma, beta
         self.span, self.floor, self._inverse, self._gain = span, floor, inverse, gain
         self.symmetry = symmetry or NoSymmetry()
@@ -123,11 +131,11 @@ class GaussianPath:
     def prior(
         self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
-        """`N((alpha(1) + beta(1)) y, sigma(1)^2)`: where alpha(1) is not 0, the anchor stands in for x0, as in
-        SGMSE+ (Richter et al. 2023, eq. 20) and Grad-TTS; without an anchor the mean is 0."""
+        """`N((alpha(1) + beta(1)) y, (temperature sigma(1))^2)`: where alpha(1) is not 0, the anchor stands in for x0,
+        as in SGMSE+ (Richter et al. 2023, eq. 20) and Grad-TTS; without an anchor the mean is 0."""
         alpha, beta, sigma = self.coefficients(1.0)
         mean = (alpha + beta).item() * self._anchor(context, like)
-        return mean + sigma.item() * self._noise(like, context, g)
+        return mean + self.temperature * sigma.item() * self._noise(like, context, g)
 
     def corrupt(
         self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None

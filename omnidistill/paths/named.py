@@ -13,7 +13,7 @@ from omnidistill.paths.symmetry import Symmetry
 HALF_PI = 0.5 * math.pi
 
 
-def rectified_flow(symmetry: Symmetry | None = None) -> GaussianPath:
+def rectified_flow(symmetry: Symmetry | None = None, temperature: float = 1.0) -> GaussianPath:
     """`x_t = (1 - t) x0 + t eps` (Liu et al. 2022; Lipman et al. 2022)."""
     return GaussianPath(
         "rectified_flow",
@@ -22,6 +22,7 @@ def rectified_flow(symmetry: Symmetry | None = None) -> GaussianPath:
         span=(1e-3, 1.0),
         inverse=lambda level: 1.0 / (1.0 + 1.0 / level),
         symmetry=symmetry,
+        temperature=temperature,
     )
 
 
@@ -48,7 +49,7 @@ def trigflow(sigma_data: float = 1.0) -> GaussianPath:
     )
 
 
-def _vp(integral, anchored: bool, name: str) -> GaussianPath:  # type: ignore[no-untyped-def]
+def _vp(integral, anchored: bool, name: str, temperature: float = 1.0) -> GaussianPath:  # type: ignore[no-untyped-def]
     """Variance preserving with `integral(t) = int_0^t beta`: `alpha = exp(-I/2)`, `sigma^2 = 1 - exp(-I)`."""
 
     def alpha(t: Tensor) -> Tensor:
@@ -60,6 +61,7 @@ def _vp(integral, anchored: bool, name: str) -> GaussianPath:  # type: ignore[no
         sigma=lambda t: torch.sqrt(-torch.expm1(-integral(t))),
         beta=(lambda t: 1.0 - alpha(t)) if anchored else None,
         span=(1e-3, 1.0),
+        temperature=temperature,
     )
 
 
@@ -68,10 +70,10 @@ def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
     return _vp(lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t * t, False, "vp_linear")
 
 
-def grad_tts(beta_min: float = 0.05, beta_max: float = 20.0) -> GaussianPath:
+def grad_tts(beta_min: float = 0.05, beta_max: float = 20.0, temperature: float = 1.0) -> GaussianPath:
     """`dx = 1/2 beta (y - x) dt + sqrt(beta) dw`: the text encoder's mean y is the prior's (Popov et al. 2021, eqs.
     3 to 5, with Sigma = I)."""
-    return _vp(lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t * t, True, "grad_tts")
+    return _vp(lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t * t, True, "grad_tts", temperature)
 
 
 def edm(
@@ -94,7 +96,9 @@ def edm(
     )
 
 
-def ouve(stiffness: float = 1.5, sigma_min: float = 0.05, sigma_max: float = 0.5) -> GaussianPath:
+def ouve(
+    stiffness: float = 1.5, sigma_min: float = 0.05, sigma_max: float = 0.5, temperature: float = 1.0
+) -> GaussianPath:
     """Mean-reverting `dx = gamma (y - x) dt + sigma_min k^t sqrt(2 log k) dw`, k = sigma_max / sigma_min
     (Richter et al. 2023, SGMSE+, eqs. 8 and 9)."""
     log_k = math.log(sigma_max / sigma_min)
@@ -111,6 +115,7 @@ def ouve(stiffness: float = 1.5, sigma_min: float = 0.05, sigma_max: float = 0.5
         beta=lambda t: -torch.expm1(-stiffness * t),
         span=(0.03, 1.0),
         floor=0.03,
+        temperature=temperature,
     )
 
 

@@ -26,15 +26,15 @@ def sample(
     """Draws `count` samples of the student and writes them at `out`; returns the files.
 
     Args:
-        out: the file to write; its suffix, if it has one, must be the modality's own.
+        out: the file to write; its suffix, if it has one, must be one that the modality writes.
     """
     student = load(folder, device, trust=trust)
     assert student.task is not None  # a folder with config and task; load() has complained otherwise
     target = FilePath(out)
-    known = {".png", student.task.file_suffix()}
+    known = student.task.file_suffixes()
     if target.suffix and target.suffix not in known:
         raise UserError(
-            f"{student.task.name} writes {' and '.join(sorted(known))}, not '{target.suffix}'; change out="
+            f"{student.task.name} writes {' and '.join(known)}, not '{target.suffix}'; change out="
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     context = student.context(count, seed, condition)

@@ -204,6 +204,10 @@ def _check_files(report: Report, task: Task, batch: Batch, seed: int) -> None:
         suffixes = {FilePath(file).suffix for file in files}
         own = task.file_suffix()
         report.require(own in suffixes, f"one file has the modality's own suffix {own}", sorted(suffixes))
+        listed = set(task.file_suffixes())
+        report.require(
+            suffixes == listed, f"file_suffixes are those of the files, {sorted(suffixes)}", sorted(listed)
+        )
 
 
 def _whole(batch: Batch) -> tuple[Tensor, Context]:

@@ -116,7 +116,8 @@ def test_samples_are_written_as_models_that_read_back(folder: Path, tmp_path: Pa
     batch = task.batch(5, generator(), "held_out")
     assert batch.x0 is not None
     files = task.render(batch.x0, batch.context, tmp_path / "x")
-    assert [file.name for file in files] == ["x.png", "x.pdb", "x.cif"] and task.file_suffix() in (".pdb",)
+    assert [file.name for file in files] == ["x.png", "x.pdb", "x.cif"]
+    assert task.file_suffixes() == tuple(file.suffix for file in files) and task.file_suffix() == ".pdb"
     array, coordinates = data.read_structures(tmp_path / f"x{suffix}")
     assert list(array.res_name) == ["ALA"] * 24 and list(array.res_id) == list(range(1, 25))
     distance = metrics.rmsd_matrix(torch.from_numpy(coordinates), batch.x0.double() * task.scale)[0]

@@ -261,6 +261,26 @@ def test_prior_has_the_law_of_time_one(gaussian, g):
     assert float(sample.std()) == pytest.approx(sigma, rel=0.02)
 
 
+@pytest.mark.parametrize("make", [paths.ouve, paths.grad_tts, paths.rectified_flow])
+@pytest.mark.parametrize("temperature", [0.0, 0.4])
+def test_the_temperature_scales_the_noise_of_the_start_and_nothing_else(make, temperature, g):
+    cool, path = make(temperature=temperature), make()
+    y = torch.full((30_000, 1), 1.5, dtype=F64)
+    context, t = Context(anchor=y), 0.6
+    sigma = float(path.coefficients(1.0).sigma)
+    start = cool.prior(y, context, g=g)
+    mean = 1.5 if "anchored" in path.offers else 0.0
+    assert float(start.mean()) == pytest.approx(mean, abs=4 * temperature * sigma / 30_000**0.5)
+    assert float(start.std()) == pytest.approx(temperature * sigma, rel=0.02)
+    made = [p.corrupt(y, t, context, g=torch.Generator().manual_seed(3)) for p in (cool, path)]
+    assert torch.equal(*made)
+
+
+def test_a_temperature_is_not_negative():
+    with pytest.raises(UserError, match=r"temperature .* at least 0, got -1"):
+        paths.ouve(temperature=-1)
+
+
 def test_an_anchored_path_asks_for_its_anchor():
     with pytest.raises(UserError, match="needs an anchor"):
         paths.ouve().corrupt(torch.zeros(2, 3), 0.5)

@@ -136,6 +136,17 @@ def test_order_of_convergence(sampler: Sampler, order: float) -> None:
     assert slope == pytest.approx(order, abs=0.2)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_the_ode_from_a_cooler_start_ends_narrower_by_the_temperature(temperature: float) -> None:
+    """Of one Gaussian N(m, s^2) the flow is affine, `x_0 = m + s x_1`: the mean stays, the spread is the start's."""
+    path = paths.rectified_flow(temperature=temperature)
+    task = GaussianMixtureTask([[1.0, -2.0]], 0.3, path=path)
+    like = torch.empty(20_000, 2, dtype=torch.float64)
+    x0 = Heun().sample(task.exact_teacher(), like, 40, g=generator(0)).x0
+    assert torch.allclose(x0.mean(0), torch.tensor([1.0, -2.0], dtype=torch.float64), atol=0.01)
+    assert torch.allclose(x0.std(0), torch.full((2,), 0.3 * temperature, dtype=torch.float64), atol=0.005)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_full_steps_reach_the_floor_and_one_step_does_not(path: str) -> None:
     task = GaussianMixtureTask(path=path, weights=[1, 2, 3, 4, 1, 2, 3, 4])

@@ -68,6 +68,18 @@ def test_a_loaded_student_samples_the_same_numbers(run: Path) -> None:
     assert not torch.equal(first, omnidistill.load(run).sample(32, steps=1, seed=5))
 
 
+def test_samples_may_be_asked_for_by_any_suffix_that_is_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for suffix in (".csv", ".png"):
+        target = tmp_path / suffix[1:] / f"made{suffix}"
+        assert main(["sample", str(run), "count=2", f"out={target}"]) == 0
+        assert sorted(file.name for file in target.parent.iterdir()) == ["made.csv", "made.png"]
+    capsys.readouterr()
+    assert main(["sample", str(run), "count=2", f"out={tmp_path / 'made.wav'}"]) == 2
+    assert ".png and .csv, not '.wav'" in capsys.readouterr().err
+
+
 def test_sample_and_evaluate_again(run: Path, tmp_path: Path) -> None:
     assert main(["sample", str(run), "steps=2", "count=7", "seed=1", f"out={tmp_path / 'made'}"]) == 0
     rows = (tmp_path / "made.csv").read_text().strip().splitlines()

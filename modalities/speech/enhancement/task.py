@@ -27,7 +27,7 @@ from omnidistill.modalities.speech.enhancement.spectrogram import (
 )
 from omnidistill.paths import GaussianPath
 from omnidistill.paths.named import ouve
-from omnidistill.samplers import Ancestral, Sampler
+from omnidistill.samplers import Euler, Sampler
 from omnidistill.tasks import Metric, Task
 
 TEACHERS = FilePath(__file__).parent.parent / "teachers"
@@ -41,8 +41,8 @@ class Enhancement(Task):
     the largest absolute value of the noisy one. Whole recordings are ragged (`mask: Bool[b 1 1 t]`), training sees
     crops of `frames` frames. `context.reference` is the clean spectrogram, for metrics and pictures alone.
 
-    Primary is the Fréchet distance of log-mel patches: in SI-SDR a single step, which answers with the average of all
-    clean recordings that fit, beats any sampler.
+    Primary is the Fréchet distance of log-mel patches: SI-SDR and PESQ favour the average of all clean recordings that
+    fit, which a single step answers with.
 
     Args:
         network: keywords of `EnhancementUNet`.
@@ -53,7 +53,7 @@ class Enhancement(Task):
         music: folder of tracks to mix with; None: where `omnidistill data fetch asterisk_moh` puts them.
         dnsmos: whether to ask DNSMOS; None: where its package is installed.
         sigma_data: of the clean spectrograms.
-        sampler: of the teacher; None: `Ancestral`, the reverse of the process itself. `PredictorCorrector` is SGMSE+'s.
+        sampler: of the teacher; None: `Euler` on the ODE. `PredictorCorrector` is SGMSE+'s.
     """
 
     title = "Speech enhancement, 16 kHz"
@@ -83,7 +83,7 @@ class Enhancement(Task):
         self.name, self.shape, self.teacher_steps = name, (2, BINS, int(frames)), int(teacher_steps)
         self.snr, self.folder, self.music = (float(snr[0]), float(snr[1])), folder, music
         self.dnsmos, self.sigma_data = dnsmos, float(sigma_data)
-        self._network, self._sampler = dict(network or {}), sampler or Ancestral()
+        self._network, self._sampler = dict(network or {}), sampler or Euler()
 
     # --- data -------------------------------------------------------------------------------------------------------
 
