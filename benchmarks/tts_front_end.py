@@ -15,6 +15,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ from omnidistill.errors import UserError
 from omnidistill.modalities.audio.signal import MelSignature
 from omnidistill.modalities.speech.tts import data
 from omnidistill.modalities.speech.tts.front_end import FrontEnd
+from omnidistill.modalities.speech.tts.lexicon import cmudict
 from omnidistill.modalities.speech.tts.text import encode
 
 SHIPPED = (
@@ -37,7 +40,9 @@ FRAMES = 3000  # of a batch, padding included
 Packed = tuple[Tensor, Tensor, Tensor]
 
 
-def packed(utterances: list[data.Utterance], mean: float, std: float) -> list[Packed]:
+def packed(
+    utterances: list[data.Utterance], mean: float, std: float, read: Callable[[str], list[int]]
+) -> list[Packed]:
     """Batches of utterances of about the same length: symbols Long[b n], mels Float[b m t], frames Long[b]."""
     batches, current = [], []
     for utterance in sorted(utterances, key=lambda u: u.mel.shape[1]):
@@ -48,7 +53,7 @@ def packed(utterances: list[data.Utterance], mean: float, std: float) -> list[Pa
     batches += [current] if current else []
     result = []
     for batch in batches:
-        symbols = pad_sequence([torch.tensor(encode(u.text)) for u in batch], batch_first=True)
+        symbols = pad_sequence([torch.tensor(read(u.text)) for u in batch], batch_first=True)
         mels = data.pad([(u.mel - mean) / std for u in batch])[0].squeeze(1)
         result.append((symbols, mels, torch.tensor([u.mel.shape[1] for u in batch])))
     return result
@@ -101,8 +106,10 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=16000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=45)
+    parser.add_argument("--dropout", type=float, default=0.25)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--letters", action="store_true", help="no pronouncing dictionary (it is English)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -110,18 +117,20 @@ def main() -> None:
     started = time.perf_counter()
 
     signature = MelSignature(rate=arguments.rate)
-    utterances = data.load(data.listed(arguments.corpus or locate("asterisk_en")), signature)
+    read = partial(encode, lexicon=None if arguments.letters else cmudict())
+    utterances = data.load(data.listed(arguments.corpus or locate("asterisk_en")), signature, read)
     held = data.held_out(utterances, signature.seconds)
     train = [u for u, out in zip(utterances, held, strict=True) if not out]
     test = [u for u, out in zip(utterances, held, strict=True) if out]
     values = torch.cat([u.mel.flatten() for u in train])
     mean, std = float(values.mean()), float(values.std())
     network = {"mels": signature.mels, "width": arguments.width, "depth": arguments.depth}
+    network |= {"dropout": arguments.dropout, "phonemes": not arguments.letters}
 
     torch.manual_seed(arguments.seed)
     front_end = FrontEnd(**network, mean=mean, std=std)
-    fit(front_end, packed(train, mean, std), arguments.epochs, arguments.lr, arguments.seed)
-    figures = judged(front_end, packed(test, mean, std))
+    fit(front_end, packed(train, mean, std, read), arguments.epochs, arguments.lr, arguments.seed)
+    figures = judged(front_end, packed(test, mean, std, read))
     print(f"held out: {figures}")
 
     record = {

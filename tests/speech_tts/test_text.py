@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omnidistill.errors import UserError
+from omnidistill.modalities.speech.tts.lexicon import PHONEMES, cmudict
 from omnidistill.modalities.speech.tts.text import SYMBOLS, encode, normalise, number
 
 
@@ -49,6 +50,22 @@ def test_symbols_spell_the_sentence_between_two_pauses():
     symbols = encode("I'm  here, now")
     assert "".join(SYMBOLS[i] for i in symbols) == ",i'm here,now,"
     assert 0 not in symbols, "zero is padding"
+
+
+def test_words_of_the_lexicon_are_two_halves_a_phoneme_and_others_are_spelled():
+    symbols = encode("Press zork, please", {"press": ("P", "R", "EH", "S"), "please": ("P", "L", "IY", "Z")})
+    assert [SYMBOLS[i] for i in symbols] == [
+        *[",", "P<", "P>", "R<", "R>", "EH<", "EH>", "S<", "S>", " ", "z", "o", "r", "k"],
+        *[",", "P<", "P>", "L<", "L>", "IY<", "IY>", "Z<", "Z>", ","],
+    ]
+    assert 0 not in symbols
+
+
+def test_the_dictionary_pronounces_english():
+    words = cmudict()
+    assert len(words) > 120_000 and words["through"] == ("TH", "R", "UW") and words["don't"][-1] == "T"
+    assert {phoneme for sounds in words.values() for phoneme in sounds} == set(PHONEMES)
+    assert all(len(encode(word, words)) == 2 * len(sounds) + 2 for word, sounds in list(words.items())[::997])
 
 
 @pytest.mark.parametrize("text", ["", "  ", "[beep]", "?!"])

@@ -82,12 +82,17 @@ def listed(source: str | Path) -> list[Spoken]:
     return found
 
 
-def load(items: Sequence[Spoken], signature: MelSignature) -> list[Utterance]:
+def load(
+    items: Sequence[Spoken], signature: MelSignature, encode: Callable[[str], Sequence[int]] = encode
+) -> list[Utterance]:
     """The recordings as log-mels.
+
+    Args:
+        encode: a sentence's symbols, as the front end reads them.
 
     Raises:
         UserError: a file is missing, damaged, too short, at another rate than the signature's, holds NaN, or has
-            fewer frames than its sentence has letters.
+            fewer frames than its sentence has symbols.
     """
     found = []
     for item in items:
@@ -98,7 +103,7 @@ def load(items: Sequence[Spoken], signature: MelSignature) -> list[Utterance]:
         symbols = len(encode(item.text))
         if symbols > mel.shape[1]:
             raise UserError(
-                f"{item.file} has {mel.shape[1]} frames for {symbols} letters of its text "
+                f"{item.file} has {mel.shape[1]} frames for {symbols} symbols of its text "
                 f"'{item.text[:40]}'; is it another recording's?"
             )
         found.append(Utterance(item.name, item.text, mel))

@@ -2,8 +2,8 @@
 
 As in Grad-TTS (Popov et al. 2021, arXiv:2105.06337, sec. 3.2) an encoder gives every symbol one mel vector and one
 log-duration; the vectors, repeated over their durations, are the mean mu that the diffusion starts from and returns to.
-The encoder is convolutional: letters sound by their neighbours. It is trained once and frozen, as in CoMoSpeech, where
-only the decoder is distilled.
+The encoder is convolutional: letters and phonemes sound by their neighbours. It is trained once and frozen, as in
+CoMoSpeech, where only the decoder is distilled.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.modalities.speech.tts.aligner import durations, spread
+from omnidistill.modalities.speech.tts.lexicon import cmudict
 from omnidistill.modalities.speech.tts.text import SYMBOLS, encode
 
 LONGEST = 60  # frames of one symbol when durations are predicted: about a second
@@ -46,6 +47,7 @@ class FrontEnd(nn.Module):
         mels: bins of a frame.
         width, depth: channels and residual convolutions of the encoder.
         dropout: while training.
+        phonemes: whether it reads words as CMUdict pronounces them, or as they are spelled.
         mean, std: of the log-mel values of the training data, stored with the weights.
     """
 
@@ -58,10 +60,12 @@ class FrontEnd(nn.Module):
         width: int = 128,
         depth: int = 5,
         dropout: float = 0.1,
+        phonemes: bool = False,
         mean: float = 0.0,
         std: float = 1.0,
     ) -> None:
         super().__init__()
+        self.lexicon = cmudict() if phonemes else None
         self.embedding = nn.Embedding(len(SYMBOLS), width, padding_idx=0)
         self.layers = nn.ModuleList(Layer(width, dropout) for _ in range(depth))
         self.means = nn.Conv1d(width, mels, 1)
@@ -81,6 +85,10 @@ class FrontEnd(nn.Module):
         for layer in self.duration_layers:
             d = layer(d, real)
         return Read(self.means(h) * real, self.log_durations(d).squeeze(1) * real.squeeze(1))
+
+    def encode(self, text: str) -> list[int]:
+        """The symbols of a sentence as this front end reads them."""
+        return encode(text, self.lexicon)
 
     def align(self, means: Tensor, symbols: Tensor, mel: Tensor, frames: Tensor) -> Tensor:
         """Long[b n]: the durations under which `mel: Float[b m t]` is likeliest, `frames: Long[b]` of it real."""
@@ -102,7 +110,7 @@ class FrontEnd(nn.Module):
     @torch.no_grad()
     def aligned(self, text: str, mel: Tensor) -> Tensor:
         """mu, Float[m t], of a sentence along its own recording `mel: Float[m t]`, normalised."""
-        symbols = torch.tensor([encode(text)])
+        symbols = torch.tensor([self.encode(text)])
         means = self(symbols).means
         owned = self.align(means, symbols, mel.unsqueeze(0), torch.tensor([mel.shape[1]]))
         return spread(means, owned, mel.shape[1])[0]
@@ -110,7 +118,7 @@ class FrontEnd(nn.Module):
     @torch.no_grad()
     def spoken(self, text: str, slowness: float = 1.0) -> Tensor:
         """mu, Float[m t], of a sentence with predicted durations; `slowness` 1.1 makes each a tenth longer."""
-        symbols = torch.tensor([encode(text)])
+        symbols = torch.tensor([self.encode(text)])
         read = self(symbols)
         owned = (read.log_durations.exp() * slowness).round().clamp(1, LONGEST).long()
         return spread(read.means, owned)[0]

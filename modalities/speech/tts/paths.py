@@ -9,7 +9,9 @@ from omnidistill.paths import GaussianPath, rectified_flow
 from omnidistill.paths.named import grad_tts
 
 
-def comospeech(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> GaussianPath:
+def comospeech(
+    sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, temperature: float = 1.0
+) -> GaussianPath:
     """`x_t = x0 + sigma (z + mu)`, `sigma = sigma_max t^rho` (Ye et al. 2023, arXiv:2305.06908, sec. 3.1).
 
     Uniform times are Karras's grid, as on the path `edm`; mu grows with the noise, so the prior is N(mu, I) scaled.
@@ -23,10 +25,11 @@ def comospeech(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7
         span=(low, 1.0),
         floor=low,
         inverse=lambda level: (level / sigma_max) ** (1.0 / rho),
+        temperature=temperature,
     )
 
 
-PATHS: Mapping[str, Callable[[], GaussianPath]] = {
+PATHS: Mapping[str, Callable[..., GaussianPath]] = {
     "grad_tts": grad_tts,  # variance preserving, towards N(mu, I)
     "flow": rectified_flow,  # towards N(0, I); mu is read by the network alone (Mehta et al. 2024, Matcha-TTS)
     "comospeech": comospeech,
@@ -42,7 +45,7 @@ READINGS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-def named(name: str) -> GaussianPath:
+def named(name: str, temperature: float = 1.0) -> GaussianPath:
     if name not in PATHS:
         raise unknown("path of speech/tts", name, PATHS)
-    return PATHS[name]()
+    return PATHS[name](temperature=temperature)

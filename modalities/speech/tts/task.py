@@ -68,6 +68,7 @@ class TextToSpeech(Task):
         network: keywords of `UNet`.
         crop: frames of a training crop.
         path: `grad_tts`, `flow` or `comospeech`, see `paths`. The shipped teacher is for `grad_tts`.
+        temperature: share of the prior's noise that sampling starts from.
         recogniser: `whisper` or `pocketsphinx`, packages to install; None leaves the word error rate out.
         slowness: stretches predicted durations.
     """
@@ -83,6 +84,7 @@ class TextToSpeech(Task):
         network: Mapping[str, Any] | None = None,
         crop: int = 128,
         path: str = "grad_tts",
+        temperature: float = 1.0,
         teacher_steps: int = 32,
         recogniser: str | None = None,
         slowness: float = 1.0,
@@ -95,7 +97,7 @@ class TextToSpeech(Task):
                 f"crop is at least {metrics.PATCH} and slowness above 0, got {crop} and {slowness}"
             )
         self.name, self.teacher_steps = name, int(teacher_steps)
-        self.path, self._path_name = paths.named(path), path
+        self.path, self._path_name = paths.named(path, temperature), path
         self._corpus, self._network = corpus, dict(network or {})
         self._front_end_file = FRONT_END if front_end is None else FilePath(front_end)
         self._recogniser, self._slowness, self._crop = recogniser, float(slowness), int(crop)
@@ -133,7 +135,7 @@ class TextToSpeech(Task):
     def corpus(self) -> Corpus:
         """Both splits, aligned once; a UserError names the command that fetches them."""
         listed = data.listed(self._corpus if self._corpus is not None else locate("asterisk_en"))
-        utterances = data.load(listed, self.signature)
+        utterances = data.load(listed, self.signature, self.front_end.encode)
         held = data.held_out(utterances, self.signature.seconds)
         splits: tuple[list[Aligned], list[Aligned]] = ([], [])
         for utterance, out in zip(utterances, held, strict=True):

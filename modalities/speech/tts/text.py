@@ -1,19 +1,22 @@
-"""English sentences as symbols: numbers spelled out, letters and pauses kept, everything else dropped.
+"""English sentences as symbols: numbers spelled out, words and pauses kept, everything else dropped.
 
-The alphabet is letters, the apostrophe, a space between words and one mark of a pause, which also stands at both ends.
-Letters instead of phonemes need no dictionary: the encoder sees their neighbours and learns what they sound like. There
-is no blank between symbols, as Glow-TTS has: every symbol takes at least one frame of 16 ms, and fast speech has no
-more than three for a letter.
+The alphabet is letters, the apostrophe, phonemes, a space between words and one mark of a pause, which also stands at
+both ends. Words of a lexicon are read as phonemes, others, and all of them without a lexicon, as letters, of which the
+encoder learns from their neighbours what they sound like. There is no blank between symbols, as Glow-TTS has: every
+symbol takes at least one frame of 16 ms, and fast speech has no more than three for a letter.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from omnidistill.errors import UserError
+from omnidistill.modalities.speech.tts.lexicon import PHONEMES, Lexicon
 
 PADDING, PAUSE = "_", ","
-SYMBOLS = PADDING + PAUSE + " '" + "abcdefghijklmnopqrstuvwxyz"
+HALVES = tuple(phoneme + half for phoneme in PHONEMES for half in "<>")
+SYMBOLS = (*PADDING, *PAUSE, *" '", *"abcdefghijklmnopqrstuvwxyz", *HALVES)
 _INDEX = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 
 # fmt: off
@@ -75,8 +78,8 @@ def normalise(text: str) -> str:
     return words.strip(" ,'")
 
 
-def encode(text: str) -> list[int]:
-    """Symbol numbers of a sentence, with a pause at each end.
+def encode(text: str, lexicon: Lexicon | None = None) -> list[int]:
+    """Symbol numbers of a sentence, with a pause at each end; in letters where there is no lexicon.
 
     Raises:
         UserError: nothing in it can be spoken.
@@ -84,7 +87,15 @@ def encode(text: str) -> list[int]:
     spoken = normalise(text)
     if not spoken:
         raise UserError(f"no words to say in '{text[:60]}'; a sentence needs letters or numbers")
-    return [_INDEX[symbol] for symbol in PAUSE + spoken.replace(f"{PAUSE} ", PAUSE) + PAUSE]
+    # Words, and what stands between them: a space, or a pause that swallows it.
+    parts = re.split(r"([ ,])", PAUSE + spoken.replace(f"{PAUSE} ", PAUSE) + PAUSE)
+    sounds = {} if lexicon is None else {part: halves(lexicon[part]) for part in parts if part in lexicon}
+    return [_INDEX[symbol] for part in parts for symbol in sounds.get(part, part)]
+
+
+def halves(phonemes: Sequence[str]) -> list[str]:
+    """Each phoneme as its beginning and its end: a diphthong or a plosive is no single sound."""
+    return [phoneme + half for phoneme in phonemes for half in "<>"]
 
 
 def _spoken(found: re.Match[str]) -> str:
