@@ -181,6 +181,22 @@ def test_a_missing_recogniser_is_named(task, monkeypatch):
         task.measure(batch.x0, batch.context, generator(0))
 
 
+@pytest.mark.parametrize("absent, meant", [((), "whisper"), (("faster_whisper",), None), (("jiwer",), None)])
+def test_whisper_listens_where_it_is_installed(absent, meant, monkeypatch):
+    from omnidistill.modalities.speech.tts import recognition
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else object())
+    assert recognition.chosen("auto") == meant
+    assert recognition.chosen("pocketsphinx") == "pocketsphinx" and recognition.chosen(None) is None
+
+
+def test_sampling_starts_at_the_temperature(corpus, front_end_file):
+    cool = TextToSpeech(corpus=str(corpus.folder), front_end=str(front_end_file), temperature=0.25)
+    batch = cool.batch(8, generator(0))
+    start = cool.path.prior(batch.x0, batch.context, g=generator(1)) - batch.context.anchor
+    assert float(start.std()) == pytest.approx(0.25, rel=0.05)
+
+
 def test_words_are_counted_as_wrong(task, monkeypatch):
     """Each reference finds its own sentence; a recogniser that mishears one word in each is counted so."""
     pytest.importorskip("jiwer")
@@ -195,6 +211,10 @@ def test_words_are_counted_as_wrong(task, monkeypatch):
     task._recogniser = "whisper"
     found = task.measure(batch.x0, batch.context, generator(0))["word_error_rate"]
     assert found == pytest.approx(4 / sum(len(text.split()) for text in texts))
+    said = iter(
+        [a.text for a in task.corpus.held_out]
+    )  # the floor is of the held-out recordings, all understood
+    assert task.floor(4, generator(0))["word_error_rate"] == 0.0
 
 
 def test_sentences_become_sounds_of_their_length(task, tmp_path):

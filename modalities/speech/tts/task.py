@@ -18,7 +18,7 @@ from omnidistill.errors import UserError
 from omnidistill.modalities.audio.signal import MelSignature
 from omnidistill.modalities.speech.tts import data, front_end, metrics, paths, render
 from omnidistill.modalities.speech.tts.networks import decoder
-from omnidistill.modalities.speech.tts.recognition import RECOGNISERS, word_error_rate
+from omnidistill.modalities.speech.tts.recognition import chosen, word_error_rate
 from omnidistill.modalities.speech.tts.sentences import sentences
 from omnidistill.tasks import Metric, Task
 
@@ -26,7 +26,7 @@ HERE = FilePath(__file__).parent
 FRONT_END = HERE / "assets" / "front_end.safetensors"
 TEACHER = HERE.parent / "teachers" / "tts"
 PICTURES, SOUNDS = 8, 3  # of a rendered page
-RECOGNISED = 20  # sentences a measurement
+RECOGNISED = 40  # sentences a measurement
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TextToSpeech(Task):
     (`data.held_out`). The user's sentences (`inputs`) are spoken with predicted durations.
 
     Metrics: `frechet` of mel patches (the floor is training patches against the held-out ones: other sentences),
-    `mcd` in dB against the recording, `texture`, and with a `recogniser` the word error rate of the first 20 sentences
+    `mcd` in dB against the recording, `texture`, and with a `recogniser` the word error rate of the first 40 sentences
     after Griffin-Lim. `audio_seconds` is the mean length of a sample; seconds_per_sample over it is the real-time
     factor.
 
@@ -69,7 +69,8 @@ class TextToSpeech(Task):
         crop: frames of a training crop.
         path: `grad_tts`, `flow` or `comospeech`, see `paths`. The shipped teacher is for `grad_tts`.
         temperature: share of the prior's noise that sampling starts from.
-        recogniser: `whisper` or `pocketsphinx`, packages to install; None leaves the word error rate out.
+        recogniser: `whisper` or `pocketsphinx`, packages to install; `auto` is whisper where it is installed; None
+            leaves the word error rate out.
         slowness: stretches predicted durations.
     """
 
@@ -90,8 +91,6 @@ class TextToSpeech(Task):
         slowness: float = 1.0,
         name: str = "speech/tts",
     ) -> None:
-        if recogniser is not None and recogniser not in RECOGNISERS:
-            raise UserError(f"unknown recogniser '{recogniser}'; known: {', '.join(RECOGNISERS)}")
         if crop < metrics.PATCH or slowness <= 0:
             raise UserError(
                 f"crop is at least {metrics.PATCH} and slowness above 0, got {crop} and {slowness}"
@@ -100,7 +99,7 @@ class TextToSpeech(Task):
         self.path, self._path_name = paths.named(path, temperature), path
         self._corpus, self._network = corpus, dict(network or {})
         self._front_end_file = FRONT_END if front_end is None else FilePath(front_end)
-        self._recogniser, self._slowness, self._crop = recogniser, float(slowness), int(crop)
+        self._recogniser, self._slowness, self._crop = chosen(recogniser), float(slowness), int(crop)
 
     # --- front end and data -----------------------------------------------------------------------------------------
 
@@ -202,13 +201,14 @@ class TextToSpeech(Task):
             pairs = [(self.log_mel(a), self.log_mel(b)) for a, b in zip(made, true, strict=True)]
             found["mcd"] = sum(metrics.mel_cepstral_distance(*pair) for pair in pairs) / len(pairs)
             if self._recogniser:
-                waves = [render.sound(self.log_mel(mel), self.signature) for mel in made[:RECOGNISED]]
-                texts = [self._sentence(mel) for mel in true[:RECOGNISED]]
-                found["word_error_rate"] = word_error_rate(
-                    texts, waves, self.signature.rate, self._recogniser
-                )
+                found["word_error_rate"] = self._word_errors(made, [self._sentence(mel) for mel in true])
         found["audio_seconds"] = sum(mel.shape[1] for mel in made) / len(made) * self.signature.seconds
         return found
+
+    def _word_errors(self, mels: list[Tensor], texts: list[str]) -> float:
+        assert self._recogniser is not None
+        waves = [render.sound(self.log_mel(mel), self.signature) for mel in mels[:RECOGNISED]]
+        return word_error_rate(texts[:RECOGNISED], waves, self.signature.rate, self._recogniser)
 
     def _sentence(self, mel: Tensor) -> str:
         """What was said in a held-out recording: contexts carry tensors alone."""
@@ -218,11 +218,16 @@ class TextToSpeech(Task):
         raise UserError("a reference mel is not one of the held-out recordings, so its sentence is unknown")
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
-        """Training utterances, as many as are judged and no longer than they, against the held-out ones."""
+        """Training utterances, as many as are judged and no longer than they, against the held-out ones; the word
+        error rate is that of held-out recordings."""
         longest = max(a.mel.shape[1] for a in self.corpus.held_out)
         short = [a.mel for a in self.corpus.train if a.mel.shape[1] <= longest]
         mels, mask = data.pad([short[i] for i in torch.randperm(len(short), generator=g)[:count].tolist()])
-        return self.measure(mels, Context(mask=mask), g)
+        found = self.measure(mels, Context(mask=mask), g)
+        if self._recogniser:
+            spoken = self.corpus.held_out[:RECOGNISED]
+            found["word_error_rate"] = self._word_errors([a.mel for a in spoken], [a.text for a in spoken])
+        return found
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture of the first mels, and the first of them as sound."""
