@@ -91,7 +91,12 @@ def metric_names(document: Mapping[str, Any]) -> list[str]:
 def gap_text(document: Mapping[str, Any], steps: int) -> str:
     """The gap closed at `steps`, e.g. "97.3 %"; a dash where there is no gap to close."""
     value = document["gap_closed"].get(str(steps))
-    return "–" if value is None else f"{value:.1f} %".replace("-", "−")
+    return "–" if value is None else percent(value)
+
+
+def percent(value: float) -> str:
+    """`97.3 %`, with a true minus sign, and none before a zero."""
+    return f"{round(value, 1) + 0.0:.1f} %".replace("-", "−")
 
 
 def number(value: float | None) -> str:

@@ -15,7 +15,7 @@ from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.environment import cpu_model, environment
 from omnidistill.evaluation.metrics_file import read_metrics, write_metrics
 from omnidistill.evaluation.report import write_report
-from omnidistill.evaluation.table import figures, number, print_table
+from omnidistill.evaluation.table import figures, number, percent, print_table
 
 LOADING = {"src", "srcset", "poster", "data", "background", "xlink:href", "action"}
 
@@ -221,8 +221,15 @@ def test_every_scalar_has_its_curve(folder: Path) -> None:
     head = (folder / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert page.scalars == head[2:]
     assert "never/seen" in page.scalars
-    assert all(name in page.text for name in head[2:])
+    assert all(name.removeprefix("diagnostics/") in page.text for name in head[2:])
     assert "1 values that are not finite are left out" in page.text
+
+
+@pytest.mark.parametrize(
+    "value, said", [(97.26, "97.3 %"), (-3.21, "−3.2 %"), (-0.04, "0.0 %"), (0.0, "0.0 %")]
+)
+def test_a_share_is_said_with_a_true_minus_sign_and_no_negative_zero(value: float, said: str) -> None:
+    assert percent(value) == said
 
 
 def test_full_teacher_and_every_baseline_are_listed(folder: Path, document: dict) -> None:

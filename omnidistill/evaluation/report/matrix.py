@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from omnidistill.evaluation.cells import FINISHED, Found
 from omnidistill.evaluation.report.words import plural
-from omnidistill.evaluation.table import number
+from omnidistill.evaluation.table import number, percent
 
 FEW = 4
 """The most steps at which a student counts as a few-step one."""
@@ -109,11 +109,6 @@ def _cell(folder: Path, entry: Entry) -> str:
         which = f" (seed {', '.join(map(str, seeds))})" if entry.done or len(seeds) > 1 else ""
         parts.append(f'<div class="state {status.replace(" ", "-")}">{escape(status)}{which}</div>')
     return f'<div class="cell">{name}{"".join(parts)}{f"<div>{links}</div>" if links else ""}</div>'
-
-
-def percent(value: float) -> str:
-    """`97.3 %`, with a true minus sign."""
-    return f"{value:.1f} %".replace("-", "−")
 
 
 def _spread(values: Sequence[float | None]) -> str:

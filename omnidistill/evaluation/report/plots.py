@@ -131,7 +131,7 @@ def scalar_curve(scalar: Scalar) -> str:
     )
     if not dots:
         axes.plot(*_thin(scalar.x, smoothed(scalar.y)), color=STAND_INS["student"], linewidth=1.5)
-    axes.set_title(scalar.name)
+    axes.set_title(scalar.name.removeprefix("diagnostics/"))  # which would not fit
     axes.xaxis.get_major_locator().set_params(nbins=4, integer=True)
     _scale(axes, scalar.y, ratio=50.0)
     return _svg(figure, f"{scalar.name} against student updates", f"scalar-{scalar.name}")

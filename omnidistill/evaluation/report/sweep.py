@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.cells import Found
-from omnidistill.evaluation.report.matrix import Entry, entries, matrix_section, mean_points, percent
+from omnidistill.evaluation.report.matrix import Entry, entries, matrix_section, mean_points
 from omnidistill.evaluation.report.plots import MARKERS, SIGNS, Line, comparison_curve
 from omnidistill.evaluation.report.thumbnails import pictures_section
 from omnidistill.evaluation.report.words import duration, plural
-from omnidistill.evaluation.table import number
+from omnidistill.evaluation.table import number, percent
 
 
 def sweep_page(folder: Path, found: list[Found]) -> str:
