@@ -99,8 +99,8 @@ def adk_molecule() -> Molecule:
 
 
 def own(path: str | Path, atoms: str = "ca", share: float = 0.2) -> Split:
-    """The user's structures: a file or a folder of mmCIF, PDB (one model or many) or xyz files, or of DCD trajectories
-    with the one PDB or mmCIF file that names their atoms.
+    """The user's structures: a file or a folder of mmCIF, PDB (one model or many) or xyz files, of point clouds in PLY
+    with their points in the same order, or of DCD trajectories with the one PDB or mmCIF file that names their atoms.
 
     Whole files are held out: of their sorted names every `1 / share`-th, at least one. A single file is cut once: its
     last `share` of structures is held out, so that neighbours in time stay together.

@@ -1,7 +1,8 @@
-"""Structure files: mmCIF and PDB (one model or many), xyz, and DCD beside a file that names the atoms."""
+"""Structure files: mmCIF and PDB (one model or many), xyz, PLY, and DCD beside a file that names the atoms."""
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from omnidistill.errors import UserError
 
-NAMED = (".pdb", ".ent", ".cif", ".mmcif", ".xyz")  # files that say which atoms there are
+NAMED = (".pdb", ".ent", ".cif", ".mmcif", ".xyz", ".ply")  # files that say which points there are
 TRAJECTORIES = (".dcd",)
 
 
@@ -38,7 +39,8 @@ def read_structures(path: Path) -> Structures:
             raise UserError(f"the structure file {path} is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # elements guessed from names, and the like
-            found = _read_xyz(path) if suffix == ".xyz" else _read_biotite(path, suffix)
+            other = {".xyz": _read_xyz, ".ply": _read_ply}.get(suffix)
+            found = other(path) if other else _read_biotite(path, suffix)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except UserError:
@@ -93,6 +95,25 @@ def _read_xyz(path: Path) -> Structures:
         frames.append([[float(number) for number in row[1:4]] for row in rows])
         place += count + 2
     return Structures(unnamed(elements or []), np.asarray(frames, np.float32))
+
+
+def _read_ply(path: Path) -> Structures:
+    """The vertices of a PLY file, text or binary, as one structure; what joins them is not read. They stand as CA atoms
+    of one residue, so that nothing is taken for a bond."""
+    try:
+        import trimesh
+    except ImportError as error:
+        raise UserError(
+            f"reading {path.name} needs trimesh; `pip install omnidistill[coordinates]` installs it"
+        ) from error
+    vertices = np.asarray(trimesh.load(path, process=False).vertices, np.float32)
+    stated = re.search(rb"element\s+vertex\s+(\d+)", path.read_bytes().partition(b"end_header")[0])
+    if stated is None or int(stated[1]) != len(vertices):  # which trimesh lets pass
+        count = "no" if stated is None else int(stated[1])
+        raise UserError(f"{path} is cut short: its head states {count} vertices, it holds {len(vertices)}")
+    atoms = unnamed(["C"] * len(vertices))
+    atoms.atom_name[:] = "CA"
+    return Structures(atoms, vertices[None])
 
 
 def unnamed(elements: list[str]) -> Any:

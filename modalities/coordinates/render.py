@@ -65,6 +65,9 @@ def _draw(groups: Sequence[Group], file: Path, title: str) -> None:
         shown = (x[:DRAWN] @ axes.mT).float()
         shades = colormaps["turbo"](molecule.bonds[:, 0].numpy() / max(len(molecule) - 1, 1))
         for structure in shown:
+            if not len(molecule.bonds):  # a point cloud
+                axis.scatter(*structure.T.numpy(), s=4, c=range(len(structure)), cmap="turbo", alpha=0.75)
+                continue
             segments = structure[molecule.bonds].numpy()
             axis.add_collection3d(Line3DCollection(segments, colors=shades, linewidths=1.2, alpha=0.75))
         low, high = shown.flatten(0, 1).aminmax(dim=0)

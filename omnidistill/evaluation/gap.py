@@ -69,12 +69,17 @@ def gaps_closed(
 def best_gap(document: Mapping[str, Any], most: int = 4) -> tuple[int, float] | None:
     """The step count of at most `most` at which a student closes most of the gap, and how much of it; None where no
     such step count has a gap to close."""
-    gaps = [
-        (value, -int(steps))
-        for steps, value in document["gap_closed"].items()
-        if value is not None and int(steps) <= most
-    ]
-    if not gaps:
-        return None
-    value, steps = max(gaps)
-    return -steps, value
+    gaps = {int(steps): value for steps, value in document["gap_closed"].items() if int(steps) <= most}
+    return best_of({steps: value for steps, value in gaps.items() if value is not None})
+
+
+def best_of(gaps: Mapping[int, float]) -> tuple[int, float] | None:
+    """The best step count and the gap closed there, see `rank`."""
+    return max(gaps.items(), key=rank, default=None)
+
+
+def rank(student: tuple[int, float]) -> tuple[float, int, float]:
+    """Orders (steps, gap closed) by the gap. All that go beyond the full teacher have closed it, and among them fewer
+    steps are better: how far beyond says more of how small the teacher's gap was."""
+    steps, gap = student
+    return min(gap, 100.0), -steps, gap

@@ -103,9 +103,33 @@ def test_frames_of_an_xyz_file_are_read(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_vertices_of_a_ply_file_are_read_in_their_order(tmp_path: Path, kind: str):
+    points = np.array([[0, 1, 2], [3, 4, 5.5], [0, 1, 2], [-1, 0.25, 9], [2, 2, 1]], np.float32)  # two alike
+    head = f"ply\nformat {kind} 1.0\nelement vertex 5\n"
+    head += "".join(f"property float {axis}\n" for axis in "xyz") + "element face 1\n"
+    head += "property list uchar int vertex_indices\nend_header\n"
+    if kind == "ascii":
+        body = "".join(f"{x:g} {y:g} {z:g}\n" for x, y, z in points).encode() + b"3 0 1 3\n"
+    else:
+        order = "<" if "little" in kind else ">"
+        body = points.astype(f"{order}f4").tobytes() + b"\3" + np.array([0, 1, 3], f"{order}i4").tobytes()
+    (tmp_path / "a.ply").write_bytes(head.encode() + body)
+    found = read_structures(tmp_path / "a.ply")
+    assert np.array_equal(found.coordinates, points[None])
+    assert len(found.atoms) == 5 and len(set(found.atoms.res_id)) == 1, "nothing is taken for a chain"
+
+
+PLY = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
+        ("a.ply", PLY + "0 0 0\n1 1 1\n", "cut short|damaged"),
+        ("a.ply", PLY + "0 0 0\n1 1 1\n0 nan 0\n", "NaN"),
+        ("a.ply", PLY.replace("vertex 3", "vertex 0"), "no atoms|damaged"),
+        ("a.ply", "solid\n", "damaged"),
         ("a.pdb", "", "empty"),
         ("a.pdb", "REMARK nothing\n", "a.pdb"),
         ("a.cif", "no mmcif\n", "damaged"),

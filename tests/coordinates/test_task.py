@@ -171,3 +171,24 @@ def test_bad_samples_are_refused_in_one_line(folder: Path, tmp_path: Path):
             call(torch.zeros(2, 9, 3))
         with pytest.raises(UserError, match="NaN or infinite"):
             call(torch.full((2, 24, 3), torch.nan))
+
+
+def test_a_folder_of_point_clouds_is_an_ensemble(tmp_path: Path):
+    """Twelve clouds of the same 20 points, bent more and more: no bonds, held out by file, written and read again."""
+    import trimesh
+
+    angle = torch.linspace(0.0, 2.0, 20)
+    for number in range(12):
+        bent = angle * (1.0 + 0.1 * number)
+        points = torch.stack((10 * bent.cos(), 10 * bent.sin(), angle), 1)
+        trimesh.PointCloud(points.numpy()).export(tmp_path / f"cloud{number:02}.ply")
+    task = Ensemble(folder=str(tmp_path), network={"width": 16, "depth": 1, "heads": 2}, teacher_steps=4)
+    assert task.shape == (20, 3)
+    train, held_out = (task.batch(64, generator(), split) for split in ("train", "held_out"))
+    assert train.x0 is not None and held_out.x0 is not None
+    assert len(train.x0.flatten(1).mul(10).round().unique(dim=0)) > 5
+    real = task.measure(held_out.x0, held_out.context, generator())
+    spoilt = task.measure(held_out.x0 + 0.3 * torch.randn(held_out.x0.shape), held_out.context, generator())
+    assert real["rmsd"] < 0.1 < spoilt["rmsd"] and real["bonds"] == spoilt["bonds"] == 1.0
+    files = task.render(held_out.x0[:3], held_out.context, tmp_path / "made")
+    assert data.read_structures(files[-1])[1].shape == (3, 20, 3)

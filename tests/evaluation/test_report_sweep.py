@@ -316,5 +316,7 @@ def test_results_are_what_the_cells_say(sweep: Sweep) -> None:
 def test_the_best_few_step_student() -> None:
     assert best_gap({"gap_closed": {"1": 50.0, "2": None, "4": 80.0, "8": 95.0}}) == (4, 80.0)
     assert best_gap({"gap_closed": {"1": 80.0, "4": 80.0}}) == (1, 80.0), "of equals the one of fewer steps"
+    beyond = {"gap_closed": {"1": 130.0, "2": 99.0, "4": 340.0}}
+    assert best_gap(beyond) == (1, 130.0), "beyond the full teacher it is fewer steps that count"
     assert best_gap({"gap_closed": {"1": None, "8": 95.0}}) is None
     assert best_gap({"gap_closed": {"8": 95.0}}, most=8) == (8, 95.0)

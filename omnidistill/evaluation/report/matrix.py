@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from omnidistill.evaluation.cells import FINISHED, Found
+from omnidistill.evaluation.gap import best_of
 from omnidistill.evaluation.report.words import plural
 from omnidistill.evaluation.table import number, percent
 
@@ -37,11 +38,9 @@ class Entry:
         return dict(sorted(found.items()))
 
     def best(self) -> tuple[int, float] | None:
-        """The few-step count with the largest mean gap closed, and that mean."""
+        """The best few-step count and the mean gap closed there."""
         means = {k: mean for k, values in self.gaps().items() if (mean := _mean(values)) is not None}
-        few = {k: mean for k, mean in means.items() if k <= FEW}
-        steps = max(few, key=few.__getitem__, default=None)
-        return None if steps is None else (steps, few[steps])
+        return best_of({k: mean for k, mean in means.items() if k <= FEW})
 
     @staticmethod
     def document(found: Found) -> dict[str, Any]:

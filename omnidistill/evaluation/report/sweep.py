@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.cells import Found
+from omnidistill.evaluation.gap import rank
 from omnidistill.evaluation.report.matrix import Entry, entries, matrix_section, mean_points
 from omnidistill.evaluation.report.plots import MARKERS, SIGNS, Line, comparison_curve
 from omnidistill.evaluation.report.thumbnails import pictures_section
@@ -56,13 +57,13 @@ def _header(folder: Path, found: Sequence[Found], done: Sequence[Entry]) -> str:
     single = cells.single(found)
     statuses = [each.status for each in single]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    best: dict[str, tuple[float, int, str]] = {}
+    best: dict[str, tuple[tuple[int, float], str]] = {}
     for entry in done:
-        if (top := entry.best()) and (entry.task not in best or top[1] > best[entry.task][0]):
-            best[entry.task] = (top[1], top[0], entry.recipe)
+        if (top := entry.best()) and (entry.task not in best or rank(top) > rank(best[entry.task][0])):
+            best[entry.task] = (top, entry.recipe)
     sentences = "".join(
         f"<p>{escape(task)}: {escape(recipe)} closes {percent(gap)} of the gap at {plural(steps)}.</p>"
-        for task, (gap, steps, recipe) in best.items()
+        for task, ((steps, gap), recipe) in best.items()
     )
     headline = f'<div class="headline">{sentences}</div>' if sentences else ""
     return (
