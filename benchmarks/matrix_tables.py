@@ -165,8 +165,8 @@ def section(folder: Path) -> list[str]:
         "## Every modality",
         "",
         "`python benchmarks/matrix.py`: one column for each number of steps; `gap closed` and `faster by` are those of "
-        "the best student of at most 4 steps (beyond 100 % the one of fewest); minutes are of the whole run, evaluation of "
-        "both models included.",
+        "the best student of at most 4 steps (beyond 100 % the one of fewest); minutes are of the whole run, "
+        "evaluation of both models included.",
         "",
         *lines,
         "",
