@@ -41,6 +41,13 @@ class Path(Protocol):
         """x_t ~ q(x_t | x0)."""
         ...
 
+    def renoise(
+        self, x0: Tensor, t: Time, context: Context = ..., *, g: torch.Generator | None = None
+    ) -> Tensor:
+        """How a sampler goes on from a predicted x0: `corrupt`, with the noise of a path that samples at a lower
+        temperature."""
+        ...
+
     def bridge(
         self,
         x_t: Tensor,

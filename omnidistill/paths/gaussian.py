@@ -38,10 +38,10 @@ class GaussianPath:
         gain: a(t, s) of the forward transition `x_t = a x_s + ...` given the anchor; alpha_t / alpha_s for every
             linear process, 1 for the residual shift, whose drift depends on x0.
         symmetry: what `align` divides out, and what the noise is projected by.
-        temperature: share of sigma(1) in the noise that sampling starts from. 1 samples what was learned; below, the
-            deterministic solution starts near the mean of the prior and ends near what is most certain (Grad-TTS,
-            Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here). Training never sees it but in
-            rollouts.
+        temperature: share of sigma in the noise that samplers start from and re-noise with. 1 samples what was learned;
+            below, the deterministic solution starts near the mean of the prior and ends near what is most certain
+            (Grad-TTS, Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here). Training never sees it
+            but in rollouts.
     """
 
     def __init__(
@@ -140,8 +140,19 @@ class GaussianPath:
     def corrupt(
         self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
+        return self._noised(x0, t, context, 1.0, g)
+
+    def renoise(
+        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
+        return self._noised(x0, t, context, self.temperature, g)
+
+    def _noised(
+        self, x0: Tensor, t: Time, context: Context, temperature: float, g: torch.Generator | None
+    ) -> Tensor:
         alpha, beta, sigma = (per_sample(c, x0) for c in self.coefficients(as_time(t, x0)))
-        return alpha * x0 + beta * self._anchor(context, x0) + sigma * self._noise(x0, context, g)
+        noise = self._noise(x0, context, g)
+        return alpha * x0 + beta * self._anchor(context, x0) + temperature * sigma * noise
 
     def bridge(
         self,

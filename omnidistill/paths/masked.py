@@ -62,6 +62,8 @@ class MaskedPath:
         x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self.mask_id)
         return keep_given(x_t, context, self.vocab)
 
+    renoise = corrupt
+
     def bridge(
         self,
         x_t: Tensor,

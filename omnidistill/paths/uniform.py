@@ -46,6 +46,8 @@ class UniformPath:
         x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self._random(x0, context, g))
         return keep_given(x_t, context, self.vocab)
 
+    renoise = corrupt
+
     def bridge_probs(self, x_t: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
         """q(x_s | x_t, x0), Float64[b n k], by Bayes' rule with `a = alpha_t / alpha_s`:
         `q(x_t | x_s) = a [x_t = x_s] + (1 - a) / K`, `q(x_s | x0) = alpha_s [x_s = x0] + (1 - alpha_s) / K`

@@ -39,7 +39,7 @@ class FewStep(Sampler):
     ) -> Tensor:
         path = denoiser.path
         if self.transition == "renoise":
-            return path.corrupt(x0, s, context, g=g)
+            return path.renoise(x0, s, context, g=g)
         return path.bridge(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"), g=g)
 
     def step(
@@ -76,7 +76,7 @@ class FewStep(Sampler):
         times = self.times(denoiser, steps)
         k = int(torch.randint(steps, (), generator=g, device=g.device)) if steps > 1 else 0
         if data is not None:
-            x = path.corrupt(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
+            x = path.renoise(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
         else:
             with torch.no_grad():
                 x = path.prior(like, context, g=g)

@@ -28,7 +28,7 @@ def check_path(
     """Checks a path on clean samples. Properties, in order:
 
     1. `span` and `floor` are times in [0, 1]; `offers` is a set of words.
-    2. prior, corrupt and bridge keep shape, dtype and finiteness, and depend on the generator alone.
+    2. prior, corrupt, renoise and bridge keep shape, dtype and finiteness, and depend on the generator alone.
     3. t = 0 is data: corrupt to 0 and bridge to 0 return x0.
     4. Marginal consistency: corrupt to t and bridge to s has the law of corrupt to s, for churn 0 and 1 (mean and
        variance, or frequencies of tokens, element by element and pooled).
@@ -53,7 +53,7 @@ def check_path(
         report.require(0.0 <= path.floor < high, "0 <= floor < span[1]", path.floor)
         words = isinstance(path.offers, frozenset) and all(isinstance(word, str) for word in path.offers)
         report.require(words, "offers is a frozenset of words", path.offers)
-    with report.section("prior, corrupt and bridge keep shape and dtype, are finite and seeded"):
+    with report.section("prior, corrupt, renoise and bridge keep shape and dtype, are finite and seeded"):
         first, second = ({**_walk(path, x0, t, s, context, seed)} for _ in range(2))
         for name, x in first.items():
             same = (x.shape, x.dtype) == (x0.shape, x0.dtype)
@@ -112,6 +112,7 @@ def _walk(path, x0, t, s, context, seed) -> dict[str, Tensor]:  # type: ignore[n
     g = seeded(seed)
     x_t = path.corrupt(x0, t, context, g=g)
     parts = {"prior": path.prior(x0, context, g=g), "corrupt": x_t}
+    parts["renoise"] = path.renoise(x0, t, context, g=g)
     for churn in (0.0, 1.0):
         parts[f"bridge with churn {churn:g}"] = path.bridge(x_t, x0, t, s, context, churn=churn, g=g)
     return parts

@@ -263,7 +263,7 @@ def test_prior_has_the_law_of_time_one(gaussian, g):
 
 @pytest.mark.parametrize("make", [paths.ouve, paths.grad_tts, paths.rectified_flow])
 @pytest.mark.parametrize("temperature", [0.0, 0.4])
-def test_the_temperature_scales_the_noise_of_the_start_and_nothing_else(make, temperature, g):
+def test_the_temperature_scales_the_noise_of_samplers_and_not_of_training(make, temperature, g):
     cool, path = make(temperature=temperature), make()
     y = torch.full((30_000, 1), 1.5, dtype=F64)
     context, t = Context(anchor=y), 0.6
@@ -274,6 +274,10 @@ def test_the_temperature_scales_the_noise_of_the_start_and_nothing_else(make, te
     assert float(start.std()) == pytest.approx(temperature * sigma, rel=0.02)
     made = [p.corrupt(y, t, context, g=torch.Generator().manual_seed(3)) for p in (cool, path)]
     assert torch.equal(*made)
+    alpha, beta, _ = path.coefficients(t)
+    centre = alpha * y + (beta * y if "anchored" in path.offers else 0.0)
+    again = cool.renoise(y, t, context, g=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(again - centre, temperature * (made[0] - centre))
 
 
 def test_a_temperature_is_not_negative():

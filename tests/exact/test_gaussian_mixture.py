@@ -147,6 +147,18 @@ def test_the_ode_from_a_cooler_start_ends_narrower_by_the_temperature(temperatur
     assert torch.allclose(x0.std(0), torch.full((2,), 0.3 * temperature, dtype=torch.float64), atol=0.005)
 
 
+def test_a_student_re_noises_at_the_temperature_of_its_path() -> None:
+    """At temperature 0 nothing random is left, whatever the steps; at 1 the same steps scatter."""
+
+    def sampled(temperature: float, seed: int) -> Tensor:
+        task = GaussianMixtureTask([[1.0, -2.0]], 0.3, path=paths.rectified_flow(temperature=temperature))
+        like = torch.empty(500, 2, dtype=torch.float64)
+        return FewStep().sample(task.exact_teacher(), like, 4, g=generator(seed)).x0
+
+    assert torch.equal(sampled(0.0, 1), sampled(0.0, 2)) and float(sampled(0.0, 1).std(0).max()) < 1e-12
+    assert float(sampled(1.0, 1).std(0).min()) > 0.1
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_full_steps_reach_the_floor_and_one_step_does_not(path: str) -> None:
     task = GaussianMixtureTask(path=path, weights=[1, 2, 3, 4, 1, 2, 3, 4])
