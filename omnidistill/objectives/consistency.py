@@ -178,11 +178,11 @@ class Consistency:
         path, context, x0 = step.path, step.context, self._clean(step)
         progress = step.update / step.total
         t, s = (u.to(x0.device) for u in self.jumps(x0.shape[0], path, step.g, progress, self._round(step)))
-        x_t = path.corrupt(x0, t, context, g=step.g)
+        x_t = path.renoise(x0, t, context, g=step.g)  # at the temperature at which the student is asked
         if self.pairs == "bridge":
             return Pair(x_t, path.bridge(x_t, x0, t, s, context, g=step.g), t, s)
         if self.pairs == "independent":
-            return Pair(x_t, path.corrupt(x0, s, context, g=step.g), t, s)
+            return Pair(x_t, path.renoise(x0, s, context, g=step.g), t, s)
         if self.target == "jump":
             r = half_way(t, s, path)
             first = _ask(self._teacher(step), x_t, t, context, r)

@@ -69,7 +69,7 @@ class Reward:
         if self.inputs == "rollout":
             return step.rollout.x0
         t = self.times(step.x0.shape[0], step.path, step.g).to(step.x0.device)
-        x_t = step.path.corrupt(step.x0, t, step.context, g=step.g)
+        x_t = step.path.renoise(step.x0, t, step.context, g=step.g)
         return step["student"](x_t, t, step.context).sample(step.g, step.context.mask)
 
     def cost(self, role: str) -> Calls:

@@ -44,8 +44,8 @@ class Path(Protocol):
     def renoise(
         self, x0: Tensor, t: Time, context: Context = ..., *, g: torch.Generator | None = None
     ) -> Tensor:
-        """How a sampler goes on from a predicted x0: `corrupt`, with the noise of a path that samples at a lower
-        temperature."""
+        """x_t as a sampler sees it: `corrupt`, with less noise on a path that samples at a lower temperature. Samplers
+        go on from a predicted x0 by it, and students are trained on it; teachers and critics on `corrupt`."""
         ...
 
     def bridge(

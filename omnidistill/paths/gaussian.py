@@ -40,8 +40,8 @@ class GaussianPath:
         symmetry: what `align` divides out, and what the noise is projected by.
         temperature: share of sigma in the noise that samplers start from and re-noise with. 1 samples what was learned;
             below, the deterministic solution starts near the mean of the prior and ends near what is most certain
-            (Grad-TTS, Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here). Training never sees it
-            but in rollouts.
+            (Grad-TTS, Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here).
+            Teachers are trained at 1.
     """
 
     def __init__(
