@@ -47,7 +47,9 @@ def _whisper() -> Callable[[np.ndarray[Any, Any]], str]:
     model = whisper.WhisperModel(str(found.parent), device="cpu", compute_type="int8", cpu_threads=1)
 
     def hear(wave: np.ndarray[Any, Any]) -> str:
-        segments, _ = model.transcribe(wave, language="en", beam_size=1, condition_on_previous_text=False)
+        # At a temperature above 0, which it would fall back to, it answers differently each time.
+        options = {"beam_size": 1, "temperature": 0.0, "condition_on_previous_text": False}
+        segments, _ = model.transcribe(wave, language="en", **options)
         return " ".join(segment.text for segment in segments)
 
     return hear
