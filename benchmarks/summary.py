@@ -95,11 +95,14 @@ def _alignment(document: dict[str, Any]) -> list[str]:
 def _samplers(document: dict[str, Any]) -> list[str]:
     """The table of `enhancement_samplers.py`."""
     names = ("frechet", "si_sdr", "pesq", "estoi", "dnsmos_ovrl")
-    rows = [["model", "sampler", "calls", *names, "seconds a sample"]]
+    rows = [["model", "temperature", "sampler", "calls", *names, "seconds a sample"]]
     for row in document["rows"]:
         figures = [figure(row["metrics"].get(name)) for name in names]
         rows.append(
-            [row["model"], row["sampler"], str(row["nfe"]), *figures, f"{row['seconds_per_sample']:.2f}"]
+            [
+                *(row["model"], f"{row['temperature']:g}", row["sampler"], str(row["nfe"])),
+                *(*figures, f"{row['seconds_per_sample']:.2f}"),
+            ]
         )
     return [
         "## The enhancement teacher under several samplers",
