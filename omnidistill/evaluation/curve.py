@@ -83,7 +83,8 @@ def quality(
     """
     _check(steps, samples, batch)
     device = device_of(denoiser)
-    context = task.contexts(samples, generator(seed, "evaluation", "contexts"))
+    with _in_full(device):
+        context = task.contexts(samples, generator(seed, "evaluation", "contexts"))
     parts = [slice(start, min(start + batch, samples)) for start in range(0, samples, batch)]
     total, done = sum(steps) * len(parts), 0
     points = []
@@ -110,7 +111,8 @@ def quality(
             if len(costs) != 1:
                 raise RunError(f"the {name} at {count} steps cost {sorted(costs)} calls in different batches")
             x0 = torch.cat(chunks)
-            metrics = task.measure(x0, context, generator(seed, "evaluation", "held out"))
+            with _in_full(device):
+                metrics = task.measure(x0, context, generator(seed, "evaluation", "held out"))
             _finite_metrics(metrics, f"the {name} at {_plural(count)}")
             points.append(
                 Point(count, costs.pop(), metrics, seconds / samples, x0[:keep], context[slice(keep)])
@@ -129,6 +131,11 @@ def device_of(module: nn.Module) -> torch.device:
     """Where the module lives; the CPU for a closed form without tensors."""
     held = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if held is None else held.device
+
+
+def _in_full(device: torch.device) -> torch.autocast:
+    """Low precision is for sampling: data that are read only now, and metrics, are the same without it."""
+    return torch.autocast(device.type, enabled=False)
 
 
 class _evaluating:

@@ -136,3 +136,25 @@ def test_modes_and_progress(task, student) -> None:
     assert not student.network.training
     assert seen == [(done, 10) for done in range(1, 11)]
     assert device_of(student) == torch.device("cpu")
+
+
+def test_low_precision_is_for_sampling_alone(labelled, monkeypatch) -> None:
+    """Data that a task reads only when it is judged, and its metrics, must not depend on who asks first."""
+    seen: dict[str, bool] = {}
+    for name in ("contexts", "measure"):
+        method = getattr(labelled, name)
+
+        def spied(*args, name=name, method=method):
+            seen[name] = torch.is_autocast_enabled("cpu")
+            return method(*args)
+
+        monkeypatch.setattr(labelled, name, spied)
+
+    class Watching(Euler):
+        def step(self, *args, **options) -> Tensor:
+            seen["step"] = torch.is_autocast_enabled("cpu")
+            return super().step(*args, **options)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        quality(labelled.exact_teacher(), Watching(), labelled, (1,), samples=8, seed=0)
+    assert seen == {"contexts": False, "step": True, "measure": False}
