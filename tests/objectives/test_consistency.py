@@ -141,6 +141,21 @@ def test_bridge_pairs_share_their_noise(closed):
         torch.testing.assert_close(pair.x_r, a_r * step.x0 + s_r * eps, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("pairs", ["bridge", "teacher", "independent"])
+def test_students_are_trained_at_the_temperature_at_which_they_are_asked(closed, pairs):
+    """At temperature T the state is `alpha x0 + T sigma eps`, with the eps of temperature 1."""
+    states = []
+    for temperature in (1.0, 0.25, 0.0):
+        path = paths.rectified_flow(temperature=temperature)
+        models = {"student": Exact(path), "target": Exact(path), "teacher": Exact(path)}
+        step = closed.step("student", models, gaussian_data(16))
+        pair = Consistency(pairs=pairs, jumps=Between(0.8, 0.3))._pair(step)
+        states.append(pair.x_t - 0.2 * step.x0)
+    hot, cool, cold = states
+    torch.testing.assert_close(cool, 0.25 * hot, rtol=1e-9, atol=1e-12)
+    assert float(hot.abs().mean()) > 0.3 and float(cold.abs().max()) < 1e-12
+
+
 @pytest.mark.parametrize("kind", ["x0", "v", "flow", "edm", "trigflow", "consistency"])
 @pytest.mark.parametrize("target", ["self", "average", "teacher"])
 def test_at_the_end_the_target_is_the_data(closed, kind, target):

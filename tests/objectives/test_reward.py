@@ -56,6 +56,27 @@ def test_on_noised_data_the_best_belief_is_the_posterior_mean(closed) -> None:
         assert float(shift) == pytest.approx(2 * away, abs=0.01)
 
 
+def test_noised_data_are_at_the_temperature_at_which_the_student_is_asked(closed) -> None:
+    """At temperature 0 a student that answers with its input answers `alpha x0`; at 1 there is noise in it."""
+    x0 = torch.randn(64, 1, generator=generator("clean"), dtype=torch.float64)
+
+    def halfway(count, path, g):
+        return torch.full((count,), 0.5, dtype=torch.float64)
+
+    def noise(temperature: float) -> float:
+        path = paths.rectified_flow(temperature=temperature)
+        student = closed.student(0.0, 1.0, path)
+        found = Reward(
+            {"off": lambda hat, clean, _: (hat - 0.5 * clean).square().flatten(1).sum(1)},
+            inputs="noised",
+            times=halfway,
+        )
+        step = closed.step("student", {"student": student}, Batch(x0))
+        return -float(found.losses("student", step).terms["reward/off"].detach())
+
+    assert noise(0.0) < 1e-12 and noise(1.0) == pytest.approx(0.25, rel=0.5)
+
+
 def test_shares_the_rollout_and_counts(closed) -> None:
     batch, like = closed.free(8)
     student = closed.student(1.0, 0.5, paths.rectified_flow())
