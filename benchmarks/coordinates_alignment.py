@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from omnidistill.config import compose
+from omnidistill.configuration.compose import compose
 from omnidistill.evaluation.environment import environment
 from omnidistill.evaluation.metrics_file import read_metrics
 from omnidistill.runs.distil import distill

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.modalities.image.data import read_idx
 
 ASSETS = Path(__file__).resolve().parents[1] / "modalities" / "image" / "assets"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from omnidistill.config import build, compose
+from omnidistill.configuration.compose import build, compose
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.objectives import Matching, StudentSpec

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.signal import MelSignature
 from omnidistill.modalities.speech.tts import data

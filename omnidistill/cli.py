@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> int:
-    from omnidistill import folders
+    from omnidistill.runs import folders
 
     words = " ".join(str(error).split())
     if isinstance(error, UserError):

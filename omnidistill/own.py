@@ -110,8 +110,8 @@ def distill(
         >>> student = omnidistill.distill(teacher, "dmd2", data=images, updates=1000, batch=64)
         >>> student.sample(16, steps=1)
     """
-    from omnidistill.config import compose
-    from omnidistill.overrides import quoted
+    from omnidistill.configuration.compose import compose
+    from omnidistill.configuration.overrides import quoted
     from omnidistill.runs.distil import train_student
     from omnidistill.runs.setup import device_of
     from omnidistill.student import save

@@ -241,7 +241,7 @@ def load(
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32
         return Student(denoiser, FewStep(recipe.transition), recipe.steps, None, shape, dtype)
-    from omnidistill.instantiation import build, trusting
+    from omnidistill.configuration.instantiation import build, trusting
 
     task: Task = build(trusting(recipe.task, trust))
     denoiser, _ = read_denoiser(folder, "student", task, device)

@@ -7,9 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from omnidistill import config, listing
+from omnidistill.configuration import compose as config
+from omnidistill.configuration import listing
+from omnidistill.configuration.overrides import Override, quoted
 from omnidistill.errors import UserError
-from omnidistill.overrides import Override, quoted
 
 TASK = """# @package _global_
 task: {_target_: omnidistill.exact.GaussianMixtureTask, std: 0.3, name: mini/points}

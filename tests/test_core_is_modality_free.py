@@ -83,7 +83,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "coordinates": "of points, in the message of a closed-form task",
     },
     "networks/": {"pixel": "torch's pixel_shuffle, which is space to depth"},
-    "overrides.py": {"text": "the group of a regular expression"},
+    "configuration/overrides.py": {"text": "the group of a regular expression"},
     "paths/": {"tts": "grad_tts is the name of a path, after its paper"},
     "testing/plugin.py": {"task.name": "a task must have the name that it is chosen by"},
     "testing/tasks.py": {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill.datasets import describe, fetch, locate, tree_sum
+from omnidistill.data.datasets import describe, fetch, locate, tree_sum
 from omnidistill.errors import UserError
 
 CONTENTS = {"b.txt": b"two", "a/c.txt": b"three", "a.txt": b"one"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from omnidistill.errors import UserError
-from omnidistill.folders import fault, prepare
+from omnidistill.runs.folders import fault, prepare
 
 
 def test_a_folder_is_made_with_those_above(tmp_path: Path) -> None:

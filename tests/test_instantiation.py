@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from omnidistill import config
+from omnidistill.configuration import compose as config
+from omnidistill.configuration.instantiation import build, resolve
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.instantiation import build, resolve
 from omnidistill.paths import GaussianPath
 
 MIXTURE = "omnidistill.exact.GaussianMixtureTask"
@@ -65,8 +65,8 @@ def test_keywords_are_passed_as_they_are() -> None:
         "torchvision.models.resnet18",
         "omnidistillx.a",
         # what a module of the project imports is not the project's
-        "omnidistill.folders.shutil.rmtree",
-        "omnidistill.datasets.os.system",
+        "omnidistill.runs.folders.shutil.rmtree",
+        "omnidistill.data.datasets.os.system",
         "omnidistill.student.os.system",
         "omnidistill.runs.setup.copy.deepcopy",
         "omnidistill.context.dataclass",
@@ -87,11 +87,11 @@ def test_keywords_are_passed_as_they_are() -> None:
         "omnidistill.own.distill",
         "omnidistill.training.checkpoint.write_safetensors",
         "omnidistill.evaluation.report.write_report",
-        "omnidistill.config.compose",
-        "omnidistill.instantiation.build",
-        "omnidistill.plugins.load",
+        "omnidistill.configuration.compose.compose",
+        "omnidistill.configuration.instantiation.build",
+        "omnidistill.configuration.plugins.load",
         "omnidistill.runs.distill",
-        "omnidistill.datasets.fetch",
+        "omnidistill.data.datasets.fetch",
         "omnidistill.commands.check.check",
         # functions of others, modules, nothing
         "torch.nn.functional.relu",
@@ -114,7 +114,7 @@ def test_targets_outside_of_the_allow_list_are_refused(target: object) -> None:
 
 def test_a_refused_module_is_not_even_imported(tmp_path: Path) -> None:
     (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    code = "from omnidistill.instantiation import build; build({'_target_': 'trap.x'})"
+    code = "from omnidistill.configuration.instantiation import build; build({'_target_': 'trap.x'})"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert "outside of the allowed packages" in done.stderr and not (tmp_path / "sprung").exists()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import config, listing, plugins
+from omnidistill.configuration import compose as config
+from omnidistill.configuration import listing, plugins
 from omnidistill.errors import UserError
 
 TASK = "# @package _global_\ntask: {_target_: a_plugin_for_tests.Thing, size: 3}\nupdates: 5\n"

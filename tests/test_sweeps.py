@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import listing, sweeps
+from omnidistill.configuration import listing
+from omnidistill.configuration import sweep_plan as sweeps
+from omnidistill.configuration.sweep_plan import OWN, plan
 from omnidistill.errors import UserError
-from omnidistill.sweeps import OWN, plan
 
 TASKS = "task=exact/gaussian_mixture,exact/markov_text"
 
@@ -137,7 +138,7 @@ def test_an_unknown_file_is_answered_with_those_there_are() -> None:
 
 @pytest.mark.parametrize("name", listing.names("sweep"))
 def test_the_packaged_sweeps_compose(name: str) -> None:
-    from omnidistill import config
+    from omnidistill.configuration import compose as config
 
     wishes = plan([], name)
     assert len({(wish.task, wish.choice, wish.seed) for wish in wishes}) == len(wishes) > 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio import data, metrics, render
 from omnidistill.modalities.audio.files import write_audio

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError, unknown
 from omnidistill.modalities.coordinates.files import NAMED, TRAJECTORIES, read_dcd, read_structures
 

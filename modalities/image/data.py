@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError, unknown
 
 ASSETS = Path(__file__).parent / "assets"

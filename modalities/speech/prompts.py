@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 
 DATA_SET = "asterisk_en"

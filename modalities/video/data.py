@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 
 GAP = 2.0  # seconds between the last frame trained on and the first one held out

@@ -29,7 +29,7 @@ def check(arguments: Arguments) -> None:
 
 def _lines(target: str) -> Iterator[str]:
     """The properties that hold, one by one."""
-    from omnidistill import listing, plugins
+    from omnidistill.configuration import listing, plugins
     from omnidistill.testing import check_plugin
 
     path = Path(target).expanduser()
@@ -60,7 +60,7 @@ def _built_in(module: str) -> bool:
 
 
 def _task(name: str, folder: Path | None = None) -> list[str]:
-    from omnidistill import config
+    from omnidistill.configuration import compose as config
     from omnidistill.testing import check_task
 
     more = [] if folder is None else [f"configs={folder}"]

@@ -19,7 +19,7 @@ def data(arguments: Arguments) -> None:
             raise UserError(f"give one data set, for example `{EXAMPLE}`; got {', '.join(rest) or 'none'}")
         if arguments.json:
             raise UserError("data fetch has no --json; data list has")
-        from omnidistill import datasets
+        from omnidistill.data import datasets
 
         datasets.fetch(rest[0], given.get("folder"))
     elif action == "list":
@@ -33,7 +33,7 @@ def data(arguments: Arguments) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from omnidistill import datasets
+    from omnidistill.data import datasets
 
     entries = []
     for name in datasets.available():

@@ -11,13 +11,13 @@ from omnidistill.errors import UserError
 
 
 def recipes(arguments: Arguments) -> None:
-    from omnidistill import listing
+    from omnidistill.configuration import listing
 
     _show(listing.recipes(_directory(arguments)), arguments.json, wide="paper")
 
 
 def tasks(arguments: Arguments) -> None:
-    from omnidistill import listing
+    from omnidistill.configuration import listing
 
     _show(listing.tasks(_directory(arguments)), arguments.json, wide="title")
 

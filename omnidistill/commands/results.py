@@ -70,7 +70,7 @@ def sample(arguments: Arguments) -> int:
 
 def evaluate(arguments: Arguments) -> None:
     folder = arguments.one("folder of a run", "omnidistill evaluate runs/first steps=1,2,4")
-    from omnidistill import config
+    from omnidistill.configuration import compose as config
 
     known = [key.partition("=")[0] for key in EVALUATE_KEYS if "." not in key]
     given, dotted = arguments.pick([*known, "precision", "threads", "trust"])
@@ -102,7 +102,7 @@ def report(arguments: Arguments) -> None:
 
 
 def _whole(key: str, text: str, least: int) -> int:
-    from omnidistill import settings
+    from omnidistill.configuration import settings
 
     try:
         value: Any = int(text)
@@ -116,7 +116,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _device(name: str) -> str:
-    from omnidistill import settings
+    from omnidistill.configuration import settings
 
     settings.one_of("auto", "cpu", "cuda")("device", name)
     from omnidistill.runs.setup import device_named

@@ -50,7 +50,7 @@ def demo(arguments: Arguments) -> None:
 
 
 def train(arguments: Arguments) -> None:
-    from omnidistill import config
+    from omnidistill.configuration import compose as config
 
     cfg = config.compose("train", arguments.overrides)
     _make(cfg, "train", arguments.overrides)
@@ -61,7 +61,7 @@ def train(arguments: Arguments) -> None:
 
 
 def _distill(overrides: Sequence[str], *, again: bool = False) -> None:
-    from omnidistill import config
+    from omnidistill.configuration import compose as config
 
     cfg = config.compose("config", overrides)
     _make(cfg, "distill", overrides, again=again)
@@ -75,7 +75,8 @@ def _make(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: boo
     """Makes the run's folder and keeps the command in it, for the report page."""
     import shlex
 
-    from omnidistill import config, folders
+    from omnidistill.configuration import compose as config
+    from omnidistill.runs import folders
 
     if cfg.get("teacher") and not Path(cfg.teacher).exists():
         raise UserError(

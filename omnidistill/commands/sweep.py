@@ -30,7 +30,8 @@ failed; a recipe that a task does not allow is `not possible` and no failure."""
 
 
 def sweep(arguments: Arguments) -> int:
-    from omnidistill import settings, sweeps
+    from omnidistill.configuration import settings
+    from omnidistill.configuration import sweep_plan as sweeps
 
     own = {"out": "", "sweep": "", "retry": "false"}
     rest = []

@@ -1,13 +1,14 @@
 """Losses for named roles: pure arithmetic on tensors. No optimiser, no trainer, no modality."""
 
 from omnidistill.objectives.adversarial import Adversarial
-from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, Step, StudentSpec, reduce
+from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, StudentSpec
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.regression import Regression
 from omnidistill.objectives.reward import Reward
+from omnidistill.objectives.step import Step, reduce
 from omnidistill.objectives.weighted import Weighted
 
 __all__ = [

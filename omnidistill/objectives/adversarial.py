@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.denoisers import Denoiser
-from omnidistill.objectives.base import Calls, Losses, RoleSpec, Step
+from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.step import Step
 from omnidistill.times import Times, Uniform
 
 

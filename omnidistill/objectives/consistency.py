@@ -31,8 +31,9 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
-from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
 from omnidistill.objectives.jumps import Jumps, Nodes, half_way
+from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior
 from omnidistill.random import uniform

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.step import Step, reduce
 from omnidistill.times import Times, Uniform
 from omnidistill.weights import weight
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior
 from omnidistill.times import Times, Uniform
 from omnidistill.weights import weight

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.step import Step, reduce
 
 
 class Regression:

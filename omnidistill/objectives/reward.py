@@ -8,7 +8,8 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, Losses, RoleSpec, Step
+from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.step import Step
 from omnidistill.times import Times, Uniform
 
 Rewarding = Callable[[Tensor, Tensor | None, Context], Tensor]

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec, Step
+from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec
+from omnidistill.objectives.step import Step
 
 
 class Weighted:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
-from omnidistill.config import build, save_config
+from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
 from omnidistill.runs import setup
 from omnidistill.runs.evaluate import judge

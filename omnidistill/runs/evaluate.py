@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from omnidistill.config import build, load_config
+from omnidistill.configuration.compose import build, load_config
 from omnidistill.denoisers import Denoiser
 from omnidistill.evaluation.curve import Point, floor, quality
 from omnidistill.evaluation.environment import environment

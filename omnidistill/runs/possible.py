@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from omnidistill import config
+from omnidistill.configuration import compose as config
 from omnidistill.errors import NotOffered
 from omnidistill.runs import setup
 from omnidistill.tasks import Task

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
-from omnidistill import folders
+from omnidistill.runs import folders
 from omnidistill.errors import UserError
 from omnidistill.progress import track
 from omnidistill.student import load

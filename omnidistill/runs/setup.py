@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from omnidistill.config import build
+from omnidistill.configuration.compose import build
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted

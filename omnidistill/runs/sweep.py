@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from omnidistill import config, folders
+from omnidistill.configuration import compose as config
+from omnidistill.runs import folders
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.cells import Cell, Found, Outcome
@@ -27,7 +28,7 @@ from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.report.words import duration, plural
 from omnidistill.runs import process
 from omnidistill.runs.board import Board
-from omnidistill.sweeps import Wish
+from omnidistill.configuration.sweep_plan import Wish
 
 DISTILL = (sys.executable, "-m", "omnidistill", "distill")
 POSSIBLE = (sys.executable, "-m", "omnidistill.runs.possible")

@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 import torch
 from omegaconf import DictConfig
 
-from omnidistill.config import build, save_config
+from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import setup

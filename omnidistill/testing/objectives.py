@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
-from omnidistill.objectives.base import Objective, Step, StudentSpec
+from omnidistill.objectives.base import Objective, StudentSpec
+from omnidistill.objectives.step import Step
 from omnidistill.random import generator
 from omnidistill.tasks import Task
 from omnidistill.testing.base import Report, rewritten, seeded

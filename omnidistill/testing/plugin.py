@@ -8,7 +8,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from types import ModuleType
 
-from omnidistill import plugins
+from omnidistill.configuration import plugins
 from omnidistill.errors import UserError
 from omnidistill.tasks import Task
 from omnidistill.testing.base import ConformanceError, Report
@@ -77,8 +77,8 @@ def _tasks(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def _compose(name: str, folder: Path, trusted: str) -> Task:
-    from omnidistill import listing
-    from omnidistill.config import build, compose
+    from omnidistill.configuration import listing
+    from omnidistill.configuration.compose import build, compose
 
     # What is installed is in the search path already; a mere folder joins it as the user's own configurations.
     joined = [] if name in listing.names("task") else [f"configs={folder}", f"trust=[{trusted}]"]

@@ -16,7 +16,8 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.denoisers.guidance import Null
 from omnidistill.errors import RunError
-from omnidistill.objectives.base import Losses, Objective, Step, StudentSpec
+from omnidistill.objectives.base import Losses, Objective, StudentSpec
+from omnidistill.objectives.step import Step
 from omnidistill.random import generator
 from omnidistill.training.roles import EMA, STUDENT, Cast
 from omnidistill.training.settings import Settings

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omnidistill import datasets
 from omnidistill.cli import main
-from omnidistill.config import build, compose
+from omnidistill.configuration.compose import build, compose
+from omnidistill.data import datasets
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import read_audio

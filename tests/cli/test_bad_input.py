@@ -115,7 +115,7 @@ def test_a_place_that_cannot_be_written(refused, inside: Path) -> None:
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(refused, inside: Path) -> None:
-    from omnidistill import config
+    from omnidistill.configuration import compose as config
 
     (inside / "made").mkdir()
     former = config.compose("config", GOOD)

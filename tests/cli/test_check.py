@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import plugins
+from omnidistill.configuration import plugins
 
 TASK = """# @package _global_
 task: {{_target_: omnidistill.exact.GaussianMixtureTask, name: mini/points, {more}}}

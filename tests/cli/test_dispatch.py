@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import config, runs
+from omnidistill import runs
+from omnidistill.configuration import compose as config
 from omnidistill.errors import RunError
 
 GOOD = ("task=exact/gaussian_mixture", "recipe=dmd2")

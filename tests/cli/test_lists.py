@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from omnidistill import listing
+from omnidistill.configuration import listing
 
 RECIPE = "recipe: {name: mine, paper: P 2024, family: matching, modalities: [image], needs: [data]}\n"
 

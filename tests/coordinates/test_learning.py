@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import omnidistill
-from omnidistill.config import build, compose
+from omnidistill.configuration.compose import build, compose
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.curve import quality
 from omnidistill.evaluation.metrics_file import read_metrics

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from omnidistill import data_sources, datasets
+from omnidistill.data import datasets
+from omnidistill.data import sources as data_sources
 from omnidistill.errors import UserError
 from omnidistill.modalities.image import data
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill.config import build, compose
+from omnidistill.configuration.compose import build, compose
 from omnidistill.evaluation.curve import quality
 from omnidistill.evaluation.gap import gap_closed
 from omnidistill.runs import setup

@@ -9,7 +9,8 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.exact.gaussian_mixture import MixtureDenoiser
 from omnidistill.exact.mixture import Mixture
-from omnidistill.objectives.base import Step, StudentSpec
+from omnidistill.objectives.base import StudentSpec
+from omnidistill.objectives.step import Step
 from omnidistill.posteriors import CategoricalPosterior
 from omnidistill.random import generator
 

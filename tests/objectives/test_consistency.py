@@ -12,7 +12,7 @@ from omnidistill.errors import UserError
 from omnidistill.exact import ChainDenoiser, GaussianMixtureTask, MarkovTextTask
 from omnidistill.exact.chain import MarkovChain
 from omnidistill.objectives import Consistency, Gap, Nodes
-from omnidistill.objectives.base import reduce
+from omnidistill.objectives.step import reduce
 from omnidistill.paths import grid
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator

@@ -15,7 +15,7 @@ from omnidistill.denoisers import Guided
 from omnidistill.errors import UserError
 from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Matching, Weighted
-from omnidistill.objectives.base import Step
+from omnidistill.objectives.step import Step
 from omnidistill.random import generator
 from omnidistill.times import Uniform
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import config, sweeps
+from omnidistill.configuration import compose as config, sweep_plan as sweeps
 from omnidistill.cli import main
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells

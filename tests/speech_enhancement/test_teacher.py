@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import omnidistill
+from omnidistill.configuration.instantiation import build
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.windowed import Windowed
-from omnidistill.instantiation import build
 from omnidistill.modalities.speech.enhancement import metrics, noise
 from omnidistill.modalities.speech.enhancement.spectrogram import RATE, decode, encode
 from omnidistill.modalities.speech.enhancement.task import Enhancement

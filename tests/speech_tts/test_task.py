@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omnidistill.cli import main
-from omnidistill.config import build, compose
+from omnidistill.configuration.compose import build, compose
 from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError

@@ -10,11 +10,12 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
 from omnidistill.exact import GaussianMixtureTask, MarkovTextTask
 from omnidistill.objectives.adversarial import Adversarial
-from omnidistill.objectives.base import Losses, RoleSpec, Step, reduce
+from omnidistill.objectives.base import Losses, RoleSpec
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.regression import Regression
+from omnidistill.objectives.step import Step, reduce
 from omnidistill.objectives.weighted import Weighted
 from omnidistill.paths.symmetry import RigidMotion
 from omnidistill.posteriors import PointPosterior

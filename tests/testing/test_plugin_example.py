@@ -64,8 +64,8 @@ def test_its_entry_point_passes_the_suites(installed):
 
 def test_its_task_is_listed_and_composes_with_a_recipe(installed):
     code = """
-from omnidistill import listing
-from omnidistill.config import build, compose
+from omnidistill.configuration import listing
+from omnidistill.configuration.compose import build, compose
 assert "series/waves" in listing.names("task")
 cfg = compose("config", ["task=series/waves", "recipe=dmd2", "task.length=16", "out=x"])
 print(build(cfg.task).shape, cfg.batch, dict(cfg.objective))

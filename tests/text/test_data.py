@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from omnidistill import datasets
+from omnidistill.data import datasets
 from omnidistill.errors import UserError
 from omnidistill.modalities.text import data
 from omnidistill.modalities.text.metrics import texts_of

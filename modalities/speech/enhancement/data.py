@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import audio_files, read_audio
 from omnidistill.modalities.speech import prompts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
-from omnidistill.datasets import locate
+from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.signal import MelSignature
 from omnidistill.modalities.speech.tts import data, front_end, metrics, paths, render

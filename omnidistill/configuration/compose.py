@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnidistill import listing, plugins, settings
+from omnidistill.configuration import listing, plugins, settings
+from omnidistill.configuration.instantiation import TRUSTING, build
+from omnidistill.configuration.overrides import Override, last, quoted, read
 from omnidistill.errors import UserError, unknown
-from omnidistill.instantiation import TRUSTING, build
-from omnidistill.overrides import Override, last, quoted, read
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

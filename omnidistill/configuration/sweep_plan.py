@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnidistill import listing, overrides, settings
+from omnidistill.configuration import listing, overrides, settings
 from omnidistill.errors import UserError, unknown
 
 OWN = "of its field"

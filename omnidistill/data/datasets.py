@@ -5,7 +5,7 @@ A description is a file of `omnidistill.configs.data` (or any YAML file given by
     name, title, licence, attribution
     files:    {name: {bytes: N, sha256: HEX}}      what is stored, unpacked; with `pattern: "**/*.wav"` the name is a
                                                    folder of all files that match, and the sum is `tree_sum`'s
-    sources:  [{kind: url|debian|pypi|npm|folder, ...}]   tried in turn, see `omnidistill.data_sources`
+    sources:  [{kind: url|debian|pypi|npm|folder, ...}]   tried in turn, see `omnidistill.data.sources`
 
 A data set is complete or absent: it is gathered in a temporary folder beside its place and moved there in one step.
 """
@@ -24,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from omnidistill.data_sources import SOURCES, SourceError, describe_source
+from omnidistill.data.sources import SOURCES, SourceError, describe_source
 from omnidistill.errors import UserError, unknown
 
 

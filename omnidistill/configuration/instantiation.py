@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from omnidistill import plugins
+from omnidistill.configuration import plugins
 from omnidistill.errors import RunError, UserError, unknown
 
 ALLOWED = ("omnidistill", "torch.nn", "torch.optim", "diffusers", "transformers", "peft")
@@ -25,18 +25,8 @@ ALLOWED = ("omnidistill", "torch.nn", "torch.optim", "diffusers", "transformers"
 MACHINERY = tuple(
     f"omnidistill.{name}"
     for name in (
-        *("cli", "commands", "config", "data_sources", "datasets", "evaluation", "folders", "instantiation"),
-        *(
-            "listing",
-            "own.distill",
-            "plugins",
-            "progress",
-            "runs",
-            "settings",
-            "student",
-            "testing",
-            "training",
-        ),
+        *("cli", "commands", "configuration", "data", "evaluation", "own.distill", "progress"),
+        *("runs", "student", "testing", "training"),
     )
 )
 
@@ -46,7 +36,7 @@ RUNS_CODE = ("trust_remote_code", "custom_pipeline", "custom_revision")
 """Options with which diffusers and transformers execute code that came with the weights."""
 
 TRUSTING = "omnidistill_trusting"
-"""The flag of a configuration whose `trust` the user has typed; no file can set it (see `config.compose`)."""
+"""The flag of a configuration whose `trust` the user has typed; no file can set it (see `compose`)."""
 
 _SPECIAL = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnidistill.configuration.settings import OPEN
 from omnidistill.errors import UserError
-from omnidistill.settings import OPEN
 
 LISTS = ("steps", "trust", "optim.betas")
 PATHS = ("out", "teacher", "configs")

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from omnidistill import plugins
+from omnidistill.configuration import plugins
 from omnidistill.errors import UserError, unknown
 
 

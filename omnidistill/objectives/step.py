@@ -1,0 +1,140 @@
+"""The workbench of one optimisation step, and the one way from elementwise losses to a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import Denoiser, Guided
+from omnidistill.denoisers.guidance import Null
+from omnidistill.errors import UserError
+from omnidistill.objectives.base import StudentSpec
+from omnidistill.paths import Path
+from omnidistill.random import uniform
+from omnidistill.samplers import Rollout
+from omnidistill.times import Times
+
+
+class Step:
+    """The workbench of one update of one role: batch, models, generator, and what several objectives share.
+
+    The student's rollout and its noised copies are made once per step, so a matching term, a discriminator and a
+    reward added by weight look at the same sample. Everything a role does not train runs without gradient through
+    its parameters: the engine has frozen them, so only inputs carry gradients there.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        batch: Batch,
+        models: Mapping[str, nn.Module],
+        g: torch.Generator,
+        *,
+        like: Tensor,
+        student: StudentSpec = StudentSpec(),
+        update: int = 0,
+        total: int = 1,
+        null: Null | None = None,
+        bank: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.role, self.batch, self.models, self.g = role, batch, models, g
+        self.like, self.spec, self.update, self.total = like, student, update, total
+        self.null, self.bank = null, bank
+        self._rollout: Rollout | None = None
+        self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
+
+    def __getitem__(self, name: str) -> Denoiser:
+        if name not in self.models:
+            raise UserError(f"this step has no model '{name}'; it has {', '.join(self.models)}")
+        return self.models[name]  # type: ignore[return-value]
+
+    def guided(self, name: str, scale: float | None) -> Denoiser:
+        """The model under classifier-free guidance of this scale; as it is for scale 1. A scale of None leaves it
+        to `context.guidance`."""
+        if scale == 1.0:
+            return self[name]
+        if self.null is None:
+            raise UserError(
+                f"guidance {scale} needs a task with a null condition; this task has none, use guidance 1"
+            )
+        return Guided(self[name], 1.0 if scale is None else scale, self.null)
+
+    @property
+    def path(self) -> Path:
+        return self["teacher"].path if "teacher" in self.models else self["student"].path
+
+    @property
+    def context(self) -> Context:
+        return self.batch.context
+
+    def without_condition(self, share: float) -> Context:
+        """The context with this share of its conditions made null, so that a model learns to do without."""
+        condition = self.context.condition
+        if not share or condition is None:
+            return self.context
+        if self.null is None or callable(self.null) or not isinstance(condition, Tensor):
+            raise UserError("drop_condition needs a task with a null label; set drop_condition=0")
+        dropped = uniform(condition, self.g) < share
+        return self.context.with_condition(torch.where(dropped, self.null, condition))
+
+    def draw_guidance(self, low: float, high: float) -> None:
+        """Draws one guidance scale per sample into the context, for the teacher to use and the student to be told."""
+        scale = low + (high - low) * torch.rand(self.batch.count, generator=self.g, device=self.g.device)
+        self.batch = replace(self.batch, context=replace(self.context, guidance=scale.to(self.like.device)))
+
+    @property
+    def x0(self) -> Tensor:
+        """The batch's clean data; an error where the task has none."""
+        if self.batch.x0 is None:
+            raise UserError(
+                "this objective needs real data, and the task gives none; choose a data-free recipe"
+            )
+        return self.batch.x0
+
+    @property
+    def rollout(self) -> Rollout:
+        """The student's answer from its own inputs; with a graph only when the student is being trained."""
+        if self._rollout is None:
+            data = self.x0 if self.spec.inputs == "data" else None
+            with torch.set_grad_enabled(self.role == "student"):
+                self._rollout = self.spec.sampler.rollout(
+                    self["student"], self.like, self.spec.steps, self.context, g=self.g, data=data
+                )
+        return self._rollout
+
+    def noised(self, times: Times) -> tuple[Tensor, Tensor]:
+        """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution."""
+        if times not in self._noised:
+            x0 = self.rollout.x0
+            t = times(x0.shape[0], self.path, self.g).to(x0.device)
+            self._noised[times] = self.path.corrupt(x0, t, self.context, g=self.g), t
+        return self._noised[times]
+
+
+def reduce(
+    elementwise: Tensor, weight: Tensor | float = 1.0, mask: Tensor | None = None, where: Tensor | None = None
+) -> Tensor:
+    """Mean over the real elements of a sample, then weighted mean over samples: a scalar.
+
+    Args:
+        elementwise: Float[b ...].
+        weight: Float[b] or a number; w(t).
+        mask: True where an element is real, broadcastable; padding never counts.
+        where: True where a loss is wanted (unresolved elements); the others count as zero, so that a sample's
+            loss is a sum over its undecided elements divided by its length.
+    """
+    if where is not None:
+        elementwise = torch.where(where, elementwise, 0.0)
+    if mask is None:
+        sample = elementwise.flatten(1).mean(1)
+    else:
+        real = mask.expand(elementwise.shape)
+        count = real.flatten(1).sum(1).clamp_min(1)
+        sample = torch.where(real, elementwise, 0.0).flatten(1).sum(1) / count
+    weight = torch.as_tensor(weight, device=sample.device).to(sample.dtype)
+    return (weight * sample).mean()
