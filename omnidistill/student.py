@@ -25,7 +25,7 @@ from omnidistill.paths import Path
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 from omnidistill.tasks import Task
-from omnidistill.training.checkpoint import load_strictly, read_safetensors, write_safetensors
+from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 
 SCHEMA = 1
 

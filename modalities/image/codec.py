@@ -13,7 +13,7 @@ from torch import Tensor
 from omnidistill.errors import UserError
 from omnidistill.modalities.image.autoencoder import TinyAutoencoder
 from omnidistill.modalities.image.data import ASSETS
-from omnidistill.training.checkpoint import load_strictly, read_safetensors
+from omnidistill.training.safetensors_file import load_strictly, read_safetensors
 
 SHIPPED = ASSETS / "autoencoder"
 GROUP = 250  # pictures a call: the activations stay in the cache

@@ -22,7 +22,7 @@ from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 from omnidistill.student import Recipe, assemble, read_denoiser
 from omnidistill.tasks import Task
-from omnidistill.training.checkpoint import load_strictly, read_safetensors, write_safetensors
+from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.roles import cast, missing
 from omnidistill.training.settings import Optim, Settings
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch import nn
 
 from omnidistill.errors import UserError
 from omnidistill.objectives import Denoising, Weighted
-from omnidistill.training import checkpoint
-from omnidistill.training.checkpoint import load_strictly, peek, read_safetensors, write_safetensors
+from omnidistill.training.checkpoint import peek
+from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 
 LAST = "checkpoints/last.safetensors"
 
@@ -38,7 +39,7 @@ def test_it_holds_models_moments_and_counters_but_no_teacher(engine, tmp_path):
         assert {float(tensors[name]) for name in moments if name.endswith("/step")} == {float(steps)}
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [
         "last.safetensors"
-    ]  # no .part left
+    ]  # no partial file left
 
 
 def test_a_truncated_checkpoint_is_one_line(engine, tmp_path):
@@ -63,7 +64,7 @@ def test_a_write_that_dies_leaves_the_old_file(engine, tmp_path, monkeypatch):
     def dies(source, target):
         raise OSError("killed")
 
-    monkeypatch.setattr(checkpoint.os, "replace", dies)
+    monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(OSError, match="killed"):
         write_safetensors({"a": torch.zeros(3)}, path)
     assert torch.equal(read_safetensors(path)[0]["a"], torch.ones(3))

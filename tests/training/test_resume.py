@@ -12,8 +12,9 @@ import torch
 
 from omnidistill.errors import UserError
 from omnidistill.objectives import Matching, Weighted
-from omnidistill.training.checkpoint import peek, read_safetensors
+from omnidistill.training.checkpoint import peek
 from omnidistill.training.logs import ScalarLog
+from omnidistill.training.safetensors_file import read_safetensors
 
 LAST = "checkpoints/last.safetensors"
 

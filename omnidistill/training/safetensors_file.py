@@ -1,0 +1,125 @@
+"""Weights as safetensors files that notice damage: each holds the digest of all that is in it. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.data.files import replacing
+from omnidistill.errors import UserError
+
+MARK, SUM = "omnidistill", "sha256"
+"""Metadata of a file with a digest. One without either is somebody else's, or of before there was one; a single
+damaged bit cannot take away both."""
+
+
+def write_safetensors(
+    tensors: Mapping[str, Tensor], path: FilePath, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes the file whole or not at all, with the digest of its names, types, shapes, numbers and metadata."""
+    from safetensors.torch import save_file
+
+    held, said = _apart(tensors), {**(metadata or {}), MARK: "1"}
+    with replacing(path) as partial:
+        save_file(held, partial, {**said, SUM: digest(held, said)})
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256, hexadecimal, of tensors on the CPU by sorted name, with their types and shapes, and of the metadata."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU; of tied weights each name gets a copy of its own, since the format knows no sharing."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return apart
+
+
+def read_safetensors(path: FilePath) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, the digest checked where there is one.
+
+    Raises:
+        UserError: a missing, truncated, damaged or foreign file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _exists(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
+        raise _broken(path, error) from error
+    marks = [metadata.pop(SUM, None), metadata.get(MARK)]
+    if marks != [None, None] and (None in marks or marks[0] != digest(tensors, metadata)):
+        raise UserError(f"{path} is damaged: its digest is another than when it was written; restore a copy")
+    metadata.pop(MARK, None)
+    return tensors, metadata
+
+
+def read_metadata(path: FilePath) -> dict[str, str]:
+    """The metadata alone, for which no tensor is read and no digest checked."""
+    from safetensors import SafetensorError, safe_open
+
+    _exists(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
+        raise _broken(path, error) from error
+    return {key: value for key, value in metadata.items() if key not in (MARK, SUM)}
+
+
+def _exists(path: FilePath) -> None:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+
+
+def _broken(path: FilePath, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{path} is not a whole safetensors file ({reason}); delete it or restore a copy")
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: FilePath) -> None:
+    """`load_state_dict` whose complaint is one line: how many names differ, and the first that does.
+
+    Weights that are whole numbers where the network has fractions, or the reverse, and NaN are refused as well.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
+    if missing or extra or shapes:
+        example = (
+            f"'{shapes[0]}' is {tuple(tensors[shapes[0]].shape)} there and {tuple(own[shapes[0]].shape)} here"
+            if shapes
+            else f"'{(missing or extra)[0]}' is {'missing there' if missing else 'unknown here'}"
+        )
+        raise UserError(
+            f"{path} holds weights of another architecture: {len(missing)} missing, {len(extra)} unknown, "
+            f"{len(shapes)} of another shape, e.g. {example}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            kinds = " ".join(f"{tensor.dtype} there and {own[name].dtype} here".replace("torch.", "").split())
+            raise UserError(f"{path} holds weights of another kind: '{name}' is {kinds}")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad = ~tensor.isfinite() & (tensor != own[name].to(tensor.device, tensor.dtype))
+            if bool(bad.any()):
+                raise UserError(f"{path} holds NaN or infinity in '{name}'; restore a copy from before")
+    model.load_state_dict(dict(tensors))
