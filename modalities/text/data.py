@@ -7,7 +7,6 @@ file, a folder of them, or JSON lines; a folder's files and the lines are docume
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from omnidistill.data import lines
 from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.text.tokens import Tokens
@@ -24,6 +24,7 @@ from omnidistill.modalities.text.tokens import Tokens
 Document = list[str]
 """Its sentences, in order."""
 
+SUFFIXES = (".txt", ".jsonl")
 HELD_OUT_EVERY = 10
 SHORTEST = 16  # characters; below that a stretch is a heading or a remainder and says nothing about text
 
@@ -80,42 +81,64 @@ def brown(folder: str | Path | None = None) -> list[Document]:
     files = sorted(where.rglob("c[a-r][0-9][0-9]"))
     if not files:
         raise UserError(f"{where} holds no file of the Brown corpus (ca01 ... cr09)")
-    return [untagged(_text(file, "latin-1")) for file in files]
+    return [untagged(lines.read(file, "latin-1")) for file in files]
 
 
 def untagged(text: str) -> Document:
     """`The/at jury/nn said/vbd ,/, no/rb ./.` -> `The jury said, no.`, a sentence a line."""
     words = _QUOTES.sub(" ", _TAG.sub("", text))
-    lines = _DETACHED.sub(r"\1", _DOUBLED.sub(r"\1", words)).splitlines()
-    return [" ".join(line.split()) for line in lines if line.strip()]
+    sentences = _DETACHED.sub(r"\1", _DOUBLED.sub(r"\1", words)).splitlines()
+    return [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
 
 
 def own(path: str | Path) -> list[Document]:
     """The user's documents: *.txt (one document), *.jsonl (`{"text": ...}`, a document a line), or a folder of both.
+    Lines whose text is null are left out, and their number is said.
 
     Raises:
-        UserError: nothing there, no text in it, not UTF-8, or a line that is no such object.
+        UserError: nothing there, no text in it, of another encoding, or a line that is no such object.
     """
     documents = []
     for file in _files(path):
-        lines = _lines(file, "utf-8")
-        if file.suffix == ".txt":
-            documents.append(_sentences(lines))
-        else:
-            documents += [_sentences([_field(file, number, line)]) for number, line in enumerate(lines, 1)]
+        if _plain(file):
+            documents.append(_sentences(line for _, line in lines.lines(file)))
+            continue
+        found = [lines.field(file, number, row, "text") for number, row in lines.objects(file)]
+        documents += [_sentences([text]) for text in found if text is not None]
+        lines.left_out(file, found.count(None), 'lines with "text": null')
     documents = [document for document in documents if document]
     if not documents:
         raise UserError(f"'{path}' holds no text")
     return documents
 
 
-def lines_of(path: str | Path) -> Iterable[tuple[str, str]]:
-    """Every line of text at `path`, the kinds of file as in `own`, with a name: `file_0001`, relative to a folder."""
+def lines_of(path: str | Path) -> Iterable[tuple[str, str | UserError]]:
+    """Every line of text at `path` as it stands there, the kinds of file as in `own`, or what is wrong with it or with
+    the rest of its file; each with a name: `file_0001`, relative to a folder, empty lines not counted."""
     path = Path(path).expanduser()
     for file in _files(path):
         stem = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("").as_posix()
-        for number, line in enumerate(_lines(file, "utf-8"), 1):
-            yield f"{stem}_{number:04d}", line if file.suffix == ".txt" else _field(file, number, line)
+        read = _plain_lines if _plain(file) else _json_lines
+        count = 0
+        try:
+            for text in read(file):
+                count += 1
+                yield f"{stem}_{count:04d}", text
+        except UserError as error:
+            yield f"{stem}_{count + 1:04d}", error
+
+
+def _plain_lines(file: Path) -> Iterable[str | UserError]:
+    return (line for _, line in lines.lines(file))
+
+
+def _json_lines(file: Path) -> Iterable[str | UserError]:
+    for number, row in lines.objects(file):
+        try:
+            text = lines.field(file, number, row, "text")
+            yield UserError(f"line {number} of '{file}': \"text\" is null") if text is None else text
+        except UserError as error:
+            yield error
 
 
 def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -154,10 +177,14 @@ def _files(path: str | Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"there is no text at '{path}'; give a .txt or .jsonl file or a folder of them")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in files if file.suffix in (".txt", ".jsonl")]
+    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
     if not files:
         raise UserError(f"'{path}' is neither a .txt nor a .jsonl file nor a folder of them")
     return files
+
+
+def _plain(file: Path) -> bool:
+    return file.suffix.lower() == ".txt"
 
 
 def _packed(sentences: Iterable[str], tokens: Tokens, longest: int) -> Iterable[str]:
@@ -194,28 +221,5 @@ def _parts(sentence: str, tokens: Tokens, longest: int) -> list[str]:
         wanted += 1
 
 
-def _sentences(lines: Iterable[str]) -> Document:
-    return [s for line in lines for s in _SENTENCE_END.split(" ".join(line.split())) if s]
-
-
-def _lines(file: Path, encoding: str) -> list[str]:
-    return [line.strip() for line in _text(file, encoding).splitlines() if line.strip()]
-
-
-def _text(file: Path, encoding: str) -> str:
-    try:
-        text = file.read_text(encoding=encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{file}' is not {encoding} text: byte {error.start} is {error.reason}") from error
-    except OSError as error:
-        raise UserError(f"cannot read '{file}': {error.strerror or error}") from error
-    if "\0" in text:
-        raise UserError(f"'{file}' holds zero bytes; it is no text file")
-    return text
-
-
-def _field(file: Path, number: int, line: str) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"line {number} of '{file}' is not an object with the key \"text\"") from error
+def _sentences(texts: Iterable[str]) -> Document:
+    return [s for line in texts for s in _SENTENCE_END.split(" ".join(line.split())) if s]

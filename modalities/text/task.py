@@ -177,10 +177,13 @@ class Text(Task):
 
     def inputs(self, source: FilePath) -> Iterable[tuple[str, Context | UserError]]:
         """Lines of text with gaps to fill, `the ___ of`: every `_` is one unknown token. *.txt, *.jsonl with the key
-        "text", or a folder of them."""
+        "text", or a folder of them. The reference is the line itself as code points, Long[1 m], for `write`."""
         for name, line in data.lines_of(source):
             try:
-                yield name, Context(anchor=self.gapped(line))
+                if isinstance(line, UserError):
+                    raise line
+                points = torch.tensor([[ord(character) for character in line]])
+                yield name, Context(anchor=self.gapped(line), reference=points)
             except UserError as error:
                 yield name, error
 
@@ -195,4 +198,11 @@ class Text(Task):
         return torch.tensor([ids])
 
     def write(self, x0: Tensor, context: Context, target: FilePath) -> FilePath:
-        return render.lines(texts_of(x0, context.mask, self.tokens), target.with_name(target.name + ".txt"))
+        """The text, one line; with a reference the line as it was given, to the letter, and its gaps filled."""
+        texts = texts_of(x0, context.mask, self.tokens)
+        if context.reference is not None and context.anchor is not None:
+            given = "".join(map(chr, context.reference[0].tolist()))
+            missing = x0[0][context.anchor[0].to(x0.device) == self.path.mask_id]
+            found = (self.tokens.decode([token]) for token in missing.tolist())
+            texts = ["".join(next(found) if c == GAP else c for c in given)]
+        return render.lines(texts, target.with_name(target.name + ".txt"))

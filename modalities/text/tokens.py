@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnidistill.data.lines import folded
 from omnidistill.errors import UserError
 
+MARKER = "\uffff"  # of a gap; no character of any text
 ALPHABET = " abcdefghijklmnopqrstuvwxyz.,;:?!'-0123456789"
 
 
@@ -46,18 +48,19 @@ class Tokens:
 
     def clean(self, text: str) -> str:
         """`text` in the alphabet's characters, white space as single spaces."""
-        text = text.lower() if self._small else text
-        if not self._known.issuperset(text):
-            text = "".join(c if c in self._known else self._nearest(c) for c in text)
-        return " ".join(text.split())
+        return " ".join(self._known_of(text).split())
 
     def clean_around(self, text: str, gap: str) -> list[str]:
         """The cleaned parts of `text` between its gaps, which keep the space beside a gap; ends are stripped."""
-        marker = "\uffff"
-        text = " ".join(text.split()).replace(gap, marker)
-        text = text.lower() if self._small else text
-        known = "".join(c if c in self._known or c == marker else self._nearest(c) for c in text)
-        return " ".join(known.split()).split(marker)
+        marked = MARKER.join(self._known_of(part) for part in text.split(gap))
+        return " ".join(marked.split()).split(MARKER)
+
+    def _known_of(self, text: str) -> str:
+        # Composed first: an accent that is a character of its own must not fall off as an unknown one.
+        text = folded(text.lower() if self._small else text)
+        if self._known.issuperset(text):
+            return text
+        return "".join(c if c in self._known else self._nearest(c) for c in text)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of cleaned text."""
@@ -92,6 +95,10 @@ class Tokens:
         return frozenset(self.alphabet)
 
     def _nearest(self, character: str) -> str:
+        """What is known of an unknown character: without accents, in small letters; a space where that is nothing. An
+        accent or a joiner that no letter was composed with is nothing by itself and breaks no word."""
+        if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+            return ""
         plain = unicodedata.normalize("NFKD", character)
         return "".join(c for c in plain if c in self._known) or " "
 

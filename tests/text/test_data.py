@@ -47,6 +47,16 @@ def test_own_text_may_be_a_file_json_lines_or_a_folder(tmp_path):
     assert data.own(tmp_path) == [["Six.", "Seven."], ["Eight."], plain]
 
 
+def test_scraped_json_lines_are_whole_documents_and_null_is_none(tmp_path, capsys):
+    file = tmp_path / "scraped.JSONL"
+    rows = ["One.", "Two\u2028three.", None, "Four\u0085five."]
+    page = "\ufeff" + "".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(page, encoding="utf-8")
+    (tmp_path / "B.TXT").write_text("Six.\n")
+    assert data.own(tmp_path) == [["Six."], ["One."], ["Two three."], ["Four five."]]
+    assert "1 lines with" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -55,6 +65,8 @@ def test_own_text_may_be_a_file_json_lines_or_a_folder(tmp_path):
         ("a.txt", b"one\0two", "zero bytes"),
         ("a.jsonl", b'{"text": "fine"}\n{"words": 3}', "line 2"),
         ("a.jsonl", b'{"text": ', "line 1"),
+        ("a.jsonl", b'{"text": 3}', "is a string, got a number"),
+        ("a.jsonl", b'{"text": null}', "holds no text"),
         ("a.doc", b"words", "neither"),
     ],
 )

@@ -88,6 +88,26 @@ def test_given_tokens_stay_and_gaps_are_filled_with_what_fits(task, taught, tmp_
     assert written.read_text() == "a small boat\n"
 
 
+def test_what_is_given_comes_back_to_the_letter(task, taught, tmp_path):
+    line = "  The O\u0301ld _ \u201cMAN\u201d\u2028saw\u00a0a_smal_\tboat!"
+    (tmp_path / "a.txt").write_text(line + "\n", encoding="utf-8")
+    ((name, context),) = task.inputs(tmp_path)
+    x0, _ = sample(task, taught, 4, 1, context)
+    written = task.write(x0, context, tmp_path / "out" / name).read_bytes().decode()
+    missing = x0[0][context.anchor[0] == task.path.mask_id]
+    filled = iter(task.tokens.decode(missing))
+    assert written == "".join(next(filled) if c == "_" else c for c in line) + "\n" and len(missing) == 3
+
+
+def test_a_bad_line_or_file_stops_no_other(task, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one _"}\n{"text": null}\n{"text": "two _"}\nnonsense\n')
+    (tmp_path / "b.txt").write_text("three _\n")
+    items = dict(task.inputs(tmp_path))
+    assert list(items) == ["a_0001", "a_0002", "a_0003", "a_0004", "b_0001"]
+    wrong = {name: str(item) for name, item in items.items() if isinstance(item, UserError)}
+    assert list(wrong) == ["a_0002", "a_0004"] and "null" in wrong["a_0002"] and "line 4" in wrong["a_0004"]
+
+
 def test_a_few_step_sampler_with_random_tokens_keeps_given_tokens_too(task, taught):
     context = Context(anchor=task.gapped("the old ___ saw a ____."))
     path = task.path.with_prior(0.4)

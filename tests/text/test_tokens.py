@@ -1,18 +1,32 @@
 """Text to ids and back, by characters and by byte pairs, and a tokenizer that travels in plain values."""
 
+import unicodedata
+
 import pytest
 import yaml
 
 from omnidistill.errors import UserError
 from omnidistill.modalities.text import merges as merges_command
 from omnidistill.modalities.text.task import Text
-from omnidistill.modalities.text.tokens import Tokens, learn_merges
+from omnidistill.modalities.text.tokens import ALPHABET, Tokens, learn_merges
 from omnidistill.random import generator
 
 
 def test_cleaning_keeps_the_alphabet_alone():
     assert Tokens().clean("  Café\tNo. 5 —  “so” ") == "cafe no. 5 so"
     assert Tokens(" aAbB").clean("AbBa xA") == "AbBa A"
+
+
+@pytest.mark.parametrize("alphabet", [ALPHABET, ALPHABET + "\u00e9\u00ef"])
+def test_composed_and_decomposed_accents_are_one_text(alphabet):
+    tokens = Tokens(alphabet)
+    for text in ("r\u00e9sum\u00e9s na\u00efve", "\u1e69q\u0307x"):
+        composed, apart = (tokens.clean(unicodedata.normalize(form, text)) for form in ("NFC", "NFD"))
+        assert composed == apart and len(composed) == len(
+            unicodedata.normalize("NFC", text).replace("\u0307", "")
+        )
+    assert "caf\u00e9".replace("\u00e9", tokens.clean("\u00e9")) == tokens.clean("cafe\u0301")
+    assert tokens.clean("soft\u00adly zero\u200dwidth") == "softly zerowidth"
 
 
 def test_ids_come_back_as_the_same_text():
