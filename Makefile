@@ -42,8 +42,9 @@ format: $(VENV)/dev.stamp ## rewrites the sources in the one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A worker for each core, each with one thread: two workers of two threads on two cores would stall each other.
 test: lint ## lint and the tests that take minutes together
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 slow: $(VENV)/dev.stamp ## the tests that are left out of `make test`
 	$(BIN)/python -m pytest -q -m slow

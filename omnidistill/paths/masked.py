@@ -19,7 +19,7 @@ class MaskedPath:
 
     Args:
         vocab: number of real tokens; they are 0 ... vocab - 1 and the mask is `mask_id = vocab`.
-        schedule: name or function alpha(t), see `omnidistill.paths.schedules`.
+        schedule_: name or function alpha(t), see `omnidistill.paths.schedules`.
         random_tokens: share of the prior's positions that hold a uniformly random token instead of the mask. A
             one-step student answers each position independently given its input, so an all-mask input would make
             its tokens independent of one another; random tokens are its source of variety (Zhu et al. 2025,
