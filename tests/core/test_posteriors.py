@@ -2,10 +2,22 @@
 
 import pytest
 import torch
-from torch.distributions import Categorical, kl_divergence
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
+from omnidistill import paths
 from omnidistill.errors import UserError
-from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior, PointPosterior, certain, detach, split
+from omnidistill.exact.gaussian_mixture import MixtureDenoiser
+from omnidistill.exact.mixture import Mixture
+from omnidistill.posteriors import (
+    IMPOSSIBLE,
+    CategoricalPosterior,
+    CertainTokens,
+    MixturePosterior,
+    PointPosterior,
+    certain,
+    detach,
+    split,
+)
 
 F64 = torch.float64
 TOKEN_KINDS = ["nll", "forward", "backward", "jsd", "tv", "l2"]
@@ -198,3 +210,172 @@ def test_samples_of_a_categorical_follow_it(g):
     expected = belief.probs[0, 0].double()
     assert float(found[2]) == 0.0
     assert bool(((found - expected).abs() <= 4 * (expected * (1 - expected) / 100_000).sqrt()).all())
+
+
+@pytest.mark.parametrize("kind", TOKEN_KINDS)
+def test_infinite_logits_are_impossible_tokens(kind, g):
+    """A teacher that writes -inf where it rules a token out is the one that writes `IMPOSSIBLE`, gradients too."""
+    a, b = logits(g, 3, 4, 6), logits(g, 3, 4, 6)
+    found = []
+    for low in (-torch.inf, IMPOSSIBLE):
+        mine, target = a.clone(), b.clone()
+        mine[..., 0], target[..., 0], target[:, 1, 3] = low, low, low
+        mine.requires_grad_()
+        value = CategoricalPosterior(mine).divergence(CategoricalPosterior(target), kind)
+        found.append((value, torch.autograd.grad(value.sum(), mine)[0]))
+    for infinite, finite in zip(*found, strict=True):
+        assert bool(torch.isfinite(infinite).all())
+        torch.testing.assert_close(infinite, finite, rtol=1e-9, atol=1e-9)
+
+
+def test_infinite_logits_mix_and_guide_with_finite_gradients(g):
+    a, b = logits(g, 2, 3, 5), logits(g, 2, 3, 5)
+    a[..., 0], b[..., 0], b[..., 1] = -torch.inf, -torch.inf, -torch.inf
+    a.requires_grad_()
+    mine, other = CategoricalPosterior(a), CategoricalPosterior(b)
+    beliefs = [mine.blend(other, torch.full((2,), w)) for w in (0.0, 0.5, 1.0)]
+    beliefs += [mine.guide(other, torch.tensor(s)) for s in (1.0, 3.0)] + [
+        other.guide(mine, torch.tensor(3.0))
+    ]
+    for belief in beliefs:
+        gradient = torch.autograd.grad((belief.probs * torch.arange(5.0)).sum(), a, retain_graph=True)[0]
+        assert bool(torch.isfinite(belief.logits).all()) and bool(torch.isfinite(gradient).all())
+        assert float(belief.probs[..., 0].detach().abs().max()) == 0.0
+    # Where nothing can be extrapolated from, the conditional belief decides instead of taking everything.
+    alone = mine.guide(other, torch.tensor(3.0)).probs[..., 1]
+    assert bool((alone > 0).all()) and bool((alone < 1).all())
+
+
+def test_backward_and_l2_are_bounded_against_certainty(g):
+    a = logits(g, 4, 6, 5).requires_grad_()
+    target = certain(torch.randint(5, (4, 6), generator=g), 5)
+    for kind, most in (("backward", 16.0), ("l2", 5 * 128.0)):
+        value = CategoricalPosterior(a).divergence(target, kind)
+        gradient = torch.autograd.grad(value.sum(), a)[0]
+        assert 0.0 < float(value.max()) < most and float(gradient.abs().max()) < most
+    fake = CategoricalPosterior(a.detach()).gap(target, "reverse")
+    expected = torch.autograd.grad(CategoricalPosterior(a).divergence(target, "backward").sum(), a)[0]
+    torch.testing.assert_close(fake, expected.to(fake), rtol=1e-6, atol=1e-6)
+
+
+def test_a_certain_target_is_gathered_not_written_out(g, monkeypatch):
+    x0, a = torch.randint(5, (4, 6), generator=g), logits(g, 4, 6, 5)
+    mine, written = CategoricalPosterior(a), CategoricalPosterior(certain(x0, 5).logits.double())
+    expected = {kind: mine.divergence(written, kind) for kind in ("nll", "forward", "jsd", "tv")}
+    gap = written.gap(mine)
+
+    def refuse(self):
+        raise AssertionError("a table of b n k numbers was written out")
+
+    monkeypatch.setattr(CertainTokens, "logits", property(refuse))
+    sure = certain(x0, 5)
+    for kind, value in expected.items():
+        torch.testing.assert_close(mine.divergence(sure, kind), value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(sure.gap(mine), gap)
+    assert torch.equal(sure.sample(g), x0) and torch.equal(sure[1:3].sample(g), x0[1:3])
+    assert torch.equal(sure.distance(x0.roll(1, 0)), (x0 != x0.roll(1, 0)).float())
+    torch.testing.assert_close(mine.log_prob(x0), Categorical(logits=a).log_prob(x0))
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 1.0])
+def test_the_gradient_of_a_blend_with_respect_to_its_weight(at, g):
+    a, b = CategoricalPosterior(logits(g, 2, 5)), CategoricalPosterior(logits(g, 2, 5))
+    w = torch.tensor(at, dtype=F64, requires_grad=True)
+    found = torch.autograd.grad(a.blend(b, w).logits.sum(), w)[0]
+    mixed = at * a.probs + (1 - at) * b.probs
+    torch.testing.assert_close(found, ((a.probs - b.probs) / mixed).sum())
+
+
+def test_pull_takes_a_weight_a_sample(g):
+    direction, weight = torch.randn(3, 4, 5, dtype=F64, generator=g), torch.tensor([0.5, 2.0, 0.0], dtype=F64)
+    for belief in (PointPosterior, CategoricalPosterior):
+        p = torch.randn(3, 4, 5, dtype=F64, generator=g, requires_grad=True)
+        found = torch.autograd.grad(belief(p).pull(direction, weight).sum(), p)[0]
+        torch.testing.assert_close(found, weight[:, None, None] * direction)
+
+
+def test_log_prob_is_minus_the_nll_of_certainty(g):
+    x0 = torch.randn(2, 3, dtype=F64, generator=g)
+    point = PointPosterior(torch.randn(2, 3, dtype=F64, generator=g))
+    torch.testing.assert_close(point.log_prob(x0), -point.divergence(certain(x0), "nll"))
+    same = point.after(x0, 0.1, paths.rectified_flow())
+    assert same is point
+
+
+# --- mixtures -----------------------------------------------------------------------------------------------------
+
+
+def mixture(g, b=3, k=4, c=2, *positions):
+    means = torch.randn(b, k, c, *positions, dtype=F64, generator=g)
+    weights, log_std = (torch.randn(b, k, *positions, dtype=F64, generator=g) for _ in range(2))
+    return means, weights, 0.3 * log_std
+
+
+def test_a_mixture_against_torch_distributions(g):
+    means, weights, log_std = mixture(g)
+    belief = MixturePosterior.of(means, weights, log_std)
+    reference = MixtureSameFamily(
+        Categorical(logits=weights), Independent(Normal(means, log_std.exp()[..., None].expand_as(means)), 1)
+    )
+    x0 = torch.randn(3, 2, dtype=F64, generator=g)
+    torch.testing.assert_close(belief.log_prob(x0).sum(1), reference.log_prob(x0))
+    torch.testing.assert_close(belief.divergence(certain(x0)), -belief.log_prob(x0))
+    torch.testing.assert_close(belief.mean, reference.mean)
+    torch.testing.assert_close(belief.distance(x0), (x0 - reference.mean).abs())
+    many = MixturePosterior.of(*(part[:1].expand(40_000, *part.shape[1:]) for part in mixture(g)))
+    drawn = many.sample(g)
+    error = (drawn.mean(0) - many.mean[0]) / (drawn.std(0) / 200)
+    assert float(error.abs().max()) < 4
+    half, rest = split(belief, 2)
+    torch.testing.assert_close(torch.cat((half.log_prob(x0[:2]), rest.log_prob(x0[2:]))), belief.log_prob(x0))
+
+
+def test_a_mixture_of_positions_is_many_mixtures(g):
+    means, weights, log_std = mixture(g, 2, 3, 2, 4, 5)
+    belief, x0 = MixturePosterior.of(means, weights, log_std), torch.randn(2, 2, 4, 5, dtype=F64, generator=g)
+    one = MixturePosterior.of(means[..., 1, 2], weights[..., 1, 2], log_std[..., 1, 2])
+    torch.testing.assert_close(belief.log_prob(x0)[..., 1, 2], one.log_prob(x0[..., 1, 2]))
+    assert belief.sample(g).shape == x0.shape == belief.mean.shape
+
+
+def test_mixtures_blend_guide_and_pull(g):
+    a, b = MixturePosterior.of(*mixture(g)), MixturePosterior.of(*mixture(g))
+    w, x0 = torch.tensor([0.0, 0.25, 1.0], dtype=F64), torch.randn(3, 2, dtype=F64, generator=g)
+    joint = [2 * belief.log_prob(x0)[:, 0] for belief in (a, b, a.blend(b, w))]
+    torch.testing.assert_close(joint[2].exp(), w * joint[0].exp() + (1 - w) * joint[1].exp())
+    scale = torch.tensor([1.0, 3.0, 0.0], dtype=F64)
+    torch.testing.assert_close(a.guide(b, scale).mean, b.mean + scale[:, None] * (a.mean - b.mean))
+    means, *rest = mixture(g)
+    shift = torch.zeros(3, 1, 2, dtype=F64, requires_grad=True)  # moving every component moves the mean
+    pulled = MixturePosterior.of(means + shift, *rest).pull(a.gap(b), w)
+    torch.testing.assert_close(torch.autograd.grad(pulled.sum(), shift)[0][:, 0], w[:, None] * a.gap(b))
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "vp_cosine", "edm"])
+def test_a_mixture_asked_again_is_the_exact_belief_at_the_later_state(name, g):
+    """q(x0 | x_t) of a known mixture, asked at x_r without a call, is E[x0 | x_r] in closed form, for any x_r."""
+    path = getattr(paths, name)()
+    means = torch.tensor([[1.0, 0.5], [-1.0, 0.0], [0.3, -1.2]], dtype=F64)
+    data = Mixture(means, 0.2, torch.tensor([0.5, 0.3, 0.2], dtype=F64))
+    exact = MixtureDenoiser(path, data)
+    t, r = (torch.tensor(u, dtype=F64) for u in ([0.7, 0.5, 0.9, 0.6], [0.6, 0.1, 0.2, 0.6]))
+    x0, _ = data.sample(torch.full((4,), data.count), g)
+    x_t = path.corrupt(x0, t, g=g)
+    x_r = path.bridge(x_t, x0, t, r)
+    alpha, _, sigma = (c[:, None] if c is not None else None for c in path.coefficients(t))
+    variance = (alpha * data.std) ** 2 + sigma**2
+    own = means + (alpha * data.std**2 / variance)[:, :, None] * (x_t[:, None] - alpha[:, :, None] * means)
+    log_std = (data.std * sigma / variance.sqrt()).log().expand(4, 3)
+    log_w = data.log_joint(x_t, alpha[:, 0], sigma[:, 0])
+    belief = MixturePosterior.of(own, log_w, log_std, x_t, t)
+    torch.testing.assert_close(belief.mean, exact(x_t, t).mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(belief.after(x_r, r, path).mean, exact(x_r, r).mean, rtol=1e-7, atol=1e-8)
+    # Twice, by way of a state between.
+    s = 0.5 * r
+    x_s = path.bridge(x_r, x0, r, s)
+    twice = belief.after(x_r, r, path).after(x_s, s, path)
+    torch.testing.assert_close(twice.mean, exact(x_s, s).mean, rtol=1e-7, atol=1e-8)
+    # Where nothing is left of the noise it is the state.
+    torch.testing.assert_close(belief.after(x0, 0.0, path).mean, x0, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match="state and time"):
+        MixturePosterior.of(own, log_w, log_std).after(x_r, r, path)

@@ -1,0 +1,38 @@
+"""What a denoiser returns: a belief about the clean sample. A point (the posterior mean), a categorical per token, or
+a Gaussian mixture.
+
+Objectives are written against the methods of `Posterior`, never against the class: that is what lets one
+implementation of a family serve latents, coordinates and tokens.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from omnidistill.errors import UserError
+from omnidistill.posteriors.base import P, Posterior, detach, split
+from omnidistill.posteriors.categoricals import IMPOSSIBLE, CategoricalPosterior, CertainTokens
+from omnidistill.posteriors.mixtures import MixturePosterior
+from omnidistill.posteriors.points import PointPosterior
+
+__all__ = [
+    "IMPOSSIBLE",
+    "CategoricalPosterior",
+    "CertainTokens",
+    "MixturePosterior",
+    "P",
+    "PointPosterior",
+    "Posterior",
+    "certain",
+    "detach",
+    "split",
+]
+
+
+def certain(x0: Tensor, classes: int | None = None) -> Posterior:
+    """The belief that x0 is exactly this: a point for real numbers, a certain categorical for tokens."""
+    if classes is None:
+        return PointPosterior(x0)
+    if x0.is_floating_point():
+        raise UserError(f"tokens must be integers, got {x0.dtype}; pass token ids of shape (batch, length)")
+    return CertainTokens(x0, classes)

@@ -1,0 +1,168 @@
+"""A Gaussian mixture per position: a belief with a spread, which can be asked again at a later state without a call."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from omnidistill.errors import UserError, unknown
+from omnidistill.posteriors.base import like, towards
+from omnidistill.random import categorical, normal
+
+if TYPE_CHECKING:
+    from omnidistill.paths import Path
+
+
+@dataclass(frozen=True)
+class MixturePosterior:
+    """`q(x0 | x_t) = sum_k w_k N(mu_k, s_k^2 I)` over the c channels of every position of `x0: Float[b c ...]`;
+    positions are independent (Chen et al. 2025, GMFlow). For vectors `Float[b d]` there is one position.
+
+    Attributes:
+        parameters: Float[b k*(c+2) ...], a network's output: k means of c channels, k logits of the weights, k
+            logarithms of the standard deviations.
+        components: k.
+        x_t, t: the state and time that the question was about, needed by `after` alone; Float[b c ...], Float64[b].
+    """
+
+    parameters: Tensor
+    components: int
+    x_t: Tensor | None = None
+    t: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        means: Tensor,
+        log_weights: Tensor,
+        log_std: Tensor,
+        x_t: Tensor | None = None,
+        t: Tensor | None = None,
+    ) -> MixturePosterior:
+        """From its parts: means Float[b k c ...], log_weights and log_std Float[b k ...]."""
+        packed = torch.cat((means.flatten(1, 2), log_weights, log_std), 1)
+        return cls(packed, means.shape[1], x_t, t)
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(means Float[b k c ...], log w Float[b k ...], log s Float[b k ...])."""
+        k = self.components
+        channels, rest = divmod(self.parameters.shape[1], k)
+        if rest or channels < 3:
+            raise UserError(
+                f"a mixture of {k} components of c channels has {k} * (c + 2) parameters, "
+                f"got {self.parameters.shape[1]}"
+            )
+        means, weights, log_std = self.parameters.split((k * (channels - 2), k, k), 1)
+        return means.unflatten(1, (k, channels - 2)), weights.log_softmax(1), log_std
+
+    @property
+    def mean(self) -> Tensor:
+        """Float[b c ...]: `sum_k w_k mu_k`."""
+        means, log_w, _ = self._parts()
+        return (log_w.exp().unsqueeze(2) * means).sum(1)
+
+    def replace(self, parameters: Tensor) -> MixturePosterior:
+        return replace(self, parameters=parameters)
+
+    def __getitem__(self, rows: slice) -> MixturePosterior:
+        x_t = None if self.x_t is None else self.x_t[rows]
+        t = None if self.t is None else self.t[rows] if self.t.ndim else self.t
+        return MixturePosterior(self.parameters[rows], self.components, x_t, t)
+
+    def sample(self, g: torch.Generator | None = None, mask: Tensor | None = None) -> Tensor:
+        """A draw; the gradient flows through the chosen component's mean and spread, not through the choice."""
+        means, log_w, log_std = self._parts()
+        probs = log_w.detach().double().exp().movedim(1, -1)
+        # One choice a position: drawn where any channel of it is real.
+        real = None if mask is None else mask.expand_as(means[:, 0]).any(1)
+        chosen = categorical(probs, g, real).unsqueeze(1)
+        mu = means.gather(1, chosen.unsqueeze(2).expand_as(means[:, :1])).squeeze(1)
+        return mu + log_std.gather(1, chosen).exp() * normal(mu, g, mask)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        """The log-density of a position, shared out evenly over its channels: their sum is the joint one."""
+        means, log_w, log_std = self._parts()
+        c = means.shape[2]
+        square = (x0.unsqueeze(1) - means).square().sum(2)
+        log_normal = -0.5 * square * (-2.0 * log_std).exp() - c * (log_std + 0.5 * math.log(2 * math.pi))
+        return ((log_w + log_normal).logsumexp(1) / c).unsqueeze(1).expand_as(x0)
+
+    def divergence(self, target: object, kind: str = "nll", mask: Tensor | None = None) -> Tensor:
+        """`nll`: minus the log-density of the target's mean (of a point: x0 itself). `l2`: half the squared distance of
+        the means."""
+        mean: Tensor = target.mean  # type: ignore[attr-defined]
+        if kind == "nll":
+            return -self.log_prob(mean)
+        if kind == "l2":
+            return 0.5 * (self.mean - mean).square()
+        raise unknown("divergence of a mixture", kind, ("nll", "l2"))
+
+    def pull(self, direction: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        return towards(self.mean, like(weight, direction) * direction)
+
+    def gap(self, real: MixturePosterior, kind: str = "forward") -> Tensor:
+        return self.mean - real.mean
+
+    def distance(self, x0: Tensor) -> Tensor:
+        return (x0 - self.mean).abs()
+
+    def blend(self, other: MixturePosterior, weight: Tensor) -> MixturePosterior:
+        """A mixture of both beliefs' components; weight is a number, Float[b], or one a position, Float[b 1 ...]."""
+        (mean_a, log_a, std_a), (mean_b, log_b, std_b) = self._parts(), other._parts()
+        tiny = torch.finfo(log_a.dtype).tiny
+        w = like(weight, log_a).clamp(tiny, 1.0)
+        rest = (1.0 - like(weight, log_a)).clamp_min(tiny)
+        log_w = torch.cat((w.log() + log_a, rest.log() + log_b), 1)
+        return MixturePosterior.of(
+            torch.cat((mean_a, mean_b), 1), log_w, torch.cat((std_a, std_b), 1), self.x_t, self.t
+        )
+
+    def guide(self, unconditional: MixturePosterior, scale: Tensor) -> MixturePosterior:
+        """The conditional mixture moved as a whole, so that its mean is the guided one; its spread stays."""
+        means, log_w, log_std = self._parts()
+        move = (like(scale, self.mean) - 1.0) * (self.mean - unconditional.mean)
+        return MixturePosterior.of(means + move.unsqueeze(1), log_w, log_std, self.x_t, self.t)
+
+    def after(self, x_r: Tensor, r: Tensor | float, path: Path) -> MixturePosterior:
+        """`q(x0 | x_r) ~ q(x0 | x_t) p(x_r | x0) / p(x_t | x0)`, again a mixture (Chen et al. 2025, pi-Flow).
+
+        With `l = alpha_r^2/sigma_r^2 - alpha_t^2/sigma_t^2 >= 0` and `h = alpha_r x_r/sigma_r^2 -
+        alpha_t x_t/sigma_t^2` each component has the precision `1/s^2 + l`, the mean `(mu + s^2 h) / (1 + s^2 l)` and
+        the weight `w (1 + s^2 l)^(-c/2) exp(-(l |mu|^2 - 2 h mu - s^2 |h|^2) / (2 (1 + s^2 l)))`. Computed in float64.
+        If q is the true belief at t, this is the true one at r.
+        """
+        if self.x_t is None or self.t is None:
+            raise UserError(
+                "a mixture must know the state and time it is about: give x_t and t to be asked again"
+            )
+        if "gaussian" not in path.offers or "anchored" in path.offers:
+            raise UserError(f"a mixture is asked again on Gaussian paths without an anchor, got {path}")
+        means, log_w, log_std = (part.double() for part in self._parts())
+        c = means.shape[2]
+        at = torch.as_tensor(r, dtype=torch.float64, device=means.device)
+        a_r, s_r = _coefficients(path, at, means)
+        a_t, s_t = _coefficients(path, self.t, means)
+        x, x_r_ = self.x_t.double().unsqueeze(1), x_r.double().unsqueeze(1)
+        precision = a_r**2 / s_r**2 - a_t**2 / s_t**2
+        pull = a_r * x_r_ / s_r**2 - a_t * x / s_t**2
+        variance = (2.0 * log_std).exp().unsqueeze(2)
+        shrink = 1.0 + variance * precision
+        mean = (means + variance * pull) / shrink
+        energy = precision * means.square() - 2.0 * pull * means - variance * pull.square()
+        shrunk = shrink.squeeze(2).log()
+        log_w = log_w - 0.5 * (energy / shrink).sum(2) - 0.5 * c * shrunk
+        dtype = self.parameters.dtype
+        parts = (part.to(dtype) for part in (mean, log_w.log_softmax(1), log_std - 0.5 * shrunk))
+        return MixturePosterior.of(*parts, x_r, at)
+
+
+def _coefficients(path: Path, t: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, shaped to broadcast against `means: Float[b k c ...]`.
+
+    At sigma = 0 the belief is x_r itself; a noise this far below any spread gives it to six digits."""
+    alpha, _, sigma = path.coefficients(t)  # type: ignore[attr-defined]
+    return like(alpha, means), like(sigma.clamp_min(1e-5), means)
