@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from omnidistill.errors import UserError
 
 DATA_SET = "asterisk_en"
 RATE = 16000
+LARGEST = 64 << 20  # bytes of transcripts, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,18 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: a line of another form.
     """
-    raw = Path(path).read_bytes()
-    lines = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8").splitlines()
+    try:
+        with Path(path).open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else Path(path).open("rb") as file:
+            raw = file.read(LARGEST + 1)
+        text = raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the transcripts {path}: {' '.join(str(error).split())}") from error
+    if len(raw) > LARGEST:
+        raise UserError(f"the transcripts {path} are longer than {LARGEST} bytes")
     found = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.startswith(";"):
             continue
         name, colon, text = line.partition(":")

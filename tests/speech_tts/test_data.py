@@ -56,7 +56,7 @@ def test_no_corpus(tmp_path):
     with pytest.raises(UserError, match=r"neither metadata.csv"):
         data.listed(tmp_path)
     (tmp_path / "bad.jsonl").write_text("{\n")
-    with pytest.raises(UserError, match="line 1: expected"):
+    with pytest.raises(UserError, match=r"line 1 .*bad\.jsonl"):
         data.listed(tmp_path / "bad.jsonl")
 
 
@@ -138,9 +138,10 @@ def test_sentences_to_say(tmp_path):
     rows.write_text('{"text": "One.", "id": "../first"}\n{"text": "Two!"}\n')
     assert list(sentences(plain)) == [("lines_001", "One."), ("lines_002", "Two!")]
     assert list(sentences(rows)) == [("first", "One."), ("rows_002", "Two!")], "names stay in their folder"
-    rows.write_text('{"say": "One."}\n')
-    with pytest.raises(UserError, match="line 1: expected"):
-        list(sentences(rows))
+    rows.write_text('{"say": "One."}\n{"text": null}\n{"text": "Two (and\u2028three)."}\n')
+    wrong, null, fine = sentences(rows)
+    assert "line 1" in str(wrong[1]) and "null" in str(null[1])
+    assert fine == ("rows_003", "Two , and\u2028three, .")
     plain.write_text("\n")
     for file, says in ((plain, "holds no sentence"), (tmp_path / "none.txt", "is no file")):
         with pytest.raises(UserError, match=says):

@@ -13,7 +13,6 @@ Paths are relative to the file's folder. The split is by transcript: see `held_o
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from omnidistill.data import lines
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import read_audio
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
@@ -211,29 +211,22 @@ def _filelist(file: Path) -> Iterable[Spoken]:
 
 
 def _manifest(file: Path) -> Iterable[Spoken]:
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
+    form = '{"audio": path, "text": sentence}'
+    missing = 0
+    for number, row in lines.objects(file):
         try:
-            row = json.loads(line)
-            path, text = Path(row["audio"]), str(row["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f'{file}, line {number}: expected {{"audio": path, "text": sentence}}') from error
-        yield Spoken(path.stem, text, _found(file.parent / path, number))
+            path, text = (lines.field(file, number, row, key) for key in ("audio", "text"))
+        except UserError as error:
+            raise UserError(f"{error}; expected {form}") from error
+        if path is None or text is None:
+            missing += 1
+            continue
+        yield Spoken(Path(path).stem, text, _found(file.parent / path, number))
+    lines.left_out(file, missing, "lines with null")
 
 
 def _rows(file: Path) -> Iterable[tuple[int, list[str]]]:
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if line.strip():
-            yield number, line.split("|")
-
-
-def read_text(file: Path) -> str:
-    """The text of a UTF-8 file; a UserError where it cannot be read."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+    return ((number, line.split("|")) for number, line in lines.lines(file))
 
 
 def _found(path: Path, line: int) -> Path:

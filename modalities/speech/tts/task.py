@@ -247,6 +247,8 @@ class TextToSpeech(Task):
         """Sentences, one a line of a text file or `{"text": ..., "id": ...}` a line of a jsonl file."""
         for name, text in sentences(source):
             try:
+                if isinstance(text, UserError):
+                    raise text
                 mu = self.front_end.spoken(text, self._slowness)
             except UserError as error:
                 yield name, error

@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 
 from omnidistill.errors import UserError
+from omnidistill.modalities.speech.tts import said
+from omnidistill.modalities.speech.tts.letters import plain
 from omnidistill.modalities.speech.tts.lexicon import PHONEMES, Lexicon
 
 PADDING, PAUSE = "_", ","
@@ -20,11 +22,6 @@ SYMBOLS = (*PADDING, *PAUSE, *" '", *"abcdefghijklmnopqrstuvwxyz", *HALVES)
 _INDEX = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 
 # fmt: off
-_ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 # How a letter that stands alone is called; `a` and `i` are words.
 _NAMES = {
     "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch", "j": "jay", "k": "kay",
@@ -32,47 +29,23 @@ _NAMES = {
     "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee",
 }
 # fmt: on
-_SIGNS = {
-    "&": " and ",
-    "%": " percent ",
-    "@": " at ",
-    "#": " pound ",
-    "*": " star ",
-    "+": " plus ",
-    "=": " equals ",
-}
-
-
-def number(value: int) -> str:
-    """0 <= value < 1000000 in words: 28 is `twenty eight`."""
-    if value < 20:
-        return _ONES[value]
-    if value < 100:
-        tens, ones = divmod(value, 10)
-        return _TENS[tens - 2] + (f" {_ONES[ones]}" if ones else "")
-    unit, word = (1000, "thousand") if value >= 1000 else (100, "hundred")
-    many, rest = divmod(value, unit)
-    return f"{number(many)} {word}" + (f" {number(rest)}" if rest else "")
 
 
 def normalise(text: str) -> str:
     """Lower-case words with `, ` where a speaker pauses; what stands in brackets is a remark and not spoken.
 
-    Numbers of up to two digits are read as numbers and longer ones digit by digit, as a telephone says them.
-    Capitals in which no vowel follows a consonant are spelled (`P.M.`, `PBX`, `USB`; `PIN` is a word), and a letter is
-    written as it is called. `normalise` of its own answer changes nothing.
+    Numbers, signs and abbreviations are said as `said.words` has it. Capitals in which no vowel follows a consonant are
+    spelled (`P.M.`, `PBX`, `USB`; `PIN` is a word), and a letter is written as it is called. `normalise` of its own
+    answer changes nothing.
     """
-    text = re.sub(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>", " ", text)
+    text = re.sub(r"\[[^\]]*\]|\([^)]*\)|<[a-zA-Z/][^<>]*>", " ", plain(text))
+    text = said.words(text)
     text = re.sub(r"\b(?:[A-Za-z]\.){2,}", lambda found: " ".join(found[0].replace(".", "")) + " ", text)
     text = re.sub(
         r"\b(?![A-Z]*[B-DF-HJ-NP-TV-XZ][AEIOUY])[A-Z]{2,5}\b", lambda found: " ".join(found[0]), text
     )
-    text = re.sub(r"(\d)\.(?=\d)", r"\1 point ", text)
-    text = re.sub(r"\d+", _spoken, text).lower().replace("\u2019", "'")
-    for sign, word in _SIGNS.items():
-        text = text.replace(sign, word)
-    text = re.sub(r"[.,;:!?\u2026]+", PAUSE, text)
-    text = re.sub(r"[^a-z', ]+", " ", text)
+    text = re.sub(r"[.,;:!?]+", PAUSE, text.lower())
+    text = re.sub(r"[^a-z', ]+|(?<![a-z])'(?![a-z])", " ", text).strip(" ,'")
     text = re.sub(r"(?<![a-z'])[b-hj-z](?![a-z'])", lambda found: _NAMES[found[0]], text)
     words = re.sub(r"\s*,[\s,]*", f"{PAUSE} ", re.sub(r"\s+", " ", text))
     return words.strip(" ,'")
@@ -96,9 +69,3 @@ def encode(text: str, lexicon: Lexicon | None = None) -> list[int]:
 def halves(phonemes: Sequence[str]) -> list[str]:
     """Each phoneme as its beginning and its end: a diphthong or a plosive is no single sound."""
     return [phoneme + half for phoneme in phonemes for half in "<>"]
-
-
-def _spoken(found: re.Match[str]) -> str:
-    digits = found[0]
-    words = number(int(digits)) if len(digits) <= 2 else " ".join(_ONES[int(digit)] for digit in digits)
-    return f" {words} "
