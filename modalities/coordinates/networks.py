@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
-from omnidistill.networks.transformer import TimeEmbedding, Trunk, turns
+from omnidistill.networks.embeddings import TimeEmbedding, zero
+from omnidistill.networks.forward_mode import exact, layer_norm
+from omnidistill.networks.transformer import Trunk, turns
 
 BOND = 0.38
 """Length of a step along the chain in units of 10 Angstrom: between two CA atoms."""
@@ -64,9 +66,7 @@ class ChainNetwork(nn.Module):
         self.time = TimeEmbedding(width)
         self.before = nn.ModuleList(Convolution(width) for _ in range(blocks))
         self.after = nn.ModuleList(Convolution(width) for _ in range(blocks))
-        self.last = nn.Linear(width, patch * (3 + 2 * reach))
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zero(nn.Linear(width, patch * (3 + 2 * reach)))
         cos, sin = turns(self.tokens, width // heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -89,7 +89,7 @@ class ChainNetwork(nn.Module):
         if mask is None and n > self.points:
             raise UserError(f"this network was built for at most {self.points} points, got {n}")
         real = torch.ones_like(x[..., :1]) if mask is None else mask.expand(*x.shape[:2], 1).to(x.dtype)
-        sigma = (4.0 * t.float()).exp()[:, None, None]
+        sigma = (4.0 * exact(t)).to(x.dtype).exp()[:, None, None]
         # What is not finite in padding would survive a product with zero.
         x = _centred(x if mask is None else x.masked_fill(~mask, 0.0), real)
         steps = _steps(x, real, self.reach) / (2.0 * sigma**2 + BOND**2).sqrt().unsqueeze(-1)
@@ -112,7 +112,7 @@ class ChainNetwork(nn.Module):
         for block in self.after:
             h = block(h, film, there)
         with torch.autocast(x.device.type, enabled=False):
-            out = self.last(F.layer_norm(h.float(), h.shape[-1:]))
+            out = self.last(layer_norm(exact(h)))
             out = out.reshape(len(x), -1, 3 + 2 * self.reach)[:, :n]
             moved = out[..., :3] + (out[..., 3:].unsqueeze(-1) * steps).sum(-2)
         return _centred(moved, real)
@@ -126,15 +126,13 @@ class Convolution(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.film = nn.Linear(width, 2 * width)
+        self.film = zero(nn.Linear(width, 2 * width))
         self.inner, self.outer = nn.Linear(3 * width, width), nn.Linear(width, width)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
 
     def forward(self, h: Tensor, film: Tensor, real: Tensor) -> Tensor:
         """h: Float[b n width]; film: Float[b width]; real: Float[b n 1], 0 at padding."""
         scale, shift = self.film(film).unsqueeze(1).chunk(2, -1)
-        x = torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), 1.0 + scale) * real
+        x = torch.addcmul(shift, layer_norm(h), 1.0 + scale) * real
         x = F.pad(x, (0, 0, 1, 1))
         x = torch.cat((x[:, :-2], x[:, 1:-1], x[:, 2:]), -1)
         return h + self.outer(F.gelu(self.inner(x), approximate="tanh")) * real

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
-from omnidistill.networks.transformer import TimeEmbedding
+from omnidistill.networks.embeddings import TimeEmbedding, told, zero
+from omnidistill.networks.forward_mode import layer_norm
 
 
 class Block(nn.Module):
@@ -34,9 +35,9 @@ class Block(nn.Module):
     def forward(self, h: Tensor, real: Tensor | None) -> Tensor:
         """h: Float[b n width]; real: Float[b n 1], 1 where an element is real and 0 in padding."""
         count, length, width = h.shape
-        x = self.norm(h).to(h.dtype)
+        x = layer_norm(h, self.norm.weight, self.norm.bias).to(h.dtype)
         x = x if real is None else x * real
-        x = self.conv(x.view(count, 1, length, width).permute(0, 3, 1, 2))
+        x = self.conv(x.unsqueeze(1).permute(0, 3, 1, 2))
         x = x.permute(0, 2, 3, 1).reshape(count, length, width)
         return h + self.out(F.gelu(x))  # exact: the tanh form takes three times as long on processors
 
@@ -52,7 +53,7 @@ class Trunk(nn.Module):
     def forward(self, h: Tensor, real: Tensor | None) -> Tensor:
         for block in self.blocks:
             h = block(h, real)
-        return self.norm(h)
+        return layer_norm(h, self.norm.weight, self.norm.bias)
 
 
 class TextNetwork(nn.Module):
@@ -88,9 +89,7 @@ class TextNetwork(nn.Module):
         self.tokens = nn.Embedding(vocab + 1, width)
         self.time = TimeEmbedding(width)
         self.trunk = Trunk(width, kernel, dilations)
-        self.head = nn.Linear(width, vocab)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero(nn.Linear(width, vocab))
         # Made last: the layers above draw the same initial weights with and without them.
         self.target_time = TimeEmbedding(width, silent=True) if target_time else None
         self.guidance = TimeEmbedding(width, silent=True) if guidance else None
@@ -105,14 +104,7 @@ class TextNetwork(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """x: Long[b n] in 0 ... k; t: Float[b]; mask: Bool[b n], True where a token is real -> logits Float[b n k]."""
-        told = self.time(t)
-        seconds = (("target_time", self.target_time, target_time), ("guidance", self.guidance, guidance))
-        for name, module, value in seconds:
-            if value is not None:
-                if module is None:
-                    raise UserError(f"this network was built with {name}=False and cannot take {name}")
-                told = told + module(value)
-        h = self.tokens(x) + told.unsqueeze(1)
+        h = self.tokens(x) + told(self, t, None, target_time, guidance).unsqueeze(1)
         if torch.is_autocast_enabled(x.device.type):
             h = h.to(torch.get_autocast_dtype(x.device.type))  # the sums between blocks, too
         real = None if mask is None else mask.unsqueeze(-1).to(h.dtype)

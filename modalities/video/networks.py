@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from omnidistill.networks.grid import Embedding, zero
-from omnidistill.networks.unet import UNet
+from omnidistill.networks.embeddings import zero
+from omnidistill.networks.unet import UNet, embedding
 
 MAP_WIDTH = 64
 
@@ -52,7 +52,7 @@ class ClipUNet(nn.Module):
             guidance=guidance,
         )
         self.feature_channels = self.unet.feature_channels
-        self.time = Embedding(MAP_WIDTH, 1.0)
+        self.time = embedding(MAP_WIDTH)
         self.map = zero(nn.Linear(MAP_WIDTH, frames * frames))
 
     def forward(
@@ -71,4 +71,4 @@ class ClipUNet(nn.Module):
             x.device.type, enabled=False
         ):  # what is carried over as it is, is not to be rounded
             mixing = self.map(self.time(t)).unflatten(1, (1, frames, frames))
-            return out.unflatten(1, x.shape[1:3]).to(x.dtype) + (mixing @ x.flatten(3)).view_as(x)
+            return out.unflatten(1, x.shape[1:3]).to(x.dtype) + (mixing @ x.flatten(3)).reshape(x.shape)

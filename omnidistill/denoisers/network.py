@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.context import Context
+from omnidistill.denoisers.answers import dtype_of, tensor_of
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.errors import UserError, unknown
@@ -83,29 +84,36 @@ class NetworkDenoiser(Denoiser):
     def output(self, x_t: Tensor, t: Tensor, context: Context, target_time: Tensor | None = None) -> Tensor:
         """The bare network output."""
         view = TIME_INPUTS[self.time_input]
+        dtype = dtype_of(self.network, x_t)
+
+        def cast(value: Tensor) -> Tensor:
+            return value.to(dtype) if value.is_floating_point() else value
 
         def time(value: Tensor | float) -> Tensor:
             value = as_time(value, x_t)
             # At t = 0 the belief is x_t itself and the output is not read; some views of time are infinite there.
             value = torch.where(value == 0, self.path.span[0], value)
-            return view(self.path, value).expand(x_t.shape[0]).to(torch.float32)  # type: ignore[arg-type]
+            # Never in half precision: bfloat16 knows 1000 t to a multiple of 4.
+            kept = torch.float64 if dtype == torch.float64 else torch.float32
+            return view(self.path, value).expand(x_t.shape[0]).to(kept)  # type: ignore[arg-type]
 
         keywords: dict[str, Tensor] = {}
         # Tokens that are given stand in the state itself.
         if context.anchor is not None and self.parameterisation != "logits":
-            keywords["anchor"] = context.anchor
+            keywords["anchor"] = cast(context.anchor)
         if context.mask is not None:
             keywords["mask"] = context.mask
         if context.guidance is not None:
             keywords["guidance"] = context.guidance
         if self.wants_target:
             keywords["target_time"] = time(0.0 if target_time is None else target_time)
-        given = () if context.condition is None else (context.condition,)
+        condition = context.condition if dtype == x_t.dtype else context.map(cast).condition
+        given = () if condition is None else (condition,)
         x = x_t
         if self.unit_input:
             alpha, _, sigma = self.path.coefficients(t)  # type: ignore[attr-defined]
             x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t)
-        return self.network(x, time(t), *given, **keywords)
+        return tensor_of(self.network(cast(x), time(t), *given, **keywords), self.network)
 
     def belief(
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
@@ -140,7 +148,8 @@ class NetworkDenoiser(Denoiser):
                 f"the network answered {tuple(out.shape)} to tokens of {tuple(x_t.shape)}; "
                 f"logits must be {(*tuple(x_t.shape), vocab)}"
             )
-        logits = out[..., :vocab].float()
+        logits = out[..., :vocab]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         known = (x_t.clamp(max=vocab - 1).unsqueeze(-1) == torch.arange(vocab, device=x_t.device)).to(
             logits.dtype
         )

@@ -32,6 +32,11 @@ from omnidistill.paths.base import Time, per_sample
 from omnidistill.paths.gaussian import GaussianPath
 
 
+def concrete(t: Tensor) -> bool:
+    """Whether values can be looked at: not while `vmap` maps over t or `torch.compile` traces the graph."""
+    return not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(t)
+
+
 class Affine(NamedTuple):
     """x0 = a * (x_t - beta y) + b * (out - o y), Float64, shaped like t."""
 
@@ -107,7 +112,7 @@ def affine(path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0) -> A
         raise unknown("parameterisation", kind, PARAMETERISATIONS)
     t = torch.as_tensor(t, dtype=torch.float64)
     coefficients = PARAMETERISATIONS[kind](path, t, sigma_data)
-    if not all(bool(torch.isfinite(c).all()) for c in coefficients[:2]):
+    if concrete(t) and not all(bool(torch.isfinite(c).all()) for c in coefficients[:2]):
         raise UserError(
             f"parameterisation '{kind}' is singular on path '{path.name}' at t={float(t.max()):g}; "
             "use x0, v or edm, or stay inside path.span"

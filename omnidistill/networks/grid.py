@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-EXCLUDED = -1e4  # attention score of padding; finite, so that a row of nothing but padding is no NaN
-M = TypeVar("M", bound=nn.Module)
-
-
-class Embedding(nn.Module):
-    """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, then a two-layer perceptron."""
-
-    rates: Tensor
-
-    def __init__(self, width: int, scale: float, silent: bool = False, frequencies: int = 32) -> None:
-        super().__init__()
-        # From half a radian a unit, which tells the ends of [0, 1] apart, to 100, which tells 1/100 apart; higher
-        # ones make time derivatives large (Lu and Song 2024, arXiv:2410.11081, section 4.1).
-        rates = scale * 0.5 * 200.0 ** torch.linspace(0, 1, frequencies)
-        self.register_buffer("rates", rates, persistent=False)
-        self.inner = nn.Linear(2 * frequencies, width)
-        self.outer = nn.Linear(width, width)
-        if silent:
-            zero(self.outer)
-
-    def forward(self, t: Tensor) -> Tensor:
-        angles = t.float().unsqueeze(1) * self.rates.float()
-        waves = torch.cat((angles.sin(), angles.cos()), dim=1)
-        return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
+from omnidistill.networks.attention import attend
+from omnidistill.networks.embeddings import zero
+from omnidistill.networks.forward_mode import exact, group_norm
 
 
 class Norm(nn.GroupNorm):
@@ -51,14 +28,11 @@ class Norm(nn.GroupNorm):
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         if real is not None:
             return self._masked(x, real)
-        # The forward-mode derivative of torch's group norm views its input and fails on the channels_last layout.
-        if forward_ad.unpack_dual(x).tangent is not None:
-            x = x.contiguous()
-        return super().forward(x)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def _masked(self, x: Tensor, real: Tensor) -> Tensor:
-        grouped = x.float().unflatten(1, (self.num_groups, -1))  # Float[b g c/g h w]
-        real = real.float().unsqueeze(1)
+        grouped = exact(x).unflatten(1, (self.num_groups, -1))  # Float[b g c/g h w]
+        real = real.to(grouped.dtype).unsqueeze(1)
         count = (real.sum((2, 3, 4), keepdim=True) * grouped.shape[2] * grouped.shape[3]).clamp_min(1.0)
         mean = (grouped * real).sum((2, 3, 4), keepdim=True) / count
         centred = grouped - mean
@@ -106,10 +80,7 @@ class Up(nn.Conv2d):
 
 
 class Attention(nn.Module):
-    """x + project(softmax(q k^T / sqrt(d)) v) over the positions (Vaswani et al. 2017); the projection starts at zero.
-
-    Written out: the fused CPU kernel has no forward-mode derivative and a slow backward pass in bfloat16.
-    """
+    """x + project(attend(q, k, v)) over the positions; the projection starts at zero."""
 
     def __init__(self, c: int, heads: int) -> None:
         super().__init__()
@@ -120,11 +91,8 @@ class Attention(nn.Module):
         b, c, height, wide = x.shape
         tokens = self.norm(x, real).permute(0, 2, 3, 1).reshape(b, height * wide, c)
         q, k, v = self.qkv(tokens).reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        scores = q * (c // self.heads) ** -0.5 @ k.transpose(-2, -1)
-        if real is not None:
-            outside = EXCLUDED * (1.0 - real).expand(b, 1, height, wide).reshape(b, 1, 1, height * wide)
-            scores = scores + outside.to(scores.dtype)
-        mixed = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(b, height * wide, c)
+        seen = None if real is None else (real > 0).expand(b, 1, height, wide).reshape(b, height * wide)
+        mixed = attend(q, k, v, seen).transpose(1, 2).reshape(b, height * wide, c)
         return x + self.project(mixed).reshape(b, height, wide, c).permute(0, 3, 1, 2)
 
 
@@ -141,16 +109,10 @@ class Middle(nn.Module):
         return self.after(self.attention(self.before(x, film, real), real), film, real)
 
 
-def zero(layer: M) -> M:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
 def _kept(x: Tensor, real: Tensor | None) -> Tensor:
     """What a convolution may see: padding would leak into its real neighbours."""
     return x if real is None else x * real.to(x.dtype)
 
 
 def _column(x: Tensor) -> Tensor:
-    return x.float().reshape(1, -1, 1, 1)
+    return exact(x).reshape(1, -1, 1, 1)

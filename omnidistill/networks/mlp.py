@@ -6,25 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Waves(nn.Module):
-    """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, and a linear layer."""
-
-    rates: Tensor
-
-    def __init__(self, width: int, frequencies: int = 16, silent: bool = False) -> None:
-        super().__init__()
-        # From half a radian a unit, which tells the ends of [0, 1] apart, to 50; higher ones make time derivatives
-        # large (Lu & Song 2024, sec. 4.1).
-        self.register_buffer("rates", 0.5 * 100.0 ** torch.linspace(0, 1, frequencies), persistent=False)
-        self.linear = nn.Linear(2 * frequencies, width)
-        if silent:
-            nn.init.zeros_(self.linear.weight)
-            nn.init.zeros_(self.linear.bias)
-
-    def forward(self, t: Tensor) -> Tensor:
-        angles = t.unsqueeze(1).to(self.linear.weight.dtype) * self.rates
-        return self.linear(torch.cat((angles.sin(), angles.cos()), dim=1))
+from omnidistill.errors import UserError
+from omnidistill.networks.embeddings import LinearEmbedding, told, zero
+from omnidistill.networks.forward_mode import layer_norm
 
 
 class Block(nn.Module):
@@ -35,7 +19,9 @@ class Block(nn.Module):
         self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
 
     def forward(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return h + self.linear(F.silu(torch.addcmul(shift, self.norm(h), scale)))
+        return h + self.linear(
+            F.silu(torch.addcmul(shift, layer_norm(h, self.norm.weight, self.norm.bias), scale))
+        )
 
 
 class Blocks(nn.Module):
@@ -86,16 +72,14 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.anchored, self.feature_channels = num_classes, anchor, width
-        self.time = Waves(embedding)
+        self.time = LinearEmbedding(embedding)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, embedding)
         self.first = nn.Linear(dim * (2 if anchor else 1), width)
         self.blocks = Blocks(width, depth, embedding)
-        self.last = nn.Linear(width, dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zero(nn.Linear(width, dim))
         # Made last: the layers above draw the same initial weights with and without them.
-        self.target_time = Waves(embedding, silent=True) if target_time else None
-        self.guidance = Waves(embedding, silent=True) if guidance else None
+        self.target_time = LinearEmbedding(embedding, silent=True) if target_time else None
+        self.guidance = LinearEmbedding(embedding, silent=True) if guidance else None
 
     def forward(
         self,
@@ -108,23 +92,9 @@ class MLP(nn.Module):
         anchor: Tensor | None = None,
     ) -> Tensor:
         """x: Float[b d], t, target_time, guidance: Float[b], condition: Long[b], anchor: Float[b d] -> Float[b d]."""
-        film = self.time(t)
-        if self.classes is not None and self.num_classes is not None:
-            if condition is None:
-                condition = torch.full(t.shape, self.num_classes, device=x.device)
-            film = film + self.classes(condition)
-        elif condition is not None:
-            raise ValueError("this MLP was built with num_classes=None and cannot take a condition")
-        for name, module, value in (
-            ("target_time", self.target_time, target_time),
-            ("guidance", self.guidance, guidance),
-        ):
-            if value is not None:
-                if module is None:
-                    raise ValueError(f"this MLP was built with {name}=False and cannot take {name}")
-                film = film + module(value)
+        film = told(self, t, condition, target_time, guidance)
         if (anchor is not None) != self.anchored:
-            raise ValueError(
+            raise UserError(
                 f"this MLP was built with anchor={self.anchored}, and the anchor given says otherwise"
             )
         h = self.first(x if anchor is None else torch.cat((x, anchor), dim=1))

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
+from omnidistill.networks.embeddings import zero
+from omnidistill.networks.forward_mode import layer_norm
 from omnidistill.networks.transformer import Trunk
 
 
@@ -38,9 +40,7 @@ class PointTransformer(nn.Module):
         self.points, self.feature_channels = points, width
         self.first = nn.Linear(3, width)
         self.labels = nn.Parameter(0.5 * torch.randn(points, width))
-        self.last = nn.Linear(width, 3)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zero(nn.Linear(width, 3))
         self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
 
     def forward(
@@ -62,4 +62,4 @@ class PointTransformer(nn.Module):
             labels = F.pad(labels, (0, 0, 0, n - self.points))
         real = None if mask is None else mask.expand(*x.shape[:2], 1).squeeze(-1)
         h = self.trunk(self.first(x) + labels[:n], t, condition, target_time, guidance, real)
-        return self.last(F.layer_norm(h, h.shape[-1:]))
+        return self.last(layer_norm(h))

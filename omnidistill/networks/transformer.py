@@ -7,32 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
-
-EXCLUDED = -1e4  # attention score of padding; finite, so that a row of nothing but padding is no NaN
-
-
-class TimeEmbedding(nn.Module):
-    """Float[b] -> Float[b width]: sines and cosines of geometric frequencies, then a two-layer perceptron.
-
-    `silent` zeroes the last layer: a network with this embedding equals the one without it until it is trained.
-    """
-
-    rates: Tensor
-
-    def __init__(self, width: int, silent: bool = False, frequencies: int = 16) -> None:
-        super().__init__()
-        # Half a radian a unit tells the ends of [0, 1] apart, 50 radians tell 1/50 apart.
-        self.register_buffer("rates", 0.5 * 100.0 ** torch.linspace(0, 1, frequencies), persistent=False)
-        self.inner, self.outer = nn.Linear(2 * frequencies, width), nn.Linear(width, width)
-        if silent:
-            nn.init.zeros_(self.outer.weight)
-            nn.init.zeros_(self.outer.bias)
-
-    def forward(self, t: Tensor) -> Tensor:
-        angles = t.float().unsqueeze(1) * self.rates
-        waves = torch.cat((angles.sin(), angles.cos()), 1).to(self.inner.weight.dtype)
-        return self.outer(F.silu(self.inner(waves)))
-
+from omnidistill.networks.attention import attend
+from omnidistill.networks.embeddings import TimeEmbedding, told, zero
+from omnidistill.networks.forward_mode import layer_norm
 
 Turns = tuple[Tensor, Tensor]
 """Cosines and sines of the angles by which positions are told apart: two of Float[n d/2]."""
@@ -53,33 +30,23 @@ def turned(x: Tensor, turns: Turns) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each on a layer norm that is scaled and shifted by the time (Peebles & Xie 2023, DiT).
-
-    Attention is written out as matmul-softmax: the fused CPU kernel has no forward-mode derivative and a slow
-    backward pass.
-    """
+    """Attention and perceptron, each on a layer norm scaled and shifted by the time (Peebles & Xie 2023, DiT)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.film = nn.Linear(width, 4 * width)
+        self.film = zero(nn.Linear(width, 4 * width))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
 
-    def forward(self, h: Tensor, film: Tensor, excluded: Tensor | None, turns: Turns | None) -> Tensor:
+    def forward(self, h: Tensor, film: Tensor, real: Tensor | None, turns: Turns | None) -> Tensor:
         scale1, shift1, scale2, shift2 = self.film(film).unsqueeze(1).chunk(4, -1)
-        width = h.shape[-1:]
-        x = torch.addcmul(shift1, F.layer_norm(h, width), 1.0 + scale1)
+        x = torch.addcmul(shift1, layer_norm(h), 1.0 + scale1)
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         qk, v = qkv[:2], qkv[2]
         q, k = qk if turns is None else turned(qk, turns)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        if excluded is not None:
-            scores = scores + excluded
-        h = h + self.project((scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2))
-        x = torch.addcmul(shift2, F.layer_norm(h, width), 1.0 + scale2)
+        h = h + self.project(attend(q, k, v, real).transpose(1, 2).flatten(2))
+        x = torch.addcmul(shift2, layer_norm(h), 1.0 + scale2)
         return h + self.outer(F.gelu(self.inner(x), approximate="tanh"))
 
 
@@ -120,26 +87,9 @@ class Trunk(nn.Module):
         turns: Turns | None = None,
     ) -> Tensor:
         """mask: Bool[b n], True where an element is real; turns: see `turns`."""
-        film = self.time(t)
-        if self.classes is not None:
-            assert self.num_classes is not None
-            film = film + self.classes(
-                torch.full_like(t, self.num_classes).long() if condition is None else condition
-            )
-        elif condition is not None:
-            raise UserError(
-                "this network was built without classes (num_classes=None) and cannot take a condition"
-            )
-        seconds = (("target_time", self.target_time, target_time), ("guidance", self.guidance, guidance))
-        for name, module, value in seconds:
-            if value is not None:
-                if module is None:
-                    raise UserError(f"this network was built with {name}=False and cannot take {name}")
-                film = film + module(value)
-        film = F.silu(film)
-        excluded = None if mask is None else EXCLUDED * (~mask)[:, None, None, :].to(h.dtype)
+        film = F.silu(told(self, t, condition, target_time, guidance))
         for block in self.blocks:
-            h = block(h, film, excluded, turns)
+            h = block(h, film, mask, turns)
         return h
 
 
@@ -173,9 +123,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.vocab, self.length, self.feature_channels = vocab, length, width
         self.tokens = nn.Embedding(vocab + 1, width)
-        self.head = nn.Linear(width, vocab)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero(nn.Linear(width, vocab))
         self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
         if width // heads % 2:
             raise UserError(f"rotary positions need an even width per head, got width={width}, heads={heads}")
@@ -201,4 +149,4 @@ class Transformer(nn.Module):
             )
         h = self.tokens(x)
         h = self.trunk(h, t, condition, target_time, guidance, mask, (self.cos[:n], self.sin[:n]))
-        return self.head(F.layer_norm(h, h.shape[-1:]))
+        return self.head(layer_norm(h))

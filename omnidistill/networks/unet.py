@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
-from omnidistill.networks.grid import Down, Embedding, Middle, Norm, Residual, Up, zero
+from omnidistill.networks.embeddings import TimeEmbedding, told, zero
+from omnidistill.networks.grid import Down, Middle, Norm, Residual, Up
 
 
 class UNet(nn.Module):
@@ -63,7 +64,7 @@ class UNet(nn.Module):
             extra_channels,
         )
         width, area = 4 * channels[0], high * wide
-        self.time = Embedding(width, time_scale)
+        self.time = embedding(width, time_scale)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, width)
 
         self.first = nn.Conv2d((in_channels + extra_channels) * area, channels[0], 3, padding=1)
@@ -83,8 +84,8 @@ class UNet(nn.Module):
         self.last_norm = Norm(c)
         self.last = zero(nn.Conv2d(c, in_channels * area, 3, padding=1))
         # Made last: the layers above draw the same initial weights with and without them.
-        self.target_time = Embedding(width, time_scale, silent=True) if target_time else None
-        self.guidance = Embedding(width, 1.0, silent=True) if guidance else None
+        self.target_time = embedding(width, time_scale, silent=True) if target_time else None
+        self.guidance = embedding(width, silent=True) if guidance else None
 
     def forward(
         self,
@@ -99,7 +100,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x: Float[b c h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b],
         anchor: Float[b extra h w], mask: Bool[b 1 1 w], True where a column is real -> Float[b c h w]."""
-        film = F.silu(self._film(x, t, condition, target_time, guidance))
+        film = F.silu(told(self, t, condition, target_time, guidance))
         seen = x if not self.extra_channels else torch.cat((x, self._checked(anchor, x)), dim=1)
         packed, real = self._packed(seen, mask)
         h, skips, reals = self.first(packed), [], [real]
@@ -120,31 +121,6 @@ class UNet(nn.Module):
         h = F.silu(self.last_norm(h, real))
         out = _shuffle(self.last(h if real is None else h * real), self.block)
         return out[..., : x.shape[-2], : x.shape[-1]]
-
-    def _film(
-        self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None,
-        target_time: Tensor | None,
-        guidance: Tensor | None,
-    ) -> Tensor:
-        film = self.time(t)
-        if self.classes is not None and self.num_classes is not None:
-            if condition is None:
-                condition = torch.full(t.shape, self.num_classes, device=x.device)
-            film = film + self.classes(condition)
-        elif condition is not None:
-            raise ValueError("this U-Net was built with num_classes=None and cannot take a condition")
-        for name, module, value in (
-            ("target_time", self.target_time, target_time),
-            ("guidance", self.guidance, guidance),
-        ):
-            if value is not None:
-                if module is None:
-                    raise ValueError(f"this U-Net was built with {name}=False and cannot take {name}")
-                film = film + module(value)
-        return film
 
     def _checked(self, anchor: Tensor | None, x: Tensor) -> Tensor:
         expected = (x.shape[0], self.extra_channels, *x.shape[2:])
@@ -169,6 +145,11 @@ class UNet(nn.Module):
             )
         x = F.pad(x * mask, (0, spare))
         return _unshuffle(x, self.block), F.pad(mask.to(x.dtype), (0, spare))[..., ::wide]
+
+
+def embedding(width: int, scale: float = 1.0, silent: bool = False) -> TimeEmbedding:
+    """The time embedding of grids, with more and higher frequencies than that of sequences."""
+    return TimeEmbedding(width, silent, frequencies=32, ratio=200.0, scale=scale)
 
 
 def _unshuffle(x: Tensor, block: tuple[int, int]) -> Tensor:

@@ -328,9 +328,9 @@ def test_features_come_from_the_named_layer() -> None:
 
 @pytest.mark.parametrize("keywords", [{"target_time": torch.zeros(2)}, {"anchor": torch.zeros(2, 3)}])
 def test_network_refuses_what_it_was_not_built_for(keywords: dict[str, Tensor]) -> None:
-    with pytest.raises(ValueError, match="built with"):
+    with pytest.raises(UserError, match="built with"):
         MLP(3, 8, 1)(torch.zeros(2, 3), torch.zeros(2), **keywords)
-    with pytest.raises(ValueError, match="built with"):
+    with pytest.raises(UserError, match="built with"):
         MLP(3, 8, 1)(torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, dtype=torch.long))
 
 

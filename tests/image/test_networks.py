@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from omnidistill.errors import UserError
 from omnidistill.modalities.image import data
 from omnidistill.modalities.image.networks import Classifier, UNet
 from omnidistill.networks.grid import Attention
@@ -63,11 +64,11 @@ def test_same_seed_same_weights_with_and_without_the_extras():
 
 def test_what_was_not_built_in_is_refused():
     x, t, y = inputs()
-    with pytest.raises(ValueError, match="target_time=False"):
+    with pytest.raises(UserError, match="target_time=False"):
         unet()(x, t, y, target_time=t)
-    with pytest.raises(ValueError, match="guidance=False"):
+    with pytest.raises(UserError, match="guidance=False"):
         unet()(x, t, y, guidance=t)
-    with pytest.raises(ValueError, match="num_classes=None"):
+    with pytest.raises(UserError, match="num_classes=None"):
         unet(num_classes=None)(x, t, y)
 
 
