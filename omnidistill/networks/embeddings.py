@@ -96,7 +96,7 @@ def told(
     classes, labels = getattr(network, "classes", None), getattr(network, "num_classes", None)
     if classes is not None:
         if condition is None:
-            condition = torch.full(t.shape, labels, device=t.device)
+            condition = torch.full(t.shape, int(labels), device=t.device)
         sum_ = sum_ + classes(condition)
     elif condition is not None:
         raise UserError(
