@@ -86,6 +86,18 @@ def test_tuning_is_of_one_recipe_on_one_task(compose, folder: Path) -> None:
     assert compose().updates == 13
 
 
+def test_what_a_family_needs_on_a_task_gives_way_to_what_a_recipe_needs(compose, folder: Path) -> None:
+    write(folder, recipe__other=RECIPE.replace("name: mine", "name: other"))
+    write(folder, recipe__foreign=RECIPE.replace("matching, mod", "consistency, mod"))
+    family = "# @package _global_\nupdates: 21\nbatch: 21\noptim: {lr: 0.21}\n"
+    write(folder, tuning__mini__points__matching=family)
+    found = {name: compose(f"recipe={name}") for name in ("mine", "other", "foreign")}
+    assert [(found["mine"].updates, found["mine"].optim.lr, found["mine"].batch)] == [(13, 0.13, 21)]
+    assert [(found["other"].updates, found["other"].optim.lr, found["other"].batch)] == [(21, 0.21, 21)]
+    assert found["foreign"].updates == 12, "of another family"
+    assert compose("recipe=mine", "updates=14").updates == 14
+
+
 def test_training_a_teacher_is_denoising_and_takes_no_recipe(compose) -> None:
     assert OmegaConf.to_container(compose(root="train").objective) == {"denoising": 1.0}
     assert "distill" in refusal(lambda: compose("recipe=mine", root="train"))
@@ -197,7 +209,7 @@ def test_keys_in_files_are_checked_too(compose, folder: Path) -> None:
     write(folder, recipe__mine=RECIPE + "upadtes: 3\n")
     assert "unknown key 'upadtes'" in refusal(compose)
     write(folder, recipe__mine=RECIPE.replace("batch: 12", "batch: [unclosed"))
-    assert "cannot be composed" in refusal(compose)
+    assert "is no YAML" in refusal(compose)
 
 
 def test_a_taken_name_is_refused(compose, folder: Path) -> None:
@@ -279,9 +291,15 @@ def test_every_packaged_task_composes(task: str) -> None:
         assert cfg.task._target_ and cfg.about.title and cfg.about.modality
 
 
+FAMILIES = {about["name"]: about["family"] for about in listing.recipes()}
+
+
 @pytest.mark.parametrize("tuned", listing.names("tuning"))
-def test_every_packaged_tuning_is_of_a_recipe_and_a_task(tuned: str) -> None:
-    task, _, recipe = tuned.rpartition("/")
-    assert task in PACKAGED_TASKS and recipe in (*PACKAGED_RECIPES, "teacher")
-    root, more = ("train", []) if recipe == "teacher" else ("config", [f"recipe={recipe}"])
-    config.compose(root, [f"task={task}", "out=a", *more])
+def test_every_packaged_tuning_is_of_a_family_or_recipe_and_a_task(tuned: str) -> None:
+    task, _, name = tuned.rpartition("/")
+    assert task in PACKAGED_TASKS and name in (*FAMILIES, *FAMILIES.values(), "teacher")
+    if name == "teacher":
+        config.compose("train", [f"task={task}", "out=a"])
+    for recipe, family in FAMILIES.items():
+        if name in (recipe, family):
+            config.compose("config", [f"task={task}", f"recipe={recipe}", "out=a"])

@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from omnidistill.configuration import compose as config
-from omnidistill.configuration.instantiation import build, resolve
-from omnidistill.context import Context
+from omnidistill.configuration import plugins
+from omnidistill.configuration.instantiation import build, resolve, trusting
 from omnidistill.errors import UserError
 from omnidistill.paths import GaussianPath
 
@@ -36,7 +36,7 @@ def test_builds_nested_objects_from_plain_and_from_omegaconf() -> None:
     assert build(None) is None
 
 
-def test_a_function_of_the_project_may_be_named() -> None:
+def test_a_constructor_of_a_path_may_be_named() -> None:
     assert isinstance(build({"_target_": "omnidistill.paths.vp_cosine"}), GaussianPath)
 
 
@@ -46,9 +46,14 @@ def test_lists_arrive_plain_and_interpolations_resolved() -> None:
 
 
 def test_keywords_are_passed_as_they_are() -> None:
-    context, tensor = Context(), torch.zeros(2)
-    built = build({"_target_": "omnidistill.context.Batch"}, x0=tensor, context=context)
-    assert built.x0 is tensor and built.context is context
+    class Belief:
+        pass
+
+    belief = Belief()
+    built = build(
+        {"_target_": "omnidistill.samplers.base.Rollout", "x_t": 1, "t": 2, "x0": 3}, belief=belief, context=4
+    )
+    assert built.belief is belief
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,21 @@ def test_keywords_are_passed_as_they_are() -> None:
         "omnidistill.errors.UserError.__subclasses__",
         "omnidistill.errors.UserError.with_traceback",
         "omnidistill.tasks._private",
+        # functions and methods of the project, which may write files, and classes that are no components
+        "omnidistill.modalities.text.render.lines",
+        "omnidistill.modalities.image.render.render",
+        "omnidistill.exact.render.write_whole",
+        "omnidistill.exact.render_clouds.write_clouds",
+        "omnidistill.tasks.Task.like",
+        "omnidistill.exact.GaussianMixtureTask.render",
+        "omnidistill.paths.schedules.polynomial",
+        "omnidistill.random.normal",
+        "omnidistill.errors.UserError",
+        "omnidistill.context.Context",
+        "torch.nn.Module.load_state_dict",
+        "transformers.Trainer",
+        "transformers.TrainingArguments",
+        "diffusers.DiffusionPipeline.from_pretrained",
         # parts that themselves run, fetch or import
         "omnidistill.cli.main",
         "omnidistill.load",
@@ -135,6 +155,44 @@ def test_tricks_are_refused(node: object) -> None:
     refusal(node)
     if isinstance(node, dict):
         refusal(OmegaConf.create({"a": node}).a)
+
+
+def test_weights_are_never_unpickled(tmp_path: Path) -> None:
+    """A folder with a pickle alone is refused, and so is every option that would allow it."""
+    target = "diffusers.UNet2DModel.from_pretrained"
+    sprung = tmp_path / "sprung"
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "config.json").write_text('{"_class_name": "UNet2DModel", "sample_size": 8}')
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (sprung,)
+
+    torch.save(Trap(), made / "diffusion_pytorch_model.bin")
+    node = {"_target_": target, "pretrained_model_name_or_path": str(made)}
+    for more in ({}, {"weights_only": False}, {"use_safetensors": False}, {"use_safetensors": None}):
+        with pytest.raises((UserError, OSError)):
+            build({**node, **more})
+    assert "safetensors alone" in refusal({**node, "weights_only": False})
+    assert not sprung.exists()
+
+
+def test_nothing_in_a_received_task_is_resolved(monkeypatch) -> None:
+    monkeypatch.setenv("SECRET", "0.5")
+    with pytest.raises(UserError, match="holds an interpolation"):
+        trusting({"_target_": MIXTURE, "std": "${oc.env:SECRET}"}, ())
+
+
+def test_functions_are_of_packages_that_were_typed(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "their_functions.py").write_text("def make(n):\n    return n\nclass Thing:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    node = {"_target_": "their_functions.make", "n": 3}
+    assert "trust=[their_functions]" in refusal(node)
+    assert build(trusting(node, ["their_functions"])) == 3
+    monkeypatch.setattr(plugins, "packages", lambda: frozenset({"their_functions"}))
+    assert "is no component" in refusal(node)
+    assert type(build({"_target_": "their_functions.Thing"})).__name__ == "Thing"
 
 
 def test_an_interpolated_target_is_judged_by_what_it_becomes() -> None:

@@ -1,7 +1,7 @@
 """Configurations: composed by Hydra from the packaged files, plug-ins, the user's folder and the command line.
 
-Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of a recipe on a task), command
-line. Files are looked for in the packaged folders, those of plug-ins and the user's own (`configs=DIR`), where no name
+Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of the recipe's family on the
+task, then of the recipe alone), command line. Files are looked for in the packaged folders, those of plug-ins and the user's own (`configs=DIR`), where no name
 of the others may be used again.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnidistill.configuration import listing, plugins, settings
+from omnidistill.configuration import listing, plugins, received, settings
 from omnidistill.configuration.instantiation import TRUSTING, build
 from omnidistill.configuration.overrides import Override, last, quoted, read
+from omnidistill.data.files import write_text
 from omnidistill.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
         _check_choice(group, last(given, group), listing.names(group, directory))
     if root == "train" and last(given, "recipe") is not None:
         raise UserError("train makes a teacher and takes no recipe; to distil, use `omnidistill distill`")
-    cfg = _compose(root, [item.hydra() for item in given], directory)
+    tuned = _tuning(root, last(given, "task") or "", last(given, "recipe"), directory)
+    cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
     return _checked(cfg, given)
 
 
@@ -71,18 +73,15 @@ def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig
 
     The file may come with a downloaded student, so its `trust` does not count, only one among the overrides.
     """
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf import OmegaConf
 
     file = Path(folder) / "config.yaml"
-    try:
-        cfg = OmegaConf.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"'{folder}' holds no run: there is no config.yaml in it") from error
-    except (OSError, ValueError, OmegaConfBaseException, _yaml_error()) as error:
-        raise UserError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
-    if not isinstance(cfg, DictConfig):
+    if not file.exists():
+        raise UserError(f"'{folder}' holds no run: there is no config.yaml in it")
+    plain = received.read_yaml(file)
+    if not isinstance(plain, dict):
         raise UserError(f"'{file}' is no configuration of a run")
+    cfg = OmegaConf.create(plain)
     given = read(overrides)
     cfg["trust"] = []
     OmegaConf.set_struct(cfg, True)
@@ -93,15 +92,9 @@ def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig
 
 def save_config(cfg: DictConfig, folder: str | Path) -> Path:
     """Writes the configuration, resolved, as config.yaml in a folder."""
-    import os
-
     from omegaconf import OmegaConf
 
-    file = Path(folder) / "config.yaml"
-    partial = file.with_name(".config.yaml.partial")
-    partial.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    os.replace(partial, file)
-    return file
+    return write_text(OmegaConf.to_yaml(cfg, resolve=True), Path(folder) / "config.yaml")
 
 
 def check_resumable(cfg: DictConfig, folder: str | Path) -> None:
@@ -151,6 +144,19 @@ def _compose(root: str, overrides: list[str], directory: Path | None) -> DictCon
     with open_dict(cfg):
         cfg.setdefault("task", {})
     return cfg
+
+
+def _tuning(root: str, task: str, recipe: str | None, directory: Path | None) -> list[str]:
+    """The files that tune the recipe on the task: what its family needs there, then what it needs beside."""
+    if root == "train":
+        names = ["teacher"]
+    else:
+        about = listing.content("recipe", str(recipe), directory).get("recipe")
+        family = about.get("family") if isinstance(about, dict) else None
+        names = [str(name) for name in dict.fromkeys((family, recipe)) if name]
+    known = listing.names("tuning", directory)
+    found = [f"{task}/{name}" for name in names if f"{task}/{name}" in known]
+    return [f"+tuning=[{','.join(map(quoted, found))}]"] if found else []
 
 
 def _explained(error: Exception) -> UserError:

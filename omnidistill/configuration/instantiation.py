@@ -5,7 +5,7 @@ packages that the user trusts, and nothing more:
 
 - the dotted name starts with a trusted package, and what it leads to was also defined in a trusted package: a module
   that imports `os` does not lend it out;
-- of other people's packages only classes, and their `from_pretrained` and `from_config`: their functions may load code;
+- it is a component, as `registry` says: a class, or a constructor of one;
 - no part of omnidistill that itself runs commands, downloads or imports (`MACHINERY`).
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from omnidistill.configuration import plugins
+from omnidistill.configuration import plugins, received, registry
 from omnidistill.errors import RunError, UserError, unknown
 
 ALLOWED = ("omnidistill", "torch.nn", "torch.optim", "diffusers", "transformers", "peft")
@@ -29,11 +29,6 @@ MACHINERY = tuple(
         *("runs", "student", "testing", "training"),
     )
 )
-
-CONSTRUCTORS = ("from_pretrained", "from_config")
-
-RUNS_CODE = ("trust_remote_code", "custom_pipeline", "custom_revision")
-"""Options with which diffusers and transformers execute code that came with the weights."""
 
 TRUSTING = "omnidistill_trusting"
 """The flag of a configuration whose `trust` the user has typed; no file can set it (see `compose`)."""
@@ -59,16 +54,18 @@ def build(node: Any, **kwargs: Any) -> Any:
         if "_args_" in part:
             raise UserError(f"{place}: _args_ is not supported; name the arguments")
         found = resolve(part["_target_"], trust, place)
+        registry.check_loading(found, part, place)
         _check_options(found, part, place, kwargs if part is plain else {})
     if "_target_" not in plain:
         raise UserError(f"{where} has no _target_ that says what to build")
-    return _instantiate(plain, where, kwargs)
+    return _instantiate(_safe(plain), where, kwargs)
 
 
 def trusting(task: Mapping[str, Any], packages: Sequence[str]) -> Any:
     """The configuration of a task, whose targets may lie in these packages too, as the user (and never a file) says."""
     from omegaconf import OmegaConf
 
+    received.check(task, "task")
     root = OmegaConf.create({"task": dict(task), "trust": list(packages)})
     root._set_flag(TRUSTING, True)
     return root.task
@@ -100,14 +97,12 @@ def resolve(target: Any, trust: Sequence[str] = (), place: str = "_target_") -> 
         raise UserError(f"{place}: _target_ '{target}' leads to {module or 'something'}, {possible}")
     if _inside(f"{module}.{getattr(found, '__qualname__', '')}", MACHINERY):
         raise machinery
-    own = _inside(module, ("omnidistill", *plugins.packages(), *trust))
-    if not (own or inspect.isclass(found) or _constructs(found)):
-        raise UserError(f"{place}: _target_ '{target}' is no class; of {root} only classes may be named")
+    if not (registry.registered(found) or registry.lent(found, tuple(plugins.packages()), trust)):
+        raise UserError(
+            f"{place}: _target_ '{target}' is no component: a task, a network, an objective, a path, a sampler, or "
+            "a class of times"
+        )
     return found
-
-
-def _constructs(found: Any) -> bool:
-    return inspect.ismethod(found) and found.__name__ in CONSTRUCTORS and inspect.isclass(found.__self__)
 
 
 def _inside(name: str, packages: Sequence[str]) -> bool:
@@ -161,7 +156,7 @@ def _check_strings(value: Any, where: str) -> None:
     """An escaped interpolation would be resolved after the check of the targets and could bring in a new one."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if key in RUNS_CODE and item:
+            if key in registry.RUNS_CODE and item:
                 raise UserError(f"{where}.{key}: code that comes with weights is never run; remove it")
             _check_strings(item, f"{where}.{key}")
     elif isinstance(value, list | tuple):
@@ -180,6 +175,14 @@ def _targets(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _targets(item, f"{where}[{index}]")
+
+
+def _safe(value: Any) -> Any:
+    """The node with keywords by which nothing is unpickled."""
+    if isinstance(value, Mapping):
+        more = registry.from_safetensors(_locate(value["_target_"], "")) if "_target_" in value else {}
+        return {**{key: _safe(item) for key, item in value.items()}, **more}
+    return [_safe(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_options(
@@ -218,6 +221,6 @@ def _instantiate(plain: dict[str, Any], where: str, kwargs: Mapping[str, Any]) -
         cause = error
     if isinstance(cause, UserError | RunError):
         raise cause
-    if isinstance(cause, TypeError | ValueError):
+    if isinstance(cause, TypeError | ValueError | OSError):  # an OSError: there are no such weights
         raise UserError(f"{where}: {' '.join(str(cause).split())}") from cause
     raise cause
