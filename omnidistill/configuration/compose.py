@@ -1,8 +1,8 @@
 """Configurations: composed by Hydra from the packaged files, plug-ins, the user's folder and the command line.
 
 Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of the recipe's family on the
-task, then of the recipe alone), command line. Files are looked for in the packaged folders, those of plug-ins and the user's own (`configs=DIR`), where no name
-of the others may be used again.
+task, then of the recipe alone), command line. Files are looked for in the packaged folders, those of plug-ins and the
+user's own (`configs=DIR`), where no name of the others may be used again.
 """
 
 from __future__ import annotations
