@@ -21,6 +21,9 @@ class Denoiser(nn.Module):
     wants_target: bool = False
     """Whether the answer depends on the time that the sampler will jump to."""
 
+    wants_guidance: bool = False
+    """Whether it wants to be told the guidance scale to imitate (`context.guidance`). Others never see it."""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path

@@ -21,14 +21,14 @@ class Guided(Denoiser):
 
     Args:
         denoiser: the conditional denoiser.
-        scale: s, unless the context carries one per sample in `context.guidance`.
+        scale: s. None: one per sample, from `context.guidance`.
         null: the label that means "no condition", or a function that empties a condition.
 
     Papers that write `c + w (c - u)` have s = 1 + w. Counts two network calls, one for each branch, on the
     denoiser that it asks: a guide made for one step leaves its count where the role is counted.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, null: Null) -> None:
+    def __init__(self, denoiser: Denoiser, scale: float | None, null: Null) -> None:
         super().__init__(denoiser.path)
         self.denoiser, self.scale, self.null = denoiser, scale, null
         self.wants_target = denoiser.wants_target
@@ -55,7 +55,10 @@ class Guided(Denoiser):
     def belief(
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
     ) -> Posterior:
-        scale = context.guidance if context.guidance is not None else torch.tensor(float(self.scale))
+        if self.scale is None and context.guidance is None:
+            raise UserError("guidance without a scale takes it from context.guidance, and there is none")
+        scale = context.guidance if self.scale is None else torch.tensor(float(self.scale))
+        assert scale is not None
         bare = Context(context.condition, context.anchor, context.mask)
         both = bare.joined(bare.with_condition(self._empty(context.condition)))
         t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(x_t.shape[0])

@@ -32,13 +32,15 @@ class NetworkDenoiser(Denoiser):
 
     Args:
         network: called as `network(x, time)`, or `network(x, time, condition)` where there is a condition, plus the
-            keywords `anchor`, `mask`, `guidance`, `target_time` where the context has them.
+            keywords `anchor`, `mask`, `target_time` where there are any, and `guidance` where it wants to be told.
         path: the corruption the network was trained on.
         parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens.
         time_input: the time as the network wants it: `t`, `1000t`, `sigma` or `log_sigma/4`.
         sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
         unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
         target_time: the network takes the time to jump to as a keyword.
+        guidance: the network takes the guidance scale that it is to imitate as a keyword, `Float[b]`, and is told it
+            where the context has one. None: as the network says, see `takes_guidance`.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
@@ -54,11 +56,13 @@ class NetworkDenoiser(Denoiser):
         sigma_data: float = 1.0,
         unit_input: bool = False,
         target_time: bool = False,
+        guidance: bool | None = None,
     ) -> None:
         super().__init__(path)
         self.network = network
         self.parameterisation, self.time_input = parameterisation, time_input
         self.sigma_data, self.unit_input, self.wants_target = sigma_data, unit_input, target_time
+        self.wants_guidance = takes_guidance(network) if guidance is None else guidance
         tokens = "categorical" in path.offers
         known = ("logits",) if tokens else tuple(PARAMETERISATIONS)
         if parameterisation not in known:
@@ -103,7 +107,7 @@ class NetworkDenoiser(Denoiser):
             keywords["anchor"] = cast(context.anchor)
         if context.mask is not None:
             keywords["mask"] = context.mask
-        if context.guidance is not None:
+        if self.wants_guidance and context.guidance is not None:
             keywords["guidance"] = context.guidance
         if self.wants_target:
             keywords["target_time"] = time(0.0 if target_time is None else target_time)
@@ -204,6 +208,17 @@ def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
     lengths = mask.movedim(axis, -1).flatten(1, -2)[:, :1] if mask.ndim > 2 else mask[:, None]
     real = F.interpolate(lengths.to(features.dtype), size=features.shape[place], mode="nearest")[:, 0]
     return real.reshape([n if i in (0, place) else 1 for i, n in enumerate(features.shape)])
+
+
+def takes_guidance(network: nn.Module) -> bool:
+    """Whether a network wants to be told a guidance scale: as its attribute `wants_guidance` says; without one, whether
+    a module in it holds an embedding called `guidance`; without such an attribute anywhere, whether `forward` names a
+    keyword `guidance`."""
+    declared = getattr(network, "wants_guidance", None)
+    if declared is not None:
+        return bool(declared)
+    held = [module.guidance is not None for module in network.modules() if hasattr(module, "guidance")]
+    return any(held) if held else "guidance" in inspect.signature(network.forward).parameters
 
 
 def feature_layer(network: nn.Module) -> tuple[nn.Module, int]:

@@ -89,6 +89,8 @@ class Objective(Protocol):
         needs: what it asks of path and task: members of `Path.offers`, and `data` (clean samples), `condition`.
         bank: teacher trajectories it reads from `step.bank`, or None.
         rolls_out: whether it looks at `step.rollout`, which is made once however many objectives do.
+        guidance_range: the range (low, high) of guidance scales that it wants drawn, one per sample and step, for the
+            teacher to use and the student to be told; None (also where it is not declared) leaves them undrawn.
     """
 
     @property
@@ -99,6 +101,8 @@ class Objective(Protocol):
     def bank(self) -> BankSpec | None: ...
     @property
     def rolls_out(self) -> bool: ...
+    @property
+    def guidance_range(self) -> tuple[float, float] | None: ...
 
     def losses(self, role: str, step: Step) -> Losses | None:
         """This objective's losses for an update of `role`, or None where it has none. The student's terms are

@@ -35,7 +35,7 @@ from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
 from omnidistill.objectives.jumps import Jumps, Nodes, half_way
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
-from omnidistill.posteriors import Posterior
+from omnidistill.posteriors import Posterior, detach
 from omnidistill.random import uniform
 from omnidistill.weights import weight
 
@@ -66,7 +66,7 @@ class Consistency:
         decay: of the moving average that `target: average` matches.
         teacher_steps: steps the teacher takes from t to r.
         second_order: teacher steps by the trapezoid of two beliefs (Heun) instead of one.
-        guidance: guidance scale of the teacher; a pair (low, high) draws one per sample and tells the student
+        guidance: guidance scale of the teacher; a pair (low, high) has one drawn per sample, which the student is told
             (Meng et al. 2022; LCM, Luo et al. 2023, alg. 1).
         rounds: for `jump`, how many times the student becomes the teacher, plus one.
         bank: number of stored trajectories for `pairs: stored`.
@@ -109,7 +109,11 @@ class Consistency:
         self.mixed, self.rolls_out = mixed, mixed > 0.0
         self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)
         self.divergence, self.weighting, self.teacher_steps = divergence, weighting, teacher_steps
-        self.second_order, self.guidance, self.rounds, self.view = second_order, guidance, rounds, view
+        drawn = isinstance(guidance, tuple | list)
+        self.guidance_range = (float(guidance[0]), float(guidance[1])) if drawn else None  # type: ignore[index]
+        # Without a scale of its own the teacher takes the one that was drawn.
+        self.guidance = None if drawn else float(guidance)  # type: ignore[arg-type]
+        self.second_order, self.rounds, self.view = second_order, rounds, view
         self.roles: dict[str, RoleSpec] = {}
         if target == "average":
             self.roles["target"] = RoleSpec(start="student", average=decay)
@@ -126,13 +130,19 @@ class Consistency:
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        if isinstance(self.guidance, tuple | list):
-            step.draw_guidance(*self.guidance)
+        if self.guidance_range is not None and not step["student"].wants_guidance:
+            raise UserError(
+                f"guidance is drawn from {list(self.guidance_range)} and the student is not told; give its network a "
+                "guidance embedding (student.guidance=SCALE), or one scale"
+            )
+        if self.guidance_range is not None:
+            step.draw_guidance(*self.guidance_range)
         with torch.no_grad():
             pair = self._pair(step)
             target = self._target(step, pair)
         context = self._context(step)
         belief = _ask(step["student"], pair.x_t, pair.t, context, pair.s)
+        # Beliefs at two different states: what one motion of the whole differs by is not an error.
         target = step.path.align(target, belief, context.mask)
         if self.view is None:
             error = belief.divergence(target, self.divergence, context.mask)
@@ -140,7 +150,7 @@ class Consistency:
         else:
             error, where = self._viewed(belief, target, step), None
         loss = reduce(error, self._weight(step, pair), context.mask, where)
-        drift = (belief.parameters.detach() - target.parameters).abs().mean()
+        drift = detach(belief).gap(target).abs().mean()
         return Losses({"consistency": loss}, {"consistency/drift": drift})
 
     def _viewed(self, belief: Posterior, target: Posterior, step: Step) -> Tensor:
@@ -167,8 +177,7 @@ class Consistency:
         """Who is followed: the teacher, or after the first round the student of the last one."""
         if self._round(step) > 0:
             return step["mentor"]
-        scale = None if step.context.guidance is not None else float(self.guidance)  # type: ignore[arg-type]
-        return step.guided("teacher", scale)
+        return step.guided("teacher", self.guidance)
 
     def _round(self, step: Step) -> int:
         return min(self.rounds - 1, step.update * self.rounds // step.total)
@@ -241,7 +250,7 @@ class Consistency:
         if role != "student":
             return {}
         calls = {"student": 1 + (self.target == "self") + self.rolls_out}
-        branches = 1 if self.guidance == 1.0 else 2
+        branches = 1 if self.guidance == 1.0 else 2  # None: drawn
         asked = self.teacher_steps * (2 if self.second_order else 1) if self.pairs == "teacher" else 0
         asked = 2 if self.target == "jump" else asked + (self.target == "teacher")
         if asked:

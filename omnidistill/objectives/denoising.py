@@ -15,6 +15,9 @@ class Denoising:
     """`E_{t, x_t} w(t) nll(student(x_t, t), x0)`: half the squared error for a point (Ho et al. 2020, eq. 14), the
     cross-entropy for tokens (Sahoo et al. 2024, MDLM, eq. 10).
 
+    Coordinates are not aligned to the answer: x_t is x0's own pose under noise, and an error of pose is an error. With
+    alignment a denoiser that answers one constant pose, blind to x_t, would reach a loss of 0.
+
     Args:
         times: distribution of t.
         weighting: `output` weighs as the error of the bare network output does, or a name of `weights.WEIGHTS`.
@@ -50,7 +53,6 @@ class Denoising:
                 target = step["teacher"](x_t, t, context)
         else:
             target = path.certain(step.x0)
-        target = path.align(target, belief, context.mask)
         w = student.output_weight(t) if self.weighting == "output" else weight(self.weighting, path, t)
         error = belief.divergence(target, "nll")
         return Losses({"denoising": reduce(error, w, context.mask, path.unresolved(x_t, t))})

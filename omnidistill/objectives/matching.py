@@ -9,7 +9,10 @@ One rule, `x0 <- x0 - w(t) (D_fake(x_t) - D_real(x_t)) / n`, on the rollout nois
 | DMD2 (Yin et al. 2024) | fake_score, 5 : 1 | x0 | x0 | uniform |
 | SwiftBrush (Nguyen & Tran 2023, alg. 1) | fake_score | eps, as alpha sigma g | none | alpha_sigma |
 | Di[M]O (Zhu et al. 2025, alg. 1) | fake_score | logits | none | uniform |
-| SDS (Poole et al. 2022, eq. 3) | none | x0 | none | snr |
+| SDS (Poole et al. 2022, eq. 3) | none | eps, as alpha sigma g | none | alpha_sigma |
+
+Critic and teacher answer about the same x_t, so nothing is aligned between them, nor between the critic and the sample
+that it is trained on: at student = data and an exact critic the gap is zero everywhere.
 
 For tokens the gap lives on the logits: the gradient of a divergence between the critic's and the teacher's beliefs
 about the masked rollout, applied to the student's own logits.
@@ -107,12 +110,10 @@ class Matching:
         with torch.no_grad():
             x_t, t = step.noised(self.times)
             fake, real = self._beliefs(step, x_t, t)
-            real = path.align(real, fake, mask)
             gap = fake.gap(real, self.kind)
             scale, floored = self._scale(real, rollout.x0, mask)
         w = weight(self.weighting, path, t) / scale.to(torch.float64)
-        w = w.reshape(w.shape + (1,) * (gap.ndim - 1)).to(gap.dtype)
-        loss = reduce(rollout.belief.pull(w * gap), 1.0, mask, path.unresolved(x_t, t))
+        loss = reduce(rollout.belief.pull(gap, w), 1.0, mask, path.unresolved(x_t, t))
         return Losses({"matching": loss}, self._diagnostics(rollout.x0, fake, gap, scale, floored, step))
 
     def _scale(self, real: Posterior, x0: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -154,7 +155,7 @@ class Matching:
         x0, fake, path = step.rollout.x0, step["fake_score"], step.path
         context = step.without_condition(self.drop)
         belief = fake(x_t, t, context)
-        target = path.align(path.certain(x0), belief, context.mask)
+        target = path.certain(x0)
         w = (
             fake.output_weight(t)
             if self.critic_weighting == "output"

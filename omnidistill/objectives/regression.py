@@ -11,6 +11,9 @@ class Regression:
     """`E divergence(G(x_1), x0)` over pairs (x_1, x0) of the teacher's deterministic sampler (Yin et al. 2023, DMD,
     eq. 9; Luhman & Luhman 2021). It keeps every mode, because each noise has its own sample.
 
+    Coordinates are not aligned: the deterministic sampler turns x0 as x_1 is turned, so the pose belongs to the pair.
+    An aligned loss would be content with any pose, and steps that keep the noise (`ode`) would mix two poses.
+
     Args:
         pairs: how many pairs are computed before training.
         steps: the teacher's sampler steps for each.
@@ -36,7 +39,7 @@ class Regression:
         x_1, x0, context = step.bank["states"][:, 0], step.bank["states"][:, -1], step.bank["context"]
         t = step.bank["times"][0].expand(x_1.shape[0])
         belief = step["student"](x_1, t, context)
-        target = step.path.align(step.path.certain(x0), belief, context.mask)
+        target = step.path.certain(x0)
         return Losses(
             {
                 "regression": reduce(

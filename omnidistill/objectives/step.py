@@ -26,6 +26,9 @@ class Step:
     The student's rollout and its noised copies are made once per step, so a matching term, a discriminator and a
     reward added by weight look at the same sample. Everything a role does not train runs without gradient through
     its parameters: the engine has frozen them, so only inputs carry gradients there.
+
+    Guidance scales of `guidance_range` are drawn here, before any objective looks, so that rollouts, teachers and
+    whoever else wants to be told know the same ones, whichever objective comes first.
     """
 
     def __init__(
@@ -41,12 +44,15 @@ class Step:
         total: int = 1,
         null: Null | None = None,
         bank: Mapping[str, Any] | None = None,
+        guidance_range: tuple[float, float] | None = None,
     ) -> None:
         self.role, self.batch, self.models, self.g = role, batch, models, g
         self.like, self.spec, self.update, self.total = like, student, update, total
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
         self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
+        if guidance_range is not None:
+            self.draw_guidance(*guidance_range)
 
     def __getitem__(self, name: str) -> Denoiser:
         if name not in self.models:
@@ -62,7 +68,7 @@ class Step:
             raise UserError(
                 f"guidance {scale} needs a task with a null condition; this task has none, use guidance 1"
             )
-        return Guided(self[name], 1.0 if scale is None else scale, self.null)
+        return Guided(self[name], scale, self.null)
 
     @property
     def path(self) -> Path:
@@ -83,7 +89,12 @@ class Step:
         return self.context.with_condition(torch.where(dropped, self.null, condition))
 
     def draw_guidance(self, low: float, high: float) -> None:
-        """Draws one guidance scale per sample into the context, for the teacher to use and the student to be told."""
+        """Draws one guidance scale per sample into the context, for the teacher to use and the student to be told; once
+        a step, and nothing may have been asked before."""
+        if self.context.guidance is not None:
+            return
+        if self._rollout is not None:
+            raise UserError("guidance is drawn before a step's rollout; give the step its guidance_range")
         scale = low + (high - low) * torch.rand(self.batch.count, generator=self.g, device=self.g.device)
         self.batch = replace(self.batch, context=replace(self.context, guidance=scale.to(self.like.device)))
 
@@ -108,26 +119,41 @@ class Step:
         return self._rollout
 
     def noised(self, times: Times) -> tuple[Tensor, Tensor]:
-        """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution."""
+        """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution.
+
+        It has a graph where the rollout has one, whoever asks first and whether under `no_grad` or not: another
+        objective may send a gradient through x_t."""
         if times not in self._noised:
             x0 = self.rollout.x0
             t = times(x0.shape[0], self.path, self.g).to(x0.device)
-            self._noised[times] = self.path.corrupt(x0, t, self.context, g=self.g), t
+            with torch.set_grad_enabled(self.role == "student"):
+                self._noised[times] = self.path.corrupt(x0, t, self.context, g=self.g), t
         return self._noised[times]
 
 
 def reduce(
     elementwise: Tensor, weight: Tensor | float = 1.0, mask: Tensor | None = None, where: Tensor | None = None
 ) -> Tensor:
-    """Mean over the real elements of a sample, then weighted mean over samples: a scalar.
+    """Weighted mean over the real elements of a sample, then mean over samples: a scalar.
 
     Args:
         elementwise: Float[b ...].
-        weight: Float[b] or a number; w(t).
-        mask: True where an element is real, broadcastable; padding never counts.
-        where: True where a loss is wanted (unresolved elements); the others count as zero, so that a sample's
+        weight: w(t): a number; Float[b]; or one per element, with as many axes as `elementwise` and in each its size
+            or 1, e.g. Float[b 1 f 1 1] for one weight a frame.
+        mask: True where an element is real, with as many axes and in each its size or 1; padding never counts.
+        where: True where a loss is wanted (unresolved elements), likewise; the others count as zero, so that a sample's
             loss is a sum over its undecided elements divided by its length.
+
+    Raises:
+        UserError: a shape that would only happen to broadcast (one weight a frame where frames are as many as channels
+            or samples).
     """
+    weight = torch.as_tensor(weight, device=elementwise.device).to(elementwise.dtype)
+    if weight.ndim == 1:
+        weight = weight.reshape(-1, *(1 for _ in elementwise.shape[1:]))
+    for name, value in (("weight", weight), ("mask", mask), ("where", where)):
+        _fits(name, value, elementwise)
+    elementwise = weight * elementwise
     if where is not None:
         elementwise = torch.where(where, elementwise, 0.0)
     if mask is None:
@@ -136,5 +162,16 @@ def reduce(
         real = mask.expand(elementwise.shape)
         count = real.flatten(1).sum(1).clamp_min(1)
         sample = torch.where(real, elementwise, 0.0).flatten(1).sum(1) / count
-    weight = torch.as_tensor(weight, device=sample.device).to(sample.dtype)
-    return (weight * sample).mean()
+    return sample.mean()
+
+
+def _fits(name: str, value: Tensor | None, elementwise: Tensor) -> None:
+    """An error unless `value` is a number or has the axes of the loss, in each its size or 1."""
+    if value is None or value.ndim == 0:
+        return
+    shape, full = tuple(value.shape), tuple(elementwise.shape)
+    if len(shape) != len(full) or any(n not in (1, m) for n, m in zip(shape, full, strict=True)):
+        raise UserError(
+            f"{name} of shape {shape} does not say which axes of a loss of {full} it belongs to; "
+            "give it as many axes, of these sizes or 1"
+        )

@@ -36,6 +36,7 @@ class Weighted:
                 self.roles[name] = role.merged(self.roles[name], name) if name in self.roles else role
         self.bank = self._bank()
         self.rolls_out = any(part.rolls_out for part in parts.values())
+        self.guidance_range = self._guidance()
 
     def _bank(self) -> BankSpec | None:
         asked = [part.bank for part in self.parts.values() if part.bank]
@@ -47,9 +48,22 @@ class Weighted:
             )
         return BankSpec(max(a.size for a in asked), asked[0].steps, any(a.states for a in asked))
 
+    def _guidance(self) -> tuple[float, float] | None:
+        """The one range that parts want drawn; whoever comes first in a step must not decide between two."""
+        found = {name: getattr(part, "guidance_range", None) for name, part in self.parts.items()}
+        asked = {name: tuple(value) for name, value in found.items() if value is not None}
+        if len(set(asked.values())) > 1:
+            ranges = ", ".join(f"{name} {list(value)}" for name, value in asked.items())
+            raise UserError(f"objectives draw guidance from different ranges: {ranges}; give them one")
+        return next(iter(asked.values()), None)
+
     def losses(self, role: str, step: Step) -> Losses | None:
         terms: dict[str, Tensor] = {}
         diagnostics: dict[str, Tensor] = {}
+        if (
+            self.guidance_range is not None
+        ):  # before any part looks, where the step was made without the range
+            step.draw_guidance(*self.guidance_range)
         for name, part in self.parts.items():
             result = part.losses(role, step)
             if result is None:

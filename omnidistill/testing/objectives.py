@@ -44,7 +44,7 @@ def check_objective(
         task: gives data, path, networks and, if `teacher` is not given, the closed-form teacher.
         batch: samples in the batch.
         student: how the student is asked; `cost` is declared for one step.
-        guidance: the student's network takes the guidance scale as an input.
+        guidance: the student's network takes the guidance scale as an input, even where the objective draws none.
 
     Raises:
         ConformanceError: the first property that fails.
@@ -53,14 +53,16 @@ def check_objective(
     data = task.batch(batch, seeded(seed))
     lacking = missing(objective, task.path, data=data.x0 is not None, condition=task.conditional)
     report.require(not lacking, "path and task offer what it needs", f"missing {', '.join(lacking)}")
-    teacher, crew = _crew(objective, task, teacher, guidance, seed)
+    scales = getattr(objective, "guidance_range", None)
+    teacher, crew = _crew(objective, task, teacher, guidance or scales is not None, seed)
     bank = _bank(objective, task, teacher, batch, seed)
 
     def step(role: str, of: Batch) -> Step:
         models = {"teacher": teacher, **crew.models}
         g = generator(seed, role)
         like = task.like(of.count, context=of.context) if of.x0 is None else torch.empty_like(of.x0)
-        return Step(role, of, models, g, like=like, student=student, null=task.null, bank=bank)
+        kept = {"null": task.null, "bank": bank, "guidance_range": scales}
+        return Step(role, of, models, g, like=like, student=student, **kept)
 
     for role in dict.fromkeys(crew.turns):
         with report.section(f"losses of role '{role}'"):

@@ -130,6 +130,7 @@ class Distillation(L.LightningModule):
             total=self.settings.updates,
             null=self.null,
             bank=self._bank_batch(batch.count, turn),
+            guidance_range=getattr(self.objective, "guidance_range", None),
         )
         parameters = self.parameters_of(role)
         for parameter in parameters:

@@ -6,7 +6,9 @@ import torch
 from omnidistill import paths
 from omnidistill.context import Context
 from omnidistill.denoisers import Guided, NetworkDenoiser
+from omnidistill.denoisers.network import takes_guidance
 from omnidistill.errors import UserError
+from omnidistill.networks.mlp import MLP
 
 NULL = 3
 
@@ -49,7 +51,7 @@ def case(request, g):
 def test_one_batch_equals_two_calls(case, t, scale):
     denoiser, x, context = case
     per_sample = isinstance(scale, torch.Tensor)
-    guided = Guided(denoiser, 99.0 if per_sample else scale, NULL)
+    guided = Guided(denoiser, None if per_sample else scale, NULL)
     s = torch.as_tensor(0.1, dtype=torch.float64)
     asked = Context(context.condition, context.anchor, context.mask, scale if per_sample else None)
     found = guided(x, t, asked, target_time=s)
@@ -83,6 +85,56 @@ def test_a_mapping_of_conditions_is_emptied_by_the_callers_function(g):
 
     found = Guided(denoiser, 2.0, empty)(x, 0.5, Context({"label": label})).mean
     torch.testing.assert_close(found, Guided(denoiser, 2.0, NULL)(x, 0.5, Context(label)).mean)
+
+
+def test_a_scale_that_is_given_counts_and_none_takes_the_drawn_one(g):
+    """A teacher under guidance 2 stays under guidance 2, whatever scales were drawn for a student to be told."""
+    denoiser = NetworkDenoiser(Conditional(), paths.rectified_flow(), "x0")
+    x, label = torch.randn(4, 5, dtype=torch.float64, generator=g), torch.tensor([0, 1, 2, 0])
+    drawn = torch.tensor([0.5, 1.0, 2.0, 7.0], dtype=torch.float64)
+    plain, told = Context(label), Context(label, guidance=drawn)
+    torch.testing.assert_close(
+        Guided(denoiser, 2.0, NULL)(x, 0.5, told).mean, Guided(denoiser, 2.0, NULL)(x, 0.5, plain).mean
+    )
+    conditional, unconditional = denoiser(x, 0.5, plain), denoiser(x, 0.5, Context(label * 0 + NULL))
+    torch.testing.assert_close(
+        Guided(denoiser, None, NULL)(x, 0.5, told).mean, conditional.guide(unconditional, drawn).mean
+    )
+    with pytest.raises(UserError, match=r"context\.guidance"):
+        Guided(denoiser, None, NULL)(x, 0.5, plain)
+
+
+class Told(torch.nn.Module):
+    """Says what it was told."""
+
+    def forward(self, x, t, condition=None, guidance=None):
+        return x * 0 if guidance is None else guidance.expand_as(x.T).T.clone()
+
+
+class Deaf(torch.nn.Module):
+    def forward(self, x, t, condition=None):
+        return x * 0
+
+
+def test_only_a_network_that_wants_to_be_told_hears_the_scale():
+    x, context = torch.zeros(2, 3), Context(torch.tensor([0, 1]), guidance=torch.tensor([2.0, 5.0]))
+
+    def answer(network, **options):
+        return (
+            NetworkDenoiser(network, paths.rectified_flow(), "x0", **options)(x, 0.5, context)
+            .mean[:, 0]
+            .tolist()
+        )
+
+    assert answer(Told()) == [2.0, 5.0], "a keyword called guidance"
+    assert answer(Told(), guidance=False) == answer(Deaf()) == [0.0, 0.0]
+    declared = Told()
+    declared.wants_guidance = False
+    assert answer(declared) == [0.0, 0.0]
+    with_embedding, without = MLP(3, 8, 1, 2, guidance=True), MLP(3, 8, 1, 2)
+    assert [takes_guidance(n) for n in (with_embedding, without)] == [True, False]
+    assert answer(without) == [0.0, 0.0], "a network of ours without the embedding is not told"
+    assert [takes_guidance(torch.nn.Sequential(n)) for n in (with_embedding, without)] == [True, False]
 
 
 def test_guidance_without_a_condition_is_refused(g):

@@ -222,6 +222,8 @@ def test_a_range_of_guidance_is_told_and_used(closed):
     told = []
 
     class Hears(Exact):
+        wants_guidance = True
+
         def belief(self, x_t, t, context, target_time):
             told.append(context.guidance)
             return super().belief(x_t, t, context, target_time)
@@ -240,7 +242,7 @@ def test_a_range_of_guidance_is_told_and_used(closed):
     again.draw_guidance(1.5, 4.0)
     assert torch.equal(again.context.guidance, scale)
     pair = objective._pair(again)
-    belief = Guided(teacher, 1.0, task.null)(pair.x_t, pair.t, again.context)
+    belief = Guided(teacher, None, task.null)(pair.x_t, pair.t, again.context)
     torch.testing.assert_close(pair.x_r, task.path.bridge(pair.x_t, belief.mean, pair.t, pair.r))
     plain = teacher(pair.x_t, pair.t, Context(batch.context.condition))
     assert not torch.allclose(plain.mean, belief.mean, atol=1e-2)
@@ -503,6 +505,7 @@ def test_padding_changes_neither_loss_nor_gradient(closed, kind, options):
 def test_calls_are_those_declared(closed, options):
     task = GaussianMixtureTask([[-1.0], [1.0]], 0.5, conditional=True)
     models = {"teacher": task.exact_teacher(), "student": Exact(task.path), "target": Exact(task.path)}
+    models["student"].wants_guidance = True
     objective = Consistency(jumps=Nodes(4), **options)
     objective.losses("student", closed.step("student", models, task.batch(8, generator(0)), null=task.null))
     calls = {name: model.calls for name, model in models.items() if model.calls}
