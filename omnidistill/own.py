@@ -19,6 +19,7 @@ from omnidistill.errors import UserError
 from omnidistill.random import uniform
 from omnidistill.student import Student
 from omnidistill.tasks import Metric, Task
+from omnidistill.training.frozen import twin
 
 Source = Callable[[int, torch.Generator], Batch]
 
@@ -52,7 +53,7 @@ class OwnTask(Task):
             raise UserError(
                 "a network of your own has no second embeddings; set student.target_time and guidance off"
             )
-        return copy.deepcopy(self.origin.network)
+        return twin(self.origin.network)
 
     def reading(self) -> Mapping[str, Any]:
         return self.origin.reading()
@@ -93,7 +94,8 @@ def distill(
     """Distils a teacher of your own and returns the student.
 
     Args:
-        teacher: your network, its path and its parameterisation. A copy is worked with; yours stays as it is.
+        teacher: your network, its path and its parameterisation. A copy is worked with; yours stays as it is. What
+            you froze in it (`requires_grad_(False)` on a part) stays frozen in student and critics.
         recipe: a name that `omnidistill recipes` lists.
         data: clean samples, Float[n ...] or Long[n l]; or a function `(count, generator) -> Batch`; None for recipes
             that need no data.

@@ -6,6 +6,7 @@ With a mask only real elements draw numbers, in order, so a sample and its zero-
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,19 +32,23 @@ def normal(
     dtype = dtype or (like.dtype if like.is_floating_point() else torch.float32)
     if mask is None:
         return torch.randn(like.shape, generator=g, device=_device(g), dtype=dtype).to(like.device)
-    return _scatter(like, mask, lambda n: torch.randn(n, generator=g, device=_device(g), dtype=dtype))
+    return _scatter(like, mask, g, lambda n: torch.randn(n, generator=g, device=_device(g), dtype=dtype))
 
 
 def uniform(like: Tensor, g: torch.Generator | None, mask: Tensor | None = None) -> Tensor:
     """Uniform [0, 1) float64 numbers shaped like `like`; zero where `mask` is False."""
     if mask is None:
         return torch.rand(like.shape, generator=g, device=_device(g), dtype=torch.float64).to(like.device)
-    return _scatter(like, mask, lambda n: torch.rand(n, generator=g, device=_device(g), dtype=torch.float64))
+    return _scatter(
+        like, mask, g, lambda n: torch.rand(n, generator=g, device=_device(g), dtype=torch.float64)
+    )
 
 
-def _scatter(like: Tensor, mask: Tensor, draw) -> Tensor:  # type: ignore[no-untyped-def]
+def _scatter(like: Tensor, mask: Tensor, g: torch.Generator | None, draw: Callable[[int], Tensor]) -> Tensor:
     real = mask.expand(like.shape)
-    values = draw(int(real.sum())).to(like.device)
+    # A part of a batch takes its share of the whole batch's draw (`training.parts`).
+    part = getattr(g, "under", None)
+    values = (draw(int(real.sum())) if part is None else part(like, mask, draw)).to(like.device)
     return torch.zeros(like.shape, dtype=values.dtype, device=like.device).masked_scatter_(real, values)
 
 

@@ -25,9 +25,11 @@ from omnidistill.paths import Path
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 from omnidistill.tasks import Task
+from omnidistill.training import adapters
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 
 SCHEMA = 1
+BASE = "base.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Recipe:
         random_tokens: share of random tokens in its initial state, None for the path's own prior.
         guidance: the scale it is told when sampling, None where it was not trained for a range.
         made_by: recipe, seed, versions: for people.
+        adapter: rank, alpha and targets where the file holds adapters alone, and which `base` they lie over
+            (`shipped`: with the task's teacher; else a file beside it); None for whole weights.
     """
 
     task: Mapping[str, Any] | None
@@ -54,6 +58,7 @@ class Recipe:
     random_tokens: float | None = None
     guidance: float | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -180,9 +185,17 @@ def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
 
 
 def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "student") -> None:
-    """Writes `name.safetensors` and `name.json`. The weights are those of the bare network."""
+    """Writes `name.safetensors` and `name.json`. The weights are those of the bare network; with adapters these alone,
+    and `base.safetensors` beside them where the base did not come with the package."""
     bare = denoiser.denoiser if isinstance(denoiser, Told) else denoiser
-    write_safetensors(dict(bare.network.state_dict()), folder / f"{name}.safetensors")  # type: ignore[union-attr]
+    network: nn.Module = bare.network  # type: ignore[assignment]
+    tensors = dict(network.state_dict())
+    if recipe.adapter is not None:
+        tensors, base = adapters.split(network, recipe.adapter["whole"])
+        recipe = replace(recipe, adapter={**recipe.adapter, "digest": adapters.of(base)})
+        if recipe.adapter["base"] == BASE:  # type: ignore[index]
+            write_safetensors(base, folder / BASE)
+    write_safetensors(tensors, folder / f"{name}.safetensors")
     document = {"schema": SCHEMA, **asdict(recipe)}
     temporary = folder / f"{name}.json.part"
     temporary.write_text(json.dumps(document, indent=1) + "\n")
@@ -202,12 +215,34 @@ def read_recipe(folder: FilePath, name: str) -> Recipe:
         raise UserError(f"{path} is not a description of a saved model ({error})") from error
 
 
+def _filled(
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    folder: FilePath,
+    name: str,
+    recipe: Recipe,
+    task: Task | None = None,
+) -> nn.Module:
+    """The network with the weights of a file; over those of its base where the file holds adapters."""
+    file = folder / f"{name}.safetensors"
+    if recipe.adapter is None:
+        load_strictly(network, tensors, file)
+        return network
+    shipped = None if task is None else task.shipped_teacher()
+    place = (
+        shipped / "teacher.safetensors"
+        if recipe.adapter.get("base") == "shipped" and shipped
+        else folder / BASE
+    )
+    return adapters.join(network, recipe.adapter, read_safetensors(place)[0], tensors, file)
+
+
 def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") -> tuple[Denoiser, Recipe]:
     """The saved denoiser on a task that is already built."""
     recipe = read_recipe(folder, name)
     network = task.network(target_time=recipe.target_time, guidance=recipe.guided)
     tensors, _ = read_safetensors(folder / f"{name}.safetensors")
-    load_strictly(network, tensors, folder / f"{name}.safetensors")
+    network = _filled(network, tensors, folder, name, recipe, task)
     return assemble(network, task.path, recipe).to(device).eval(), recipe
 
 
@@ -236,7 +271,7 @@ def load(
                 f"the student in {folder} was made from your own module; pass load(..., network=, path=)"
             )
         tensors, _ = read_safetensors(folder / "student.safetensors")
-        load_strictly(network, tensors, folder / "student.safetensors")
+        network = _filled(network, tensors, folder, "student", recipe)
         denoiser = assemble(network, path, recipe).to(device).eval()
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32

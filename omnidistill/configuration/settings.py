@@ -91,6 +91,19 @@ def _steps(key: str, value: Any) -> list[int]:
     return sorted(set(several(whole(1), least=1)(key, value)))
 
 
+def _adapter(key: str, value: Any) -> dict[str, Any]:
+    parts: dict[str, Check] = {
+        "rank": whole(1),
+        "alpha": number(0, above=True),
+        "targets": optional(several(text, least=1)),
+    }
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key} must be {{rank: 8, alpha: 8, targets: [...]}} or null, got {_shown(value)}")
+    if strange := [name for name in value if name not in parts]:
+        raise unknown(f"key of {key}", strange[0], parts)
+    return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
+
+
 _RATE = number(0, above=True)
 
 CHECKS: Mapping[str, Check] = {
@@ -98,6 +111,7 @@ CHECKS: Mapping[str, Check] = {
     "teacher": optional(text),
     "updates": whole(1),
     "batch": whole(1),
+    "accumulate": whole(1),
     "seed": whole(0),
     "guidance": number(0),
     "steps": _steps,
@@ -119,6 +133,7 @@ CHECKS: Mapping[str, Check] = {
     "student.inputs": one_of("simulated", "data"),
     "student.target_time": flag,
     "student.guidance": optional(number(0)),
+    "student.adapter": optional(_adapter),
     "student.random_tokens": optional(number(0, 1)),
     "fit.updates": whole(0),
     "fit.batch": optional(whole(1)),

@@ -32,12 +32,15 @@ class RoleSpec:
     """A model that an objective needs beside the student and the teacher. None means "as another objective says".
 
     Attributes:
-        start: `teacher` (a trainable copy of the teacher's network) or `student` (a copy of the student).
+        start: what it is a copy of: `teacher` (a trainable copy of the teacher's network), `student`, or any other
+            teacher or role by name.
         updates: optimiser updates per student update (k : 1).
         lr: learning rate as a multiple of the student's.
         average: this model is an exponential moving average of the student with this decay, and is not trained.
         refresh: this model is replaced by the student this many times, evenly over the run, and is not trained.
-        modules: further modules trained in this role (discriminator heads), by the name of the model they become.
+        modules: further modules trained in this role (discriminator heads), by the name of the model they become. The
+            role `student` may have some too (a learned weight of the time).
+        adapter: this role is a low-rank adapter over the frozen network that it starts from: `{rank, alpha, targets}`.
     """
 
     start: str | None = None
@@ -46,6 +49,7 @@ class RoleSpec:
     average: float | None = None
     refresh: int | None = None
     modules: Mapping[str, Callable[[Denoiser], nn.Module]] = field(default_factory=dict)
+    adapter: Mapping[str, Any] | None = None
 
     @property
     def trained(self) -> bool:
@@ -54,7 +58,7 @@ class RoleSpec:
     def merged(self, other: RoleSpec, name: str) -> RoleSpec:
         """One role declared by two objectives; an error where they disagree."""
         values: dict[str, Any] = {}
-        for key in ("start", "updates", "lr", "average", "refresh"):
+        for key in ("start", "updates", "lr", "average", "refresh", "adapter"):
             mine, theirs = getattr(self, key), getattr(other, key)
             if mine is not None and theirs is not None and mine != theirs:
                 raise UserError(

@@ -180,13 +180,14 @@ class Consistency:
         return step.guided("teacher", self.guidance)
 
     def _round(self, step: Step) -> int:
-        return min(self.rounds - 1, step.update * self.rounds // step.total)
+        return min(self.rounds - 1, step.update * self.rounds // step.total) if self.rounds > 1 else 0
 
     def _pair(self, step: Step) -> Pair:
         if self.pairs == "stored":
             return self._stored(step)
         path, context, x0 = step.path, step.context, self._clean(step)
-        progress = step.update / step.total
+        # Who asks for the run's length is bound to it; most grids stay as they are.
+        progress = step.update / step.total if getattr(self.jumps, "refined", True) else 0.0
         t, s = (u.to(x0.device) for u in self.jumps(x0.shape[0], path, step.g, progress, self._round(step)))
         x_t = path.renoise(x0, t, context, g=step.g)  # at the temperature at which the student is asked
         if self.pairs == "bridge":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from omnidistill.times import Times, Uniform
 
 class Jumps(Protocol):
     nodes: int
+    refined: bool
+    """Whether `progress` changes anything; taken for true where it is not said."""
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
@@ -60,6 +62,10 @@ class Nodes:
                 f"a grid is shifted towards noise by a factor of at least 1, got shift={self.shift}"
             )
 
+    @property
+    def refined(self) -> bool:
+        return self.final is not None
+
     def size(self, progress: float, round_: int) -> int:
         """The number of grid steps at this point of training."""
         if self.final is None:
@@ -90,6 +96,7 @@ class Gap:
     times: Times = Uniform()
     largest: float = 0.5
     nodes: int = 1
+    refined: ClassVar[bool] = False
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0

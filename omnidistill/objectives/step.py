@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.denoisers.guidance import Null
+from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import StudentSpec
 from omnidistill.paths import Path
@@ -45,9 +46,13 @@ class Step:
         null: Null | None = None,
         bank: Mapping[str, Any] | None = None,
         guidance_range: tuple[float, float] | None = None,
+        structure: torch.Generator | None = None,
     ) -> None:
         self.role, self.batch, self.models, self.g = role, batch, models, g
-        self.like, self.spec, self.update, self.total = like, student, update, total
+        self.like, self.spec, self.update, self._total = like, student, update, total
+        # Draws that belong to the step as a whole; where nobody gives a generator for them, the step's own.
+        self.structure = g if structure is None else structure
+        self.asked_total = False
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
         self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
@@ -68,7 +73,17 @@ class Step:
             raise UserError(
                 f"guidance {scale} needs a task with a null condition; this task has none, use guidance 1"
             )
-        return Guided(self[name], scale, self.null)
+        model = self[name]
+        if isinstance(model, Routed):
+            return model.guided(scale, self.null)
+        return Guided(model, scale, self.null)
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run. Who asks ties what is learned to where the run ends, which is remembered: such a
+        run cannot be made longer afterwards."""
+        self.asked_total = True
+        return self._total
 
     @property
     def path(self) -> Path:
@@ -114,7 +129,13 @@ class Step:
             data = self.x0 if self.spec.inputs == "data" else None
             with torch.set_grad_enabled(self.role == "student"):
                 self._rollout = self.spec.sampler.rollout(
-                    self["student"], self.like, self.spec.steps, self.context, g=self.g, data=data
+                    self["student"],
+                    self.like,
+                    self.spec.steps,
+                    self.context,
+                    g=self.g,
+                    data=data,
+                    structure=self.structure,
                 )
         return self._rollout
 

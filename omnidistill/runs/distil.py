@@ -16,6 +16,7 @@ from omnidistill.runs import setup
 from omnidistill.runs.evaluate import judge
 from omnidistill.student import Recipe, save
 from omnidistill.tasks import Task
+from omnidistill.training.resume import check
 
 if TYPE_CHECKING:
     from omnidistill.training.module import Distillation
@@ -37,6 +38,8 @@ def distill(cfg: DictConfig) -> FilePath:
     teacher = setup.teacher_of(cfg, task, device)
     # What the recipe lacks is said before anything is written.
     setup.objective_of(cfg, task)
+    if cfg.resume:
+        check(out, setup.settings_of(cfg))
     save_config(cfg, out)
     student, recipe, module = train_student(cfg, task, teacher, out, device)
     save(student, recipe, out)
@@ -58,7 +61,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     asked = teacher.calls - asked
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
     module = Distillation(
-        cast(student, origin, objective, cfg.ema or 0.0),
+        cast(student, origin, objective, cfg.ema or 0.0, setup.adapter_of(cfg)),
         teacher,
         objective,
         setup.settings_of(cfg),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnidistill.configuration.compose import build
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
@@ -20,9 +19,11 @@ from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
-from omnidistill.student import Recipe, assemble, read_denoiser
+from omnidistill.student import BASE, Recipe, assemble, read_denoiser
 from omnidistill.tasks import Task
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
+from omnidistill.training.adapters import Adapter, adapt, bare
+from omnidistill.training.frozen import fixed, twin
 from omnidistill.training.roles import cast, missing
 from omnidistill.training.settings import Optim, Settings
 
@@ -49,6 +50,7 @@ def settings_of(cfg: DictConfig, **changes: Any) -> Settings:
         "seed": cfg.seed,
         "precision": cfg.precision,
         "ema": cfg.ema or 0.0,
+        "accumulate": cfg.accumulate,
         "checkpoint_every": cfg.checkpoint.every,
         "log_every": cfg.log.every,
     }
@@ -94,10 +96,11 @@ def origin_of(
 ) -> NetworkDenoiser:
     """A network with the teacher's knowledge, for students and critics to start from.
 
-    That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs.
+    That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs. What stays fixed is
+    the teacher's own, not a copy: what the user froze, and with adapters everything.
     """
     if isinstance(teacher, NetworkDenoiser):
-        return copy.deepcopy(teacher)
+        return twin(teacher) if adapter_of(cfg) is None else twin(teacher, teacher.parameters())
     torch.manual_seed(cfg.seed)  # layers draw their initial weights without a generator
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
     if cfg.fit.updates < 1:
@@ -111,7 +114,7 @@ def origin_of(
 
     changes = {"updates": cfg.fit.updates, "optim": {"lr": cfg.fit.lr or cfg.optim.lr}}
     if cfg.fit.batch:
-        changes["batch"] = cfg.fit.batch
+        changes |= {"batch": cfg.fit.batch, "accumulate": min(cfg.accumulate, cfg.fit.batch)}
     objective = Denoising(weighting="output", target="teacher")
     module = Distillation(
         cast(network, None, objective, cfg.ema or 0.0),
@@ -183,8 +186,40 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     weights: dict[str, Tensor] = dict(network.state_dict())
     weights.update(origin.network.state_dict())
     load_strictly(network, weights, FilePath("the teacher"))
+    adapter = adapter_of(cfg)
+    if adapter is None:
+        _freeze(network, origin.network)
+    else:
+        network = adapt(network, origin.network, adapter)
+        free = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        shipped = not cfg.teacher and task.exact_teacher() is None and task.shipped_teacher() is not None
+        recipe = replace(
+            recipe,
+            adapter={
+                **adapter.plain(),
+                "whole": [bare(name) for name in free if "lora_" not in name],
+                "base": "shipped" if shipped else BASE,
+            },
+        )
     # During training the scale is drawn per sample, so the student is told it by the step's context, not by itself.
     return assemble(network, task.path, replace(recipe, guidance=None)), recipe
+
+
+def adapter_of(cfg: DictConfig) -> Adapter | None:
+    """`student.adapter`, of which the trained roles beside the student have one each too."""
+    options = cfg.student.get("adapter")
+    return None if options is None else Adapter(**plain(options))
+
+
+def _freeze(network: nn.Module, origin: nn.Module) -> None:
+    """What the user froze in the teacher is fixed in the student too, and the same tensor."""
+    fixed_there = {id(parameter) for parameter in fixed(origin)}
+    if not fixed_there:
+        return
+    for name, parameter in list(origin.named_parameters(remove_duplicate=False)):
+        if id(parameter) in fixed_there:
+            owner, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(owner), leaf, parameter)
 
 
 def spec_of(cfg: DictConfig) -> StudentSpec:

@@ -13,6 +13,7 @@ from omnidistill.evaluation.environment import environment
 from omnidistill.runs import setup
 from omnidistill.student import Recipe, save
 from omnidistill.tasks import Task
+from omnidistill.training.resume import check
 
 
 def train(cfg: DictConfig) -> FilePath:
@@ -25,6 +26,8 @@ def train(cfg: DictConfig) -> FilePath:
     device = setup.device_of(cfg)
     task: Task = build(cfg.task)
     objective = setup.objective_of(cfg, task)
+    if cfg.resume:
+        check(out, setup.settings_of(cfg))
     save_config(cfg, out)
     torch.manual_seed(cfg.seed)
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())

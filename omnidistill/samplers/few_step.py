@@ -65,16 +65,19 @@ class FewStep(Sampler):
         *,
         g: torch.Generator,
         data: Tensor | None = None,
+        structure: torch.Generator | None = None,
     ) -> Rollout:
         """One student answer at one of its own steps, with a graph through that answer alone.
 
         The step k of `steps` is drawn uniformly for the whole batch. The input is what inference would see there:
         k steps without gradient, then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). With
-        `data`, the input is real data noised to t_k instead.
+        `data`, the input is real data noised to t_k instead. `structure` draws k where it is given, so that processes
+        that draw noise of their own agree on the step.
         """
         path = denoiser.path
         times = self.times(denoiser, steps)
-        k = int(torch.randint(steps, (), generator=g, device=g.device)) if steps > 1 else 0
+        which = g if structure is None else structure
+        k = int(torch.randint(steps, (), generator=which, device=which.device)) if steps > 1 else 0
         if data is not None:
             x = path.renoise(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
         else:

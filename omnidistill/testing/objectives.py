@@ -80,7 +80,12 @@ def _check_role(
     data: Batch,
     seed: int,
 ) -> None:
-    own = [p for name in crew.parts[role] for p in crew.models[name].parameters()]
+    own = [
+        parameter
+        for model in crew.parts[role]
+        for name, parameter in crew.models[model].named_parameters()
+        if name in crew.trainable[model]
+    ]
     everyone: dict[str, nn.Module] = {"teacher": teacher, **crew.models}
     before = {name: copy.deepcopy(model.state_dict()) for name, model in everyone.items()}
     calls = {name: model.calls for name, model in everyone.items() if isinstance(model, Denoiser)}

@@ -7,6 +7,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.training.safetensors_file import (
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def save(module: Distillation, path: FilePath) -> None:
-    tensors = {f"model/{name}": value for name, value in module.trained.state_dict().items()}
+    """What training changes: models but for what is fixed in them, moments, counters."""
+    fixed = fixed_names(module)
+    state_dict = module.trained.state_dict()
+    tensors = {f"model/{name}": value for name, value in state_dict.items() if name not in fixed}
     for role, optimizer in module.role_optimizers().items():
         for index, parameter in enumerate(module.parameters_of(role)):
             for key, value in optimizer.state.get(parameter, {}).items():
@@ -32,22 +36,32 @@ def save(module: Distillation, path: FilePath) -> None:
         "calls": dict(module.calls),
         "seconds": module.seconds,
         "seed": module.settings.seed,
+        "updates": module.settings.updates,
+        "bound_to_end": module.bound_to_end,
+        "threads": torch.get_num_threads(),
     }
     write_safetensors(tensors, path, {"state": json.dumps(state)})
 
 
+def fixed_names(module: Distillation) -> set[str]:
+    """Names of `module.trained.state_dict()` that never change: they come with the teacher again."""
+    names = set()
+    for model, free in module.cast.trainable.items():
+        named = dict(module.trained[model].named_parameters(remove_duplicate=False))
+        moving = {id(named[name]) for name in free}
+        names |= {f"{model}.{name}" for name, parameter in named.items() if id(parameter) not in moving}
+    return names
+
+
 def load(module: Distillation, path: FilePath) -> None:
     """Strictly: every tensor of the file is used and every model and moment is found."""
-    tensors, metadata = read_safetensors(path)
-    if "state" not in metadata:
-        raise UserError(f"{path} holds weights but no training state; it cannot be resumed")
-    state = json.loads(metadata["state"])
+    tensors, state = _read(path)
     if state["seed"] != module.settings.seed:
         raise UserError(
             f"{path} was written with seed={state['seed']}, this run has seed={module.settings.seed}"
         )
     models = {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
-    load_strictly(module.trained, models, path)
+    load_strictly(module.trained, models, path, fixed_names(module))
     for role, optimizer in module.role_optimizers().items():
         for index, parameter in enumerate(module.parameters_of(role)):
             prefix = f"optim/{role}/{index}/"
@@ -60,23 +74,36 @@ def load(module: Distillation, path: FilePath) -> None:
     _restore_counters(module, state)
 
 
+def _read(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, metadata = read_safetensors(path)
+    if "state" not in metadata:
+        raise UserError(f"{path} holds weights but no training state; it cannot be resumed")
+    return tensors, json.loads(metadata["state"])
+
+
 def _restore_counters(module: Distillation, state: dict[str, Any]) -> None:
     module.update, module.seconds = state["update"], state["seconds"]
     module.role_updates.update(state["role_updates"])
     module.calls.update(state["calls"])
+    module.bound_to_end = state.get("bound_to_end", False)
+
+
+def state_of(path: FilePath) -> dict[str, Any]:
+    """The training state that a checkpoint holds beside its tensors."""
+    metadata = read_metadata(path)
+    if "state" not in metadata:
+        raise UserError(f"{path} holds weights but no training state; it cannot be resumed")
+    return dict(json.loads(metadata["state"]))
 
 
 def peek(path: FilePath) -> int:
     """The number of student updates that a checkpoint holds."""
-    metadata = read_metadata(path)
-    if "state" not in metadata:
-        raise UserError(f"{path} holds weights but no training state; it cannot be resumed")
-    return int(json.loads(metadata["state"])["update"])
+    return int(state_of(path)["update"])
 
 
 def load_models(module: Distillation, path: FilePath) -> None:
     """Models and counters of a finished run, without optimisers."""
-    tensors, metadata = read_safetensors(path)
+    tensors, state = _read(path)
     models = {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
-    load_strictly(module.trained, models, path)
-    _restore_counters(module, json.loads(metadata["state"]))
+    load_strictly(module.trained, models, path, fixed_names(module))
+    _restore_counters(module, state)

@@ -1,43 +1,55 @@
-"""The one Lightning module: walks the turns of a student update, with an optimiser for each trained role."""
+"""The engine: walks the turns of a student update, with an optimiser for each trained role."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.denoisers.guidance import Null
-from omnidistill.errors import RunError
+from omnidistill.denoisers.routed import Route, Routed
+from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Losses, Objective, StudentSpec
 from omnidistill.objectives.step import Step
 from omnidistill.random import generator
-from omnidistill.training.roles import EMA, STUDENT, Cast
+from omnidistill.training.averages import follow
+from omnidistill.training.parts import Draws, PartGenerator, cut, rows
+from omnidistill.training.roles import STUDENT, TEACHER, Cast
 from omnidistill.training.settings import Settings
 
 Shape = Callable[[int, torch.device, Context], Tensor]
 
+PATIENCE = 20
+"""So many updates from the start may a role's gradient be exactly zero, as where a batch happens to hold nothing to
+learn, or a critic still is the teacher."""
 
-class Distillation(L.LightningModule):
-    """Manual optimisation: Lightning's loop calls `training_step` once per student update.
 
-    It keeps its own count `update`, because `trainer.global_step` adds up the steps of all optimisers. Every draw
-    depends on (seed, update, turn) alone, so a run continued from update n repeats what an uninterrupted one does.
+class Distillation(nn.Module):
+    """Cast, teachers, optimisers and counters; `training_step` is one student update.
+
+    Every draw depends on (seed, update, turn) alone, so a run continued from update n repeats what an uninterrupted
+    one does. What belongs to the step as a whole (which of the student's steps is trained, which teacher is asked) is
+    drawn from a generator without the rank, so that all processes agree on it; data and noise from one with it.
+
+    Args:
+        teacher: one, or several by name. Several are all there under their names; where none of them is called
+            `teacher`, `route` says who that is.
+        route: `drawn`, one of several teachers for each turn; or a function from the context to the index of a teacher
+            for each sample, Long[b], in the order of their names.
     """
-
-    automatic_optimization = False
 
     def __init__(
         self,
         cast: Cast,
-        teacher: Denoiser | None,
+        teacher: Denoiser | Mapping[str, Denoiser] | None,
         objective: Objective,
         settings: Settings,
         like: Shape,
@@ -45,52 +57,74 @@ class Distillation(L.LightningModule):
         student: StudentSpec = StudentSpec(),
         null: Null | None = None,
         bank: Mapping[str, Any] | None = None,
+        route: Route | str = "drawn",
     ) -> None:
         super().__init__()
         self.cast, self.objective, self.settings = cast, objective, settings
         self.trained = nn.ModuleDict(cast.models)
-        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        several = dict(teacher) if isinstance(teacher, Mapping) else {}
+        single = None if isinstance(teacher, Mapping) else teacher
+        self.teacher = None if single is None else single.eval().requires_grad_(False)
+        self.teachers = nn.ModuleDict(
+            {name: one.eval().requires_grad_(False) for name, one in several.items()}
+        )
+        if self.teachers.keys() & self.trained.keys():
+            raise UserError(
+                f"a teacher has a role's name: {sorted(self.teachers.keys() & self.trained.keys())[0]}"
+            )
+        self.routed = Routed(several, route) if callable(route) else None
         self.like, self.spec, self.null, self.bank = like, student, null, bank
+        self.rank = 0
         self.update = 0
         self.role_updates: Counter[str] = Counter()
+        self.silent: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.seconds = 0.0
+        self.bound_to_end = False
         self.shown: dict[str, float] = {}
         self.pulse: Callable[[Distillation], None] = lambda module: None
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._owned: dict[str, list[nn.Parameter]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.trained[STUDENT].parameters()).device
 
     # --- optimisers -----------------------------------------------------------------------------------------------
 
     def parameters_of(self, role: str) -> list[nn.Parameter]:
-        return [p for name in self.cast.parts[role] for p in self.trained[name].parameters()]
+        """What the role's optimiser moves: of its models whatever is not fixed."""
+        if role not in self._owned:
+            self._owned[role] = [
+                parameter
+                for model in self.cast.parts[role]
+                for name, parameter in self.trained[model].named_parameters()
+                if name in self.cast.trainable[model]
+            ]
+        return self._owned[role]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+    def role_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """AdamW for each role, made when first asked for: the module is on its device then."""
         o = self.settings.optim
-        # foreach, not fused: fused AdamW on the CPU is wrong where gradient and parameter differ in memory format.
-        return [
-            torch.optim.AdamW(
-                self.parameters_of(role),
-                lr=self._lr(role),
-                betas=o.betas,
-                weight_decay=o.weight_decay,
-                foreach=True,
-            )
-            for role in self.cast.parts
-        ]
+        if not self._optimizers:
+            # foreach, not fused: fused AdamW on the CPU is wrong where gradient and parameter differ in memory format.
+            self._optimizers = {
+                role: torch.optim.AdamW(
+                    self.parameters_of(role),
+                    lr=self._lr(role),
+                    betas=o.betas,
+                    weight_decay=o.weight_decay,
+                    foreach=True,
+                )
+                for role in self.cast.parts
+            }
+        return self._optimizers
 
     def _lr(self, role: str) -> float:
         scale = self.cast.roles[role].lr
         return self.settings.optim.lr * (1.0 if scale is None else scale)
 
-    def role_optimizers(self) -> dict[str, Any]:
-        optimizers = self.optimizers()
-        return dict(
-            zip(self.cast.parts, optimizers if isinstance(optimizers, list) else [optimizers], strict=True)
-        )
-
     # --- one student update -----------------------------------------------------------------------------------------
-
-    def transfer_batch_to_device(self, batch: list[Batch], device: torch.device, index: int) -> list[Batch]:
-        return [part.to(device) for part in batch]
 
     def training_step(self, batches: list[Batch], index: int) -> None:
         began = time.perf_counter()
@@ -102,18 +136,78 @@ class Distillation(L.LightningModule):
             last = role not in self.cast.turns[turn + 1 :]
             shown.update(self._turn(role, batch, turn, optimizers[role], log and last))
         self.update += 1
-        self._follow()
+        follow(self.trained, self.cast, self.update, self.settings.updates)
         self.seconds += time.perf_counter() - began
         if log:
             self.shown = shown
         self.pulse(self)
 
-    def _turn(self, role: str, batch: Batch, turn: int, optimizer: Any, log: bool) -> dict[str, float]:
-        """One update of one role."""
-        models = {name: model for name, model in self.trained.items()}
+    def _turn(
+        self, role: str, batch: Batch, turn: int, optimizer: torch.optim.Optimizer, log: bool
+    ) -> dict[str, float]:
+        """One update of one role, in as many parts as are asked for."""
+        parameters = self.parameters_of(role)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer.zero_grad(set_to_none=True)
+        shown = _Shown(role, parameters, log)
+        models = self._models(turn)
+        before = {name: model.calls for name, model in models.items() if isinstance(model, Denoiser)}
+        parts = cut(batch.count, self.settings.accumulate)
+        for index, where in enumerate(parts):
+            cutting = Draws() if len(parts) > 1 else nullcontext()
+            with cutting:
+                step, seed = self._step(role, batch, turn, models, where if len(parts) > 1 else None, index)
+                with self._layers_own_draws(seed), self._autocast():
+                    losses = self.objective.losses(role, step)
+            self.bound_to_end |= step.asked_total
+            if losses is None:
+                raise RunError(f"role '{role}' is trained but no objective has a loss for it")
+            total = torch.stack([term.float() for term in losses.terms.values()]).sum()
+            share = step.batch.count / max(1, batch.count)
+            shown.add(losses, total, share)
+            if total.requires_grad:
+                (total if len(parts) == 1 else share * total).backward()
+        self._step_optimizer(role, optimizer, parameters, shown)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        self.role_updates[role] += 1
+        for name, count in before.items():
+            # Parts of one batch are one question.
+            self.calls[name] += (models[name].calls - count) // len(parts)  # type: ignore[operator, assignment]
+        return shown.figures() if log else {}
+
+    def _models(self, turn: int) -> dict[str, nn.Module]:
+        models = dict(self.trained.items()) | dict(self.teachers.items())
         if self.teacher is not None:
-            models["teacher"] = self.teacher
-        g = generator(self.settings.seed, "step", self.update, turn, self.global_rank, device=self.device)
+            models[TEACHER] = self.teacher
+        elif self.routed is not None:
+            models[TEACHER] = self.routed
+        elif TEACHER not in self.teachers and len(self.teachers):
+            names = list(self.teachers)
+            g = generator(self.settings.seed, "which teacher", self.update, turn)
+            models[TEACHER] = self.teachers[names[int(torch.randint(len(names), (), generator=g))]]
+        return models
+
+    def _step(
+        self,
+        role: str,
+        batch: Batch,
+        turn: int,
+        models: dict[str, nn.Module],
+        where: slice | None,
+        index: int,
+    ) -> tuple[Step, int]:
+        """The workbench of a turn, or of these rows of its batch, and a seed for what layers draw by themselves."""
+        keys = (self.settings.seed, "step", self.update, turn, self.rank)
+        g = generator(*keys, device=self.device)
+        seed = g.initial_seed() if index == 0 else generator(*keys, "part", index).initial_seed()
+        bank = self._bank_batch(batch.count, turn)
+        if where is not None:
+            g = PartGenerator.of(g, where, batch.count, batch.context.mask)
+            batch = rows(batch, where)
+            if bank is not None:
+                bank |= {"states": bank["states"][where], "context": bank["context"][where]}
         like = (
             self.like(batch.count, self.device, batch.context)
             if batch.x0 is None
@@ -129,49 +223,45 @@ class Distillation(L.LightningModule):
             update=self.update,
             total=self.settings.updates,
             null=self.null,
-            bank=self._bank_batch(batch.count, turn),
+            bank=bank,
             guidance_range=getattr(self.objective, "guidance_range", None),
+            structure=generator(self.settings.seed, "structure", self.update, turn),
         )
-        parameters = self.parameters_of(role)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        before = {name: model.calls for name, model in models.items() if isinstance(model, Denoiser)}
-        with self._layers_own_draws(g), self._autocast():
-            losses = self.objective.losses(role, step)
-        if losses is None:
-            raise RunError(f"role '{role}' is trained but no objective has a loss for it")
-        total = torch.stack([term.float() for term in losses.terms.values()]).sum()
-        optimizer.zero_grad(set_to_none=True)
-        shown = self._gradient_norms(losses, parameters) if log and len(losses.terms) > 1 else {}
-        self.manual_backward(total)
+        return step, seed
+
+    def _step_optimizer(
+        self, role: str, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], shown: _Shown
+    ) -> None:
+        if all(parameter.grad is None for parameter in parameters):
+            raise RunError(
+                f"no gradient reaches what '{role}' trains: its losses ({', '.join(shown.terms)}) do not depend on it"
+            )
         clip = self.settings.optim.clip
         norm = torch.nn.utils.clip_grad_norm_(
             parameters, clip if clip is not None else float("inf"), foreach=True
         )
         # Before the step: a finite loss may have a gradient that is not, and would be found only after a checkpoint.
-        if not torch.isfinite(total.detach() + norm):
-            raise RunError(self._diverged(role, losses))
+        if not math.isfinite(float(shown.total + norm)):
+            raise RunError(self._diverged(role, shown.terms))
+        if self.silent[role] == self.role_updates[role] < PATIENCE:
+            self.silent[role] += int(float(norm) == 0.0)
+            if self.silent[role] == PATIENCE:
+                raise RunError(
+                    f"the gradient of '{role}' was exactly zero in its first {PATIENCE} updates; it learns nothing"
+                )
+        shown.norm = norm
         progress = self.update / self.settings.updates
         for group in optimizer.param_groups:
             group["lr"] = self._lr(role) * self.settings.optim.factor(self.role_updates[role], progress)
+        shown.lr = optimizer.param_groups[0]["lr"]
         optimizer.step()
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        self.role_updates[role] += 1
-        for name, count in before.items():
-            self.calls[name] += models[name].calls - count  # type: ignore[operator, assignment]
-        if not log:
-            return {}
-        shown |= {f"{role}/{name}": float(value.detach()) for name, value in losses.terms.items()}
-        shown |= {f"{role}/grad_norm": float(norm), f"{role}/lr": optimizer.param_groups[0]["lr"]}
-        return shown | {f"diagnostics/{name}": float(value) for name, value in losses.diagnostics.items()}
 
     @contextmanager
-    def _layers_own_draws(self, g: torch.Generator) -> Iterator[None]:
+    def _layers_own_draws(self, seed: int) -> Iterator[None]:
         """Dropout draws from torch's global generator, which no layer can be told to leave: it is seeded by the turn
         too, so that a resumed run drops the same units, and put back afterwards."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(g.initial_seed())
+            torch.manual_seed(seed)
             yield
 
     def _autocast(self) -> torch.autocast:
@@ -183,25 +273,14 @@ class Distillation(L.LightningModule):
     def _bank_batch(self, count: int, turn: int) -> dict[str, Any] | None:
         if self.bank is None:
             return None
-        g = generator(self.settings.seed, "bank", self.update, turn, self.global_rank)
+        g = generator(self.settings.seed, "bank", self.update, turn, self.rank)
         rows = torch.randint(self.bank["states"].shape[0], (count,), generator=g)
         states = self.bank["states"][rows].to(self.device)
         context = self.bank["context"][rows].to(self.device)
         return {"states": states, "times": self.bank["times"].to(self.device), "context": context}
 
-    def _gradient_norms(self, losses: Losses, parameters: list[nn.Parameter]) -> dict[str, float]:
-        """The gradient norm of each term alone: which of them steers the student."""
-        norms = {}
-        for name, term in losses.terms.items():
-            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            squares = [g.detach().float().square().sum() for g in gradients if g is not None]
-            norms[f"diagnostics/grad_norm/{name}"] = (
-                float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-            )
-        return norms
-
-    def _diverged(self, role: str, losses: Losses) -> str:
-        bad = [name for name, value in losses.terms.items() if not torch.isfinite(value)]
+    def _diverged(self, role: str, terms: Mapping[str, Tensor]) -> str:
+        bad = [name for name, value in terms.items() if not torch.isfinite(value)]
         what = f"loss {', '.join(bad)}" if bad else "gradient"
         kept = self.update // self.settings.checkpoint_every * self.settings.checkpoint_every
         left = f"the checkpoint of update {kept} is kept" if kept else "there is no checkpoint yet"
@@ -210,25 +289,52 @@ class Distillation(L.LightningModule):
             "try a lower optim.lr or optim.clip"
         )
 
-    # --- models that follow the student -----------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        roles = self.cast.roles.items()
-        for name, average in ((name, spec.average) for name, spec in roles if spec.average is not None):
-            # A short memory while there is little to remember.
-            decay = min(average, (1.0 + self.update) / (10.0 + self.update))
-            self._average(self.trained[name], self.trained[STUDENT], 1.0 - decay)
-        # Then those that copy the average as it is now.
-        for name, times in ((name, spec.refresh) for name, spec in roles if spec.refresh):
-            done, before = (u * (times + 1) // self.settings.updates for u in (self.update, self.update - 1))
-            if done > before:
-                self._average(self.trained[name], self.trained[EMA], 1.0)
+class _Shown:
+    """What a turn is remembered by: terms and diagnostics, each part by its share; norms only where they are logged."""
 
-    @staticmethod
-    def _average(average: nn.Module, model: nn.Module, share: float) -> None:
-        mine: list[Tensor] = list(average.parameters())
-        theirs: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(mine, theirs, share)
-        for own, other in zip(average.buffers(), model.buffers(), strict=True):
-            own.copy_(other)
+    def __init__(self, role: str, parameters: list[nn.Parameter], log: bool) -> None:
+        self.role, self.parameters, self.log = role, parameters, log
+        self.terms: Mapping[str, Tensor] = {}
+        self.diagnostics: Mapping[str, Tensor] = {}
+        self.gradients: dict[str, list[Tensor | None]] = {}
+        self.total, self.norm, self.lr = torch.zeros(()), torch.zeros(()), 0.0
+
+    def add(self, losses: Losses, total: Tensor, share: float) -> None:
+        """Losses of a part with this share of the samples, before their backward pass."""
+        if share == 1.0:
+            self.terms, self.diagnostics, self.total = losses.terms, losses.diagnostics, total.detach()
+        else:
+            self.terms, self.diagnostics = (
+                {name: share * value.detach() + kept.get(name, 0.0) for name, value in found.items()}
+                for kept, found in ((self.terms, losses.terms), (self.diagnostics, losses.diagnostics))
+            )
+            self.total = self.total.to(total.device) + share * total.detach()
+        if self.log and len(losses.terms) > 1:
+            self._add_gradients(losses, share)
+
+    def _add_gradients(self, losses: Losses, share: float) -> None:
+        """The gradient of each term alone: which of them steers the role."""
+        for name, term in losses.terms.items():
+            found: Sequence[Tensor | None] = [None] * len(self.parameters)
+            if term.requires_grad:
+                found = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
+            sofar = self.gradients.get(name)
+            if share != 1.0:
+                found = [None if g is None else share * g for g in found]
+            if sofar is not None:
+                found = [
+                    b if a is None else a if b is None else a + b for a, b in zip(sofar, found, strict=True)
+                ]
+            self.gradients[name] = list(found)
+
+    def figures(self) -> dict[str, float]:
+        shown = {}
+        for name, gradients in self.gradients.items():
+            squares = [g.detach().float().square().sum() for g in gradients if g is not None]
+            shown[f"diagnostics/grad_norm/{name}"] = (
+                float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+            )
+        shown |= {f"{self.role}/{name}": float(value.detach()) for name, value in self.terms.items()}
+        shown |= {f"{self.role}/grad_norm": float(self.norm), f"{self.role}/lr": self.lr}
+        return shown | {f"diagnostics/{name}": float(value) for name, value in self.diagnostics.items()}

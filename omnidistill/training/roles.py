@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from omnidistill.denoisers import Denoiser
-from omnidistill.errors import UserError
+from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import Objective, RoleSpec
 from omnidistill.paths import Path
+from omnidistill.training.adapters import Adapter, attach
+from omnidistill.training.frozen import trainable, twin
 
-STUDENT, EMA = "student", "ema"
+STUDENT, TEACHER, EMA = "student", "teacher", "ema"
 
 
 @dataclass(frozen=True)
@@ -21,50 +22,114 @@ class Cast:
     """Who takes part in a run.
 
     Attributes:
-        models: every model but the teacher, by name: student, ema, critics, averages, heads.
+        models: every model but the teachers, by name: student, ema, critics, averages, heads.
         roles: the spec of each role, student and ema included.
         parts: for each trained role the names of the models that its optimiser trains.
         turns: the roles to be updated for one student update, in order; critics first, the student last.
+        trainable: for each model the names of its parameters that are not fixed; all others are shared, never
+            written, and not in a checkpoint.
     """
 
     models: Mapping[str, nn.Module]
     roles: Mapping[str, RoleSpec]
     parts: Mapping[str, tuple[str, ...]]
     turns: tuple[str, ...]
+    trainable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def cast(student: Denoiser, origin: Denoiser | None, objective: Objective, ema: float) -> Cast:
+def cast(
+    student: Denoiser,
+    origin: Denoiser | Mapping[str, Denoiser] | None,
+    objective: Objective,
+    ema: float,
+    adapter: Adapter | None = None,
+) -> Cast:
     """
     Args:
-        student: the model to be trained.
-        origin: a trainable copy of the teacher (its own network, or one fitted to a closed form); critics start as
-            copies of it. May be None for objectives that start nothing from the teacher.
+        student: the model to be trained; what of it needs no gradient is not (see `training.frozen`).
+        origin: a trainable copy of the teacher (its own network, or one fitted to a closed form), or one by the name
+            of each teacher; critics start as copies of it. May be None for objectives that start nothing from one.
         ema: decay of the student's average.
+        adapter: of trained roles that declare none of their own; the student has its own already.
     """
+    origins = {} if origin is None else dict(origin) if isinstance(origin, Mapping) else {TEACHER: origin}
+    roles = {STUDENT: _student(objective.roles.get(STUDENT))}
+    roles |= {name: spec for name, spec in objective.roles.items() if name != STUDENT}
+    roles |= {EMA: RoleSpec(start=STUDENT, average=ema)}
     models: dict[str, nn.Module] = {STUDENT: student}
-    roles = {STUDENT: RoleSpec(start="student", updates=1, lr=1.0)}
-    roles |= dict(objective.roles) | {EMA: RoleSpec(start="student", average=ema)}
     parts: dict[str, tuple[str, ...]] = {}
     turns: list[str] = []
-    for name, spec in roles.items():
+    for name in _ordered(roles, origins):
+        spec = roles[name]
         if name != STUDENT:
-            source = student if spec.start == "student" else origin
-            if spec.start is None:
-                raise UserError(
-                    f"no objective says what '{name}' is; add the objective that trains it (matching)"
-                )
-            if source is None:
-                raise UserError(f"role '{name}' starts from the teacher, and there is no network to copy")
-            models[name] = copy.deepcopy(source)
+            source: nn.Module = origins[spec.start] if spec.start in origins else models[spec.start]  # type: ignore[index]
+            models[name] = _made(source, spec, adapter)
+    for name, spec in roles.items():
         for head, build in spec.modules.items():
+            if head in models:
+                raise UserError(f"role '{name}' calls a module '{head}', which is a model's name already")
             models[head] = build(models[name])  # type: ignore[arg-type]
         if spec.trained and name != STUDENT:
             parts[name] = (name, *spec.modules)
             turns += [name] * (1 if spec.updates is None else spec.updates)
-    parts[STUDENT] = (STUDENT,)
-    for model in models.values():
+    parts[STUDENT] = (STUDENT, *roles[STUDENT].modules)
+    free = {name: tuple(trainable(model)) for name, model in models.items()}
+    if not free[STUDENT]:
+        raise UserError("the student has no parameters to train")
+    for model in (*models.values(), *origins.values()):
         model.requires_grad_(False)
-    return Cast(models, roles, parts, (*turns, STUDENT))
+    # In the order of the declaration, whatever had to be copied first.
+    order = [*roles, *(head for spec in roles.values() for head in spec.modules)]
+    return Cast({name: models[name] for name in order}, roles, parts, (*turns, STUDENT), free)
+
+
+def _student(declared: RoleSpec | None) -> RoleSpec:
+    """The student's role: that of every run, with the modules and the rate that an objective gives it."""
+    spec = declared or RoleSpec()
+    if spec.start not in (None, STUDENT) or spec.updates not in (None, 1) or not spec.trained:
+        raise UserError(
+            f"role 'student' is the student, trained once an update; an objective may give it modules, lr and adapter, "
+            f"got start={spec.start}, updates={spec.updates}, average={spec.average}, refresh={spec.refresh}"
+        )
+    return replace(spec, start=STUDENT, updates=1, lr=1.0 if spec.lr is None else spec.lr)
+
+
+def _made(source: nn.Module, spec: RoleSpec, adapter: Adapter | None) -> nn.Module:
+    own = Adapter(**spec.adapter) if spec.adapter is not None else adapter if spec.trained else None
+    if own is None or _adapted(source):
+        return twin(source)
+    made = twin(source, source.parameters())
+    made.network = attach(made.network, own)  # type: ignore[union-attr, arg-type]
+    return made
+
+
+def _adapted(model: nn.Module) -> bool:
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def _ordered(roles: Mapping[str, RoleSpec], origins: Mapping[str, Denoiser]) -> list[str]:
+    """The roles, each after the one that it starts as; a `UserError` for a start that names no model."""
+    done: list[str] = [STUDENT]
+    waiting = [name for name in roles if name != STUDENT]
+    for name in waiting:
+        start = roles[name].start
+        if start is None:
+            raise UserError(
+                f"no objective says what '{name}' is; add the objective that trains it (matching)"
+            )
+        if start == TEACHER and TEACHER not in origins:
+            raise UserError(f"role '{name}' starts from the teacher, and there is no network to copy")
+        if start not in {*origins, *roles}:
+            raise unknown(f"start of role '{name}'", start, {*origins, *roles} - {name})
+    while waiting:
+        ready = [name for name in waiting if roles[name].start in {*origins, *done}]
+        if not ready:
+            raise UserError(
+                f"roles {', '.join(sorted(waiting))} start from one another; let one start as teacher"
+            )
+        done += ready
+        waiting = [name for name in waiting if name not in ready]
+    return done
 
 
 def missing(objective: Objective, path: Path, *, data: bool, condition: bool) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path as FilePath
 
 import torch
@@ -96,12 +96,15 @@ def _broken(path: FilePath, error: Exception) -> UserError:
     return UserError(f"{path} is not a whole safetensors file ({reason}); delete it or restore a copy")
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: FilePath) -> None:
+def load_strictly(
+    model: nn.Module, tensors: Mapping[str, Tensor], path: FilePath, without: Collection[str] = ()
+) -> None:
     """`load_state_dict` whose complaint is one line: how many names differ, and the first that does.
 
-    Weights that are whole numbers where the network has fractions, or the reverse, and NaN are refused as well.
+    Weights that are whole numbers where the network has fractions, or the reverse, and NaN are refused as well. Names
+    `without` which the file is whole stay as they are in the model.
     """
-    own = model.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if name not in without}
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
     if missing or extra or shapes:
@@ -122,4 +125,4 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: FilePat
             bad = ~tensor.isfinite() & (tensor != own[name].to(tensor.device, tensor.dtype))
             if bool(bad.any()):
                 raise UserError(f"{path} holds NaN or infinity in '{name}'; restore a copy from before")
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict(dict(tensors), strict=not without)

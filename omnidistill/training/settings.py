@@ -33,6 +33,16 @@ class Optim:
         if self.decay not in ("linear", "cosine", "constant"):
             raise UserError(f"optim.decay is linear, cosine or constant, got '{self.decay}'")
 
+    def steady(self, updates: int) -> int:
+        """The last update before the rate depends on the run's length: where a longer run may branch off."""
+        if self.decay == "constant":
+            return updates
+        # Update u + 1 asks at u / updates.
+        last = max(
+            u for u in range(math.floor(self.hold * updates) + 2) if u == 0 or u / updates <= self.hold
+        )
+        return min(updates, last + 1)
+
     def factor(self, update: int, progress: float) -> float:
         """The learning rate at this update of a role, as a share of its peak; `progress` in [0, 1] of the run."""
         warm = min(1.0, (update + 1) / max(1, self.warmup))
@@ -49,6 +59,7 @@ class Settings:
     Attributes:
         updates: student updates.
         batch: samples per update of any role.
+        accumulate: parts in which a batch is worked off; more of them need less memory, and the numbers stay.
         precision: `fp32`, or `bf16` for autocast with float32 weights.
         ema: decay of the student's moving average, which is what is sampled from.
         checkpoint_every, log_every: in student updates.
@@ -61,10 +72,15 @@ class Settings:
     ema: float = 0.999
     checkpoint_every: int = 200
     log_every: int = 20
+    accumulate: int = 1
     optim: Optim = field(default_factory=Optim)
 
     def __post_init__(self) -> None:
         if self.updates < 1 or self.batch < 1:
             raise UserError(f"updates and batch must be >= 1, got updates={self.updates}, batch={self.batch}")
+        if self.accumulate < 1 or self.accumulate > self.batch:
+            raise UserError(
+                f"accumulate must be from 1 to the batch's {self.batch} samples, got accumulate={self.accumulate}"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision is fp32 or bf16, got '{self.precision}'")

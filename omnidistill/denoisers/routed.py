@@ -1,0 +1,70 @@
+"""Several denoisers as one: each sample is answered by the one that its context names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Context
+from omnidistill.denoisers.base import Denoiser
+from omnidistill.denoisers.guidance import Guided, Null
+from omnidistill.errors import UserError
+from omnidistill.posteriors import Posterior
+
+Route = Callable[[Context], Tensor]
+
+
+class Routed(Denoiser):
+    """`D(x_t, t, c)_i = D_{r(c)_i}(x_t, t, c)_i`.
+
+    Args:
+        denoisers: by name, on one path, with beliefs of one kind.
+        route: from a context to the index of a denoiser for each sample, Long[b], in the order of the names.
+
+    A call counts once here, and once for each denoiser that was asked.
+    """
+
+    def __init__(
+        self, denoisers: Mapping[str, Denoiser], route: Route, counted: Denoiser | None = None
+    ) -> None:
+        super().__init__(next(iter(denoisers.values())).path)
+        # Not as submodules: they belong to whoever made them.
+        self.denoisers, self.route, self.counted = list(denoisers.items()), route, [counted]
+
+    def guided(self, scale: float, null: Null) -> Denoiser:
+        """Each under guidance: the route is that of the condition, which the unconditional half no longer has."""
+        return Routed({name: Guided(one, scale, null) for name, one in self.denoisers}, self.route, self)
+
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
+        count = x_t.shape[0]
+        which = self.route(context).to(x_t.device)
+        if which.shape != (count,) or int(which.min()) < 0 or int(which.max()) >= len(self.denoisers):
+            raise UserError(
+                f"a route gives each of {count} samples an index below {len(self.denoisers)}, got shape "
+                f"{tuple(which.shape)} with values from {int(which.min())} to {int(which.max())}"
+            )
+        times = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(count)
+        whole: Tensor | None = None
+        for index, (_, denoiser) in enumerate(self.denoisers):
+            rows = (which == index).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            target = None if target_time is None else target_time.expand(count)[rows]
+            answer = denoiser(x_t[rows], times[rows], context[rows], target_time=target)
+            if len(rows) == count:
+                self._count(denoiser)
+                return answer
+            if whole is None:
+                whole = answer.parameters.new_zeros((count, *answer.parameters.shape[1:]))
+            whole = whole.index_copy(0, rows, answer.parameters)
+        assert whole is not None
+        self._count(denoiser)
+        return answer.replace(whole)
+
+    def _count(self, denoiser: Denoiser) -> None:
+        if self.counted[0] is not None:
+            self.counted[0].calls += 2 if isinstance(denoiser, Guided) else 1
