@@ -10,7 +10,7 @@ from omnidistill.objectives.base import RoleSpec
 from omnidistill.random import generator, normal, uniform
 from omnidistill.samplers import FewStep
 from omnidistill.training.checkpoint import read_safetensors
-from omnidistill.training.parts import PartGenerator, cut, drawing, rows
+from omnidistill.training.parts import Draws, PartGenerator, cut, rows
 from omnidistill.training.settings import Optim, Settings
 
 
@@ -63,7 +63,7 @@ def test_draws_are_rows_of_the_whole_batchs():
     ]  # fmt: skip
     for where in cut(6, 3):
         g = PartGenerator.of(generator("g"), where, 6, mask)
-        with drawing(g):
+        with Draws():
             part = like[where]
             found = [
                 torch.rand(2, generator=g), torch.randn(2, 3, generator=g), torch.randint(9, (2,), generator=g),
@@ -78,9 +78,9 @@ def test_draws_are_rows_of_the_whole_batchs():
 
 def test_what_cannot_be_cut_is_refused():
     g = PartGenerator.of(generator("g"), slice(0, 2), 6, None)
-    with drawing(g), pytest.raises(UserError, match="accumulate cannot cut a draw by multinomial"):
+    with Draws(), pytest.raises(UserError, match="accumulate cannot cut a draw by multinomial"):
         torch.multinomial(torch.ones(2, 3), 1, generator=g)
-    with drawing(g), pytest.raises(UserError, match="the batch's own mask alone"):
+    with Draws(), pytest.raises(UserError, match="the batch's own mask alone"):
         normal(torch.empty(2, 3), g, torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(UserError, match="accumulate must be from 1 to the batch's 4"):
         Settings(batch=4, accumulate=5)
