@@ -5,25 +5,30 @@
     pictures.csv with the columns path,label         split by content; a column `split` (train, test) decides instead
 
 By content: the pictures whose SHA-256 sum, as a number, divides by 6 are held out. So the split depends neither on
-names nor on the order of files, stays when pictures are added, and puts copies of one picture on the same side.
+names nor on the order of files, stays when pictures are added, and puts copies of one picture on the same side. Where
+that leaves a side empty, as among three pictures it may, the one with the smallest (largest) sum goes there.
+
+Labels are numbered in natural order of their names: 1, 2, ..., 10.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from omnidistill.errors import UserError
+from omnidistill.data.folder import Contents, label_name, natural, read_each, regular, scan, shown, subfolders
+from omnidistill.errors import UserError, unknown
 from omnidistill.modalities.image.data import LabelledImages, scaled
+from omnidistill.modalities.image.pictures import LARGEST, SUFFIXES, read_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 HELD_OUT = 6  # one picture in so many
+LONGEST_TABLE = 1 << 28  # bytes
 
 
 class Entry(NamedTuple):
@@ -34,81 +39,117 @@ class Entry(NamedTuple):
     split: str
 
 
-def own_images(source: str | Path, split: str, side: int = 28, classes: int | None = None) -> LabelledImages:
-    """The pictures of `train` or `held_out`, Float[n 1 side side] in [-1, 1]; labels are places in the sorted names.
+class Listing(NamedTuple):
+    """The pictures of a folder or table; in `contents` what of it is wrong and what is no picture."""
+
+    entries: list[Entry]
+    contents: Contents
+
+
+def own_images(
+    source: str | Path,
+    split: str,
+    side: int = 28,
+    classes: int | None = None,
+    labels: Sequence[str] | None = None,
+    on_bad: str = "stop",
+) -> LabelledImages:
+    """The pictures of `train` or `held_out`, Float[n 1 side side] in [-1, 1]; labels are places among the names.
 
     Pictures become grey, transparent ones on black, and are cut to their central square and shrunk to `side`.
 
+    Args:
+        classes: how many there have to be.
+        labels: the names in the order of their numbers, as a teacher knows them; natural order if not given.
+        on_bad: `stop` at a picture that cannot be read, or `skip` it.
+
     Raises:
-        UserError: nothing there, another number of classes than `classes`, a split without pictures, or a picture
-            that cannot be read or is smaller than `side`.
+        UserError: nothing there, another number of classes than `classes` or other names than `labels`, a split
+            without pictures, or a picture that cannot be read or is smaller than `side`.
     """
-    source = Path(source)
-    entries = _table(source) if source.suffix.lower() == ".csv" else _folders(source)
-    names = sorted({entry.label for entry in entries})
-    if classes is not None and len(names) != classes:
-        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        raise UserError(
-            f"{source} has {len(names)} classes ({shown}), the task {classes}; set task.classes={len(names)}"
-        )
-    wanted = [entry for entry in entries if _side(entry) == ("test" if split == "held_out" else "train")]
+    source = Path(source).expanduser()
+    listing = _list(source)
+    names = _names(source, listing, classes, labels)
+    side_of = _split(listing.entries)
+    wanted = [
+        entry for entry in listing.entries if side_of[entry] == ("test" if split == "held_out" else "train")
+    ]
     if not wanted:
+        count = len(listing.entries)
         raise UserError(
-            f"{source} has {len(entries)} pictures and none of them in {split}; give more, or split them"
+            f"{shown(source)} has {count} pictures and none of them in {split}; give more, or split them"
         )
-    pixels = np.stack([read_picture(entry.file, side) for entry in wanted])
-    labels = torch.tensor([names.index(entry.label) for entry in wanted])
-    return LabelledImages(scaled(pixels), labels)
+    wrong, strays = listing.contents.wrong, listing.contents.strays
+    here = (
+        Contents(source, [e.file for e in wanted], wrong, strays)
+        if split == "train"
+        else [e.file for e in wanted]
+    )
+    read = dict(read_each(here, lambda file: read_picture(file, side), on_bad, what="pictures"))
+    kept = [entry for entry in wanted if entry.file in read]
+    places = torch.tensor([names.index(entry.label) for entry in kept])
+    return LabelledImages(scaled(np.stack([read[entry.file] for entry in kept])), places)
 
 
-def read_picture(file: Path, side: int) -> np.ndarray[Any, Any]:
-    """uint8 [side side], grey."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def own_labels(source: str | Path) -> tuple[str, ...]:
+    """The names of the classes at `source`, in the order of their numbers."""
+    source = Path(source).expanduser()
+    return _names(source, _list(source), None, None)
 
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{file} is no picture that Pillow reads") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {file}: {' '.join(str(error).split())}") from error
-    if min(picture.size) < side:
+
+def _list(source: Path) -> Listing:
+    return _table(source) if source.suffix.lower() == ".csv" else _folders(source)
+
+
+def _names(
+    source: Path, listing: Listing, classes: int | None, labels: Sequence[str] | None
+) -> tuple[str, ...]:
+    found = sorted({entry.label for entry in listing.entries}, key=natural)
+    if labels is not None:
+        if foreign := [name for name in found if name not in labels]:
+            raise unknown(f"class in {shown(source)}", foreign[0], labels)
+        return tuple(labels)
+    if classes is not None and len(found) != classes:
+        shown_names = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
         raise UserError(
-            f"{file} is {picture.width}x{picture.height} pixels, smaller than {side}x{side}; leave it out or enlarge it"
+            f"{shown(source)} has {len(found)} classes ({shown_names}), the task {classes}; "
+            f"set task.classes={len(found)}"
         )
-    if picture.mode.startswith(("I", "F")):
-        # Pillow cuts deeper pixels at 255 instead of scaling them.
-        deep = np.asarray(picture, dtype=np.float64)
-        if not np.isfinite(deep).all():
-            raise UserError(f"{file} holds NaN or infinite pixels")
-        brightest = 65535.0 if deep.max() > 255.0 else 255.0 if deep.max() > 1.0 else 1.0
-        picture = Image.fromarray((deep * (255.0 / brightest)).round().clip(0, 255).astype(np.uint8))
-    elif picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    grey = ImageOps.fit(picture.convert("L"), (side, side), method=Image.Resampling.BOX)
-    return np.asarray(grey)
+    return tuple(found)
 
 
-def _side(entry: Entry) -> str:
-    if entry.split:
-        return entry.split
-    try:
-        digest = hashlib.sha256(entry.file.read_bytes()).digest()
-    except OSError as error:
-        raise UserError(f"cannot read the picture {entry.file}: {error.strerror}") from error
-    return "test" if int.from_bytes(digest) % HELD_OUT == 0 else "train"
+def _split(entries: Iterable[Entry]) -> dict[Entry, str]:
+    """Which side each picture is on, `train` or `test`."""
+    sides, sums = {}, {}
+    for entry in entries:
+        if entry.split:
+            sides[entry] = entry.split
+            continue
+        try:
+            regular(entry.file, LARGEST)
+            with entry.file.open("rb") as file:
+                sums[entry] = int.from_bytes(hashlib.file_digest(file, "sha256").digest())
+        except (OSError, UserError):
+            sums[entry] = 1  # it will be refused, or skipped, when it is read
+    ends = (min(sums.values()), max(sums.values())) if sums else (0, 0)
+    held_out = {number for number in sums.values() if number % HELD_OUT == 0}
+    if "test" not in sides.values() and not held_out and ends[0] != ends[1]:
+        held_out = {ends[0]}
+    elif "train" not in sides.values() and len(held_out) > 1 and held_out.issuperset(sums.values()):
+        held_out.discard(ends[1])
+    return sides | {entry: "test" if number in held_out else "train" for entry, number in sums.items()}
 
 
-def _folders(source: Path) -> list[Entry]:
+def _folders(source: Path) -> Listing:
     if not source.is_dir():
         raise UserError(
-            f"no pictures at {source}: give a folder of class folders, idx files, or a .csv of path,label"
+            f"no pictures at {shown(source)}: give a folder of class folders, idx files, or a .csv of path,label"
         )
-    inside = _subfolders(source)
+    inside = subfolders(source)
     if {folder.name for folder in inside} == {"train", "test"}:
-        entries = [entry for part in inside for entry in _classes(part, part.name)]
+        parts = [_classes(part, part.name) for part in inside]
+        entries = [entry for part in parts for entry in part.entries]
+        contents = _merged(source, [part.contents for part in parts])
         for label in sorted({entry.label for entry in entries}):
             there = {entry.split for entry in entries if entry.label == label}
             if len(there) == 1:
@@ -116,38 +157,42 @@ def _folders(source: Path) -> list[Entry]:
                     f"{source}: class '{label}' is in {there.pop()} alone; it needs pictures in train and test"
                 )
     else:
-        entries = _classes(source, "")
+        entries, contents = _classes(source, "")
     if not entries:
-        raise UserError(f"{source} has no class folders with pictures ({', '.join(SUFFIXES)})")
-    return entries
+        raise UserError(f"{shown(source)} has no class folders with pictures ({', '.join(SUFFIXES)})")
+    return Listing(entries, contents)
 
 
-def _classes(folder: Path, split: str) -> list[Entry]:
-    return [
-        Entry(file, label.name, split)
-        for label in _subfolders(folder)
-        for file in sorted(label.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    ]
+def _classes(folder: Path, split: str) -> Listing:
+    found = scan(folder, SUFFIXES, what="pictures")
+    entries = [Entry(file, found.label(file), split) for file in found.files]
+    loose = [f"{shown(e.file)} lies beside the class folders, not in one" for e in entries if not e.label]
+    entries = [entry for entry in entries if entry.label]
+    return Listing(entries, Contents(folder, [], found.wrong + (loose if entries else []), found.strays))
 
 
-def _subfolders(folder: Path) -> Sequence[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _merged(source: Path, parts: Iterable[Contents]) -> Contents:
+    merged = Contents(source)
+    for part in parts:
+        merged.wrong += part.wrong
+        merged.strays += part.strays
+    return merged
 
 
-def _table(source: Path) -> list[Entry]:
+def _table(source: Path) -> Listing:
     """The rows of a csv file; paths are taken from its folder."""
     try:
+        regular(source, LONGEST_TABLE)
         with source.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the table {source}: {error}") from error
+    except (OSError, UserError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read the table {shown(source)}: {' '.join(str(error).split())}") from error
     if not rows or not {"path", "label"} <= rows[0].keys():
         found = ",".join(map(str, rows[0])) if rows else "nothing"
         raise UserError(
             f"{source} needs a first line path,label (and, if you like, split) and rows, found {found}"
         )
-    entries = []
+    entries, contents = [], Contents(source.parent)
     for number, row in enumerate(rows, start=2):
         split = (row.get("split") or "").strip()
         if not row["path"] or not row["label"] or split not in ("", "train", "test"):
@@ -156,7 +201,10 @@ def _table(source: Path) -> list[Entry]:
                 f"{source}, line {number}: a row is path,label and perhaps split (train or test), got {found}"
             )
         picture = source.parent / row["path"].strip()
-        if not picture.is_file():
-            raise UserError(f"{source}, line {number}: no such file: {picture}")
-        entries.append(Entry(picture, row["label"].strip(), split))
-    return entries
+        if picture.is_file():
+            entries.append(Entry(picture, label_name(row["label"].strip()), split))
+        else:
+            contents.wrong.append(f"{shown(source)}, line {number}: no such file: {shown(picture)}")
+    if not entries:
+        raise UserError(contents.wrong[0])
+    return Listing(entries, contents)

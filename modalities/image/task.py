@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -15,7 +15,7 @@ from omnidistill.errors import UserError
 from omnidistill.modalities.image import data, metrics
 from omnidistill.modalities.image.codec import SHIPPED, Encoded, Latents, Pixels
 from omnidistill.modalities.image.networks import Classifier, UNet
-from omnidistill.modalities.image.own import own_images
+from omnidistill.modalities.image.own import own_images, own_labels
 from omnidistill.modalities.image.render import render
 from omnidistill.paths import GaussianPath, rectified_flow
 from omnidistill.random import uniform
@@ -175,6 +175,8 @@ class FashionMnist(ImageTask):
             features, without the accuracy of classes, which are others, and have no shipped teacher.
         autoencoder: None for pixels, `shipped`, or a folder of your own.
         classes: their number, for pictures of your own.
+        labels: their names in the order of their numbers; None: the class folders' in natural order.
+        on_bad: `stop` at a picture that cannot be read, or `skip` it.
     """
 
     title = "Fashion-MNIST, class-conditional"
@@ -190,14 +192,28 @@ class FashionMnist(ImageTask):
         name: str = "image/fashion_mnist_pixels",
         autoencoder: str | None = None,
         classes: int = 10,
+        labels: Sequence[str] | None = None,
+        on_bad: str = "stop",
     ) -> None:
         default = {"channels": (48, 96), "unshuffle": 2}
         super().__init__(name, (1, 28, 28), network or default, teacher_steps, path, autoencoder, classes)
         self.folder = folder
         self.own = folder is not None and not data.has_idx(folder)
+        self._given, self.on_bad = None if labels is None else tuple(str(name) for name in labels), on_bad
+        if self._given is not None and len(self._given) != self.classes:
+            raise UserError(f"task.labels has {len(self._given)} names, task.classes is {self.classes}; give as many")
         self.judges_classes = not self.own
         # A teacher knows the latents of the autoencoder it was trained with and no others.
         self._has_teacher = not self.own and autoencoder in (None, "shipped")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self._given is not None:
+            return self._given
+        if not self.own:
+            return data.FASHION_CLASSES
+        assert self.folder is not None
+        return own_labels(self.folder)
 
     def shipped_teacher(self) -> FilePath | None:
         return super().shipped_teacher() if self._has_teacher else None
@@ -205,7 +221,7 @@ class FashionMnist(ImageTask):
     def images(self, split: str) -> data.LabelledImages | None:
         if self.own:
             assert self.folder is not None
-            return own_images(self.folder, split, side=self.picture[-1], classes=self.null)
+            return own_images(self.folder, split, self.picture[-1], self.null, self._given, self.on_bad)
         if split == "held_out":
             return data.heldout()
         if self.folder is None and not data.fetched("fashion_mnist"):

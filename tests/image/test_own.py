@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from omnidistill.errors import UserError
-from omnidistill.modalities.image.own import own_images, read_picture
+from omnidistill.modalities.image.own import own_images, own_labels
+from omnidistill.modalities.image.pictures import read_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -128,8 +129,8 @@ def test_pictures_keep_their_centre_and_their_proportions(tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda file: file.write_bytes(b""), "no picture that Pillow reads"),
-        (lambda file: file.write_bytes(b"hello"), "no picture that Pillow reads"),
+        (lambda file: file.write_bytes(b""), "is empty"),
+        (lambda file: file.write_bytes(b"hello"), "no picture that is read"),
         (lambda file: file.write_bytes(picture(file, 3).read_bytes()[:900]), "cannot read the picture"),
         (lambda file: picture(file, 3, size=(20, 40)), "20x40 pixels, smaller than 28x28"),
     ],
@@ -164,3 +165,52 @@ def test_nothing_there_and_another_number_of_classes(folder, tmp_path):
         except UserError as error:
             assert "none of them in" in str(error)
     assert splits == [1], "one picture is on one side"
+
+
+def test_classes_are_numbered_as_people_count(tmp_path):
+    for label in range(1, 13):
+        for index in range(8):
+            picture(tmp_path / str(label) / f"{index}.PNG", seed=100 * label + index)
+    assert own_labels(tmp_path) == tuple(str(label) for label in range(1, 13))
+    train = own_images(tmp_path, "train", classes=12)
+    for label in (1, 2, 10, 12):
+        expected = {read_picture(file, 28).tobytes() for file in (tmp_path / str(label)).iterdir()}
+        found = ((train.images[train.labels == label - 1, 0] + 1) * 127.5).round().byte().numpy()
+        assert len(found) and {image.tobytes() for image in found} <= expected
+    # A teacher's names keep their numbers, whatever the folder lacks or calls otherwise.
+    names = [str(label) for label in range(12, 0, -1)]
+    assert torch.equal(own_images(tmp_path, "train", labels=names).labels, 11 - train.labels)
+    with pytest.raises(UserError, match="unknown class in .* '1'"):
+        own_images(tmp_path, "train", labels=names[:-1])
+
+
+def test_what_systems_leave_is_ignored_and_a_bad_picture_stops_or_is_skipped(folder, capsys):
+    before = {split: rows(own_images(folder, split)) for split in ("train", "held_out")}
+    for name in ("cat/.DS_Store", "cat/._0.jpg", "dog/Thumbs.db", "__MACOSX/cat/1.png", "@eaDir/x/1.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("not the user's")
+    assert {split: rows(own_images(folder, split)) for split in before} == before
+    capsys.readouterr()
+    for name in ("cat/broken.png", "dog/broken.jpg", "loose.png"):
+        (folder / name).write_text("no picture")
+    with pytest.raises(UserError, match=r"loose\.png lies beside the class folders") as error:
+        own_images(folder, "train")
+    one_line(error)
+    (folder / "loose.png").unlink()
+    counts = []
+    for split in before:
+        try:
+            own_images(folder, split)
+        except UserError as error:
+            assert "broken" in str(error) and "on_bad=skip" in str(error) and "\n" not in str(error)
+        assert rows(own_images(folder, split, on_bad="skip")) == before[split]
+        counts += [line for line in capsys.readouterr().err.splitlines() if "pictures skipped" in line]
+    assert sum(int(line.split()[0]) for line in counts) == 2
+
+
+def test_three_pictures_are_enough_for_two_sides(tmp_path):
+    for seed in range(40):
+        for index in range(3):
+            picture(tmp_path / str(seed) / "cat" / f"{index}.png", seed=1000 * seed + index)
+        sides = [len(own_images(tmp_path / str(seed), split).labels) for split in ("train", "held_out")]
+        assert sum(sides) == 3 and min(sides) >= 1
