@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
@@ -78,7 +79,7 @@ class Student:
         count: int,
         steps: int | None = None,
         seed: int = 0,
-        condition: Condition | int = None,
+        condition: Condition | int | str = None,
         *,
         context: Context | None = None,
         batch: int = 256,
@@ -87,7 +88,8 @@ class Student:
 
         Args:
             steps: sampler steps; the number it was trained for if not given.
-            condition: one label for all samples, or a label (or other condition) for each; drawn if not given.
+            condition: one label for all samples, by its number or its name, or a label (or other condition) for each;
+                drawn if not given.
             context: the whole context instead, e.g. with anchors and masks; overrides `condition`.
             batch: samples a network call.
         """
@@ -145,7 +147,7 @@ class Student:
             return self.task.like(count, device, context)
         return torch.empty((count, *self.shape), dtype=self.dtype, device=device)
 
-    def context(self, count: int, seed: int = 0, condition: Condition | int = None) -> Context:
+    def context(self, count: int, seed: int = 0, condition: Condition | int | str = None) -> Context:
         """The contexts of `count` samples: drawn by the task, with the condition that is asked for."""
         drawn = (
             Context()
@@ -156,6 +158,8 @@ class Student:
             return drawn
         if self.task is not None and not self.task.conditional:
             raise UserError(f"{self.task.name} is not conditional; leave condition out")
+        if isinstance(condition, str):
+            condition = label_number(condition, () if self.task is None else self.task.labels)
         if isinstance(condition, int):
             condition = torch.full((count,), condition, dtype=torch.long)
         if isinstance(condition, Tensor) and condition.shape[0] != count:
@@ -168,6 +172,34 @@ class Student:
             if len(wrong):
                 raise UserError(f"condition is a label from 0 to {classes - 1}, got {int(wrong[0])}")
         return replace(drawn, condition=condition)
+
+
+def label_number(name: str, labels: Sequence[str]) -> int:
+    """The number of a label given by its name or, where no label is called so, as a number."""
+    name = unicodedata.normalize("NFC", name)
+    if name in labels:
+        return list(labels).index(name)
+    if not name.isascii() or not name.isdecimal():
+        if not labels:
+            raise UserError(f"condition is a label's number here, a whole number >= 0, got '{name}'")
+        raise unknown("label", name, labels)
+    return int(name)
+
+
+def described(config: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The configuration of a task as it is saved: with the names of the labels that it found."""
+    given = "labels" in config and config["labels"] is None
+    return {**config, "labels": list(task.labels)} if given and task.labels else dict(config)
+
+
+def check_labels(recipe: Recipe, task: Task, what: str) -> None:
+    """Refuses a saved model whose labels are not the task's: its numbers would mean other things."""
+    known = tuple((recipe.task or {}).get("labels") or ())
+    if known and task.labels and known != tuple(task.labels):
+        raise UserError(
+            f"the {what} knows the labels {', '.join(known)}, the task has {', '.join(task.labels)}; "
+            "use the same data, or name them in the same order with task.labels=[...]"
+        )
 
 
 def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
@@ -240,6 +272,7 @@ def _filled(
 def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") -> tuple[Denoiser, Recipe]:
     """The saved denoiser on a task that is already built."""
     recipe = read_recipe(folder, name)
+    check_labels(recipe, task, name)
     network = task.network(target_time=recipe.target_time, guidance=recipe.guided)
     tensors, _ = read_safetensors(folder / f"{name}.safetensors")
     network = _filled(network, tensors, folder, name, recipe, task)

@@ -45,6 +45,8 @@ class Task:
         teacher_steps: the teacher's full number of sampler steps.
         conditional: whether contexts carry a condition.
         classes: where the condition is a class label: their number, labels being 0 ... classes - 1.
+        labels: the names of these labels in the order of their numbers, where they have any; saved with teacher and
+            student where the task's configuration has a key `labels`.
         null: the label that means "no condition", for guidance; None where there is none.
         data_hint: how to get the data, for the message of a recipe that needs it.
         window: (length, overlap) along the last axis in which states longer than that are sampled (see `Windowed`).
@@ -59,6 +61,7 @@ class Task:
     teacher_steps: int = 64
     conditional: bool = False
     classes: int | None = None
+    labels: tuple[str, ...] = ()
     null: int | None = None
     data_hint: str = ""
     window: tuple[int, int] | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.distances import frechet_distance, precision_recall
+from omnidistill.evaluation.distances import NEIGHBOURS, frechet_distance, precision_recall
 from omnidistill.modalities.image.data import ASSETS
 from omnidistill.modalities.image.networks import Classifier
 
@@ -58,10 +58,10 @@ def evaluate(
 
     Returns:
         `frechet` (lower is better), `class_accuracy` (share of samples the classifier puts in the class asked for),
-        `precision` and `recall` (higher is better).
+        `precision` and `recall` (higher is better; left out where there are too few pictures to have neighbours).
 
     Raises:
-        UserError: a sample is NaN or infinite, or there are too few.
+        UserError: a sample is NaN or infinite.
     """
     if real_features is None:
         if real_images is None:
@@ -73,8 +73,14 @@ def evaluate(
             f"{bad} of {len(samples)} samples hold NaN or infinite pixels; the model has diverged"
         )
     features, logits = features_and_logits(classifier, samples)
-    precision, recall = precision_recall(features, real_features)
-    figures = {"frechet": frechet_distance(features, real_features), "precision": precision, "recall": recall}
+    figures = {"frechet": frechet_distance(_spread(features), _spread(real_features))}
+    if min(len(features), len(real_features)) > NEIGHBOURS:
+        figures["precision"], figures["recall"] = precision_recall(features, real_features)
     if labels is not None:
         figures["class_accuracy"] = float((logits.argmax(1) == labels).double().mean())
     return figures
+
+
+def _spread(points: Tensor) -> Tensor:
+    """One point alone is a distribution without spread, which two of it are too."""
+    return points.repeat(2, 1) if len(points) == 1 else points

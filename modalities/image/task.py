@@ -145,7 +145,7 @@ class ImageTask(Task):
             rows = torch.randint(len(self._train.images), (count,), generator=g)
             return self._judged(self._train.images[rows], self._train.labels[rows], self._real_features)
         images, labels = self._held_out
-        half = len(images) // 2
+        half = max(1, len(images) // 2)
         return self._judged(images[:half], labels[:half], self._real_features[half:])
 
     def _judged(self, images: Tensor, labels: Tensor, real: Tensor) -> dict[str, float]:
@@ -201,7 +201,9 @@ class FashionMnist(ImageTask):
         self.own = folder is not None and not data.has_idx(folder)
         self._given, self.on_bad = None if labels is None else tuple(str(name) for name in labels), on_bad
         if self._given is not None and len(self._given) != self.classes:
-            raise UserError(f"task.labels has {len(self._given)} names, task.classes is {self.classes}; give as many")
+            raise UserError(
+                f"task.labels has {len(self._given)} names, task.classes is {self.classes}; give as many"
+            )
         self.judges_classes = not self.own
         # A teacher knows the latents of the autoencoder it was trained with and no others.
         self._has_teacher = not self.own and autoencoder in (None, "shipped")

@@ -1,34 +1,34 @@
-"""Recordings as short clips: decoding, the split in time, and seeded crops. Frames are kept as bytes, [n 3 h w].
+"""Recordings as short clips: the split in time, and seeded crops. Frames are kept as bytes, [n 3 h w].
 
 A clip is `frames` pictures `interval` seconds apart and a `size` x `size` crop of each, at one place. Before that a
 recording is scaled down, by averaging, to a short side of `side` pixels; it is never scaled up. No clip crosses a cut.
 
 The split never tears a moment apart: where a label has at least `WHOLE` recordings, every fifth of them (in the order
 of their names) is held out whole; with fewer, the last fifth of each recording is, and the `GAP` seconds before it are
-in neither split.
+in neither split. Where one of several recordings is too short for that, the last of them is held out whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
-from omnidistill.errors import UserError
+from omnidistill.data.folder import Contents, natural, read_each, scan, shown
+from omnidistill.errors import UserError, unknown
+from omnidistill.modalities.video.films import SUFFIXES, read_video
 
 GAP = 2.0  # seconds between the last frame trained on and the first one held out
 HELD_OUT = 0.2  # share of a recording's frames, or of a label's recordings
 WHOLE = 5  # recordings a label must have for whole ones to be held out
 CUT = 0.2  # mean absolute difference of two frames in [-1, 1] from which on they are taken for two shots
-SUFFIXES = (".mp4", ".avi", ".gif", ".mov", ".mkv", ".webm")
 
 
 class Footage(NamedTuple):
@@ -61,46 +61,6 @@ class Recording:
     rate: float
 
 
-def read_video(path: str | Path, side: int, size: int) -> tuple[Tensor, float]:
-    """All frames of a video or gif, RGB uint8 [n 3 h w] with min(h, w) = min(side, the file's own), and their rate.
-
-    Raises:
-        UserError: missing, not a video, without a video stream, damaged, empty, or smaller than `size` pixels.
-    """
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError as error:
-        raise UserError(
-            "reading video needs PyAV; install it with `pip install omnidistill[video]`"
-        ) from error
-
-    path = Path(path)
-    pictures = []
-    try:
-        with av.open(str(path)) as file:
-            if not file.streams.video:
-                raise UserError(f"{path} has no video stream, only {_streams(file.streams)}")
-            stream = file.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            for frame in file.decode(stream):
-                scale = min(1.0, side / min(frame.width, frame.height))
-                width, height = (max(1, round(scale * n)) for n in (frame.width, frame.height))
-                small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-                pictures.append(small.to_ndarray())
-    except FFmpegError as error:
-        after = f" after {len(pictures)} frames" if pictures else ""
-        raise UserError(f"cannot read the video {path}{after}: {error.strerror or error}") from error
-    if not pictures or rate <= 0:
-        raise UserError(f"the video {path} holds {len(pictures)} frames at {rate:g} a second")
-    if len(shapes := {picture.shape for picture in pictures}) > 1:
-        raise UserError(f"the frames of {path} change their size: {sorted(shape[:2] for shape in shapes)}")
-    height, width = pictures[0].shape[:2]
-    if min(height, width) < size:
-        raise UserError(f"{path} is too small: {width}x{height} pixels, clips need at least {size}x{size}")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), rate
-
-
 def footage(size: int) -> list[Recording]:
     """The recordings of `FOOTAGE`, as fetched. `UserError` with the command that fetches them where they are not."""
     found = []
@@ -119,24 +79,58 @@ def fetched() -> bool:
         return False
 
 
-def own(folder: str | Path, side: int, size: int) -> tuple[list[Recording], tuple[str, ...]]:
-    """The videos of a folder and the names of their labels: its subfolders, or one label for files lying in it."""
-    folder = Path(folder)
+class Files(NamedTuple):
+    """The videos of a folder, and the names of their labels in the order of their numbers."""
+
+    contents: Contents
+    labels: tuple[str, ...]
+
+
+def own_files(folder: str | Path) -> Files:
+    """The videos of a folder and their labels: its subfolders, as people count, or one label for files lying in it."""
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f"no folder of videos at {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise UserError(f"{folder} holds no video; expected files *{', *'.join(SUFFIXES)}")
-    names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in files]
-    if "" in names and len(set(names)) > 1:
+        raise UserError(f"no folder of videos at {shown(folder)}")
+    found = scan(folder, SUFFIXES, what="videos")
+    if not found.files:
+        reason = f"; {found.wrong[0]}" if found.wrong else ""
+        raise UserError(f"{shown(folder)} holds no video; expected files *{', *'.join(SUFFIXES)}{reason}")
+    labels = found.labels()
+    if "" in labels and len(labels) > 1:
+        loose = next(file.name for file in found.files if not found.label(file))
         raise UserError(
-            f"{folder} mixes videos with folders of videos ({files[names.index('')].name}); a subfolder is a label"
+            f"{shown(folder)} mixes videos with folders of videos ({shown(loose)}); a subfolder is a label"
         )
-    labels = tuple(sorted(set(names)))
-    found = []
-    for path, name in zip(files, names, strict=True):
-        found.append(Recording(str(path), labels.index(name), *read_video(path, side, size)))
-    return found, labels
+    return Files(found, labels)
+
+
+def own(files: Files, labels: Sequence[str], side: int, size: int, on_bad: str = "stop") -> list[Recording]:
+    """The videos of a folder, read.
+
+    Args:
+        labels: the names in the order of their numbers.
+        on_bad: `stop` at a video that cannot be read, or `skip` it.
+
+    Raises:
+        UserError: a label is not there, or left with no video, or a video cannot be read.
+    """
+    found = files.contents
+    if foreign := [label for label in files.labels if label not in labels]:
+        raise unknown(f"label in {shown(found.folder)}", foreign[0], labels)
+
+    def read_one(file: Path) -> tuple[Tensor, float]:
+        return read_video(file, side, size)
+
+    read = read_each(found, read_one, on_bad, what="videos")
+    recordings = [
+        Recording(str(file), list(labels).index(found.label(file)), frames, rate)
+        for file, (frames, rate) in read
+    ]
+    if empty := [
+        label for place, label in enumerate(labels) if not any(r.label == place for r in recordings)
+    ]:
+        raise UserError(f"{shown(found.folder)} has no video of label '{empty[0]}'")
+    return recordings
 
 
 class Span(NamedTuple):
@@ -196,24 +190,40 @@ def split(recordings: Sequence[Recording], frames: int, size: int, interval: flo
     training: list[Span] = []
     held_out: list[Span] = []
     for label in sorted({recording.label for recording in recordings}):
-        group = sorted((r for r in recordings if r.label == label), key=lambda r: r.name)
+        group = sorted((r for r in recordings if r.label == label), key=lambda r: natural(r.name))
+        whole = len(group) if 1 < len(group) < WHOLE and not _all_fit(group, frames, interval) else WHOLE
         for index, recording in enumerate(group):
-            n, rate, stride = len(recording.frames), recording.rate, max(1, round(interval * recording.rate))
+            n, rate, stride = len(recording.frames), recording.rate, _stride(recording, interval)
             need = (frames - 1) * stride + 1
-            if len(group) >= WHOLE:
-                parts = [(held_out if index % WHOLE == WHOLE - 1 else training, 0, n)]
+            if len(group) >= whole:
+                parts = [(held_out if index % whole == whole - 1 else training, 0, n)]
             else:
-                first = n - max(math.ceil(HELD_OUT * n), need)
+                first = _last_fifth(n, need)
                 parts = [(training, 0, first - math.ceil(GAP * rate)), (held_out, first, n)]
             for target, low, high in parts:
                 starts = _starts(recording.frames, low, high, need)
                 if not len(starts):
                     raise UserError(
-                        f"{recording.name} is too short: a clip of {need / rate:.2g} s without a cut does not fit into "
-                        f"frames {low} to {high} of {n} at {rate:.4g} a second, its part of a split"
+                        f"{shown(recording.name)} is too short: a clip of {need / rate:.2g} s without a cut does not "
+                        f"fit into frames {low} to {high} of {n} at {rate:.4g} a second, its part of a split"
                     )
                 target.append(Span(label, recording.frames, stride, starts))
     return Clips(training, frames, size), Clips(held_out, frames, size)
+
+
+def _stride(recording: Recording, interval: float) -> int:
+    return max(1, round(interval * recording.rate))
+
+
+def _last_fifth(n: int, need: int) -> int:
+    """The first of the frames held out."""
+    return n - max(math.ceil(HELD_OUT * n), need)
+
+
+def _all_fit(group: Sequence[Recording], frames: int, interval: float) -> bool:
+    """Whether each recording has room for a clip before the gap and the part held out."""
+    needs = [(r, (frames - 1) * _stride(r, interval) + 1) for r in group]
+    return all(_last_fifth(len(r.frames), need) - math.ceil(GAP * r.rate) >= need for r, need in needs)
 
 
 def _starts(frames: Tensor, low: int, high: int, need: int) -> Tensor:
@@ -225,7 +235,3 @@ def _starts(frames: Tensor, low: int, high: int, need: int) -> Tensor:
     crossed = torch.cat((torch.zeros(1), (change > CUT).float().cumsum(0)))
     starts = torch.arange(high - low - need + 1)
     return low + starts[crossed[starts + need - 1] == crossed[starts]]
-
-
-def _streams(streams: Iterable[Any]) -> str:
-    return ", ".join(sorted({stream.type for stream in streams})) or "nothing"

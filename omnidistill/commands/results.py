@@ -19,7 +19,7 @@ SAMPLE_KEYS = {
     "seed=S": "0 by default",
     "out=PATH": "file to write, with or without its suffix; with input=, a folder that the command makes",
     "input=PATH": "a file or a folder of your own: one sample for each input in it, e.g. noisy recordings",
-    "condition=C": "class label of all samples",
+    "condition=C": "label of all samples, its name or its number",
     "device=D": "auto, cpu or cuda",
     "trust=[PACKAGE]": "packages that the student's task may be built from",
 }
@@ -44,7 +44,7 @@ def sample(arguments: Arguments) -> int:
     steps = _whole("steps", given["steps"], 1) if "steps" in given else None
     count = _whole("count", given.get("count", "16"), 1)
     seed = _whole("seed", given.get("seed", "0"), 0)
-    condition = _whole("condition", given["condition"], 0) if "condition" in given else None
+    condition = given.get("condition")
     device = _device(given.get("device", "auto"))
     from omnidistill import runs
 

@@ -118,6 +118,7 @@ CHECKS: Mapping[str, Check] = {
     "device": one_of("auto", "cpu", "cuda"),
     "precision": one_of("fp32", "bf16"),
     "resume": flag,
+    "on_bad": one_of("stop", "skip"),
     "threads": optional(whole(1)),
     "trust": several(text),
     "ema": optional(number(0, 1, below=True)),

@@ -20,12 +20,13 @@ def sample(
     out: str | FilePath,
     *,
     device: str = "cpu",
-    condition: int | None = None,
+    condition: int | str | None = None,
     trust: Sequence[str] = (),
 ) -> list[FilePath]:
     """Draws `count` samples of the student and writes them at `out`; returns the files.
 
     Args:
+        condition: one label for all samples, by its number or its name.
         out: the file to write; its suffix, if it has one, must be one that the modality writes.
     """
     student = load(folder, device, trust=trust)

@@ -19,7 +19,7 @@ from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
-from omnidistill.student import BASE, Recipe, assemble, read_denoiser
+from omnidistill.student import BASE, Recipe, assemble, described, read_denoiser
 from omnidistill.tasks import Task
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.adapters import Adapter, adapt, bare
@@ -171,7 +171,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's."""
     options = cfg.student
     recipe = Recipe(
-        task=plain(cfg.task),
+        task=described(plain(cfg.task), task),
         reading={**origin.reading(), "target_time": bool(options.target_time)},
         target_time=bool(options.target_time),
         guided=options.guidance is not None,

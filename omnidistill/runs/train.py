@@ -11,7 +11,7 @@ from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import setup
-from omnidistill.student import Recipe, save
+from omnidistill.student import Recipe, described, save
 from omnidistill.tasks import Task
 from omnidistill.training.resume import check
 
@@ -48,6 +48,6 @@ def train(cfg: DictConfig) -> FilePath:
         "seconds": round(module.seconds, 1),
         "environment": environment(device),
     }
-    recipe = Recipe(task=setup.plain(cfg.task), reading=network.reading(), made_by=made)
+    recipe = Recipe(task=described(setup.plain(cfg.task), task), reading=network.reading(), made_by=made)
     save(module.trained["ema"].eval(), recipe, out, "teacher")
     return out

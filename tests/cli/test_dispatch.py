@@ -76,7 +76,7 @@ def test_sample_and_evaluate_pass_what_was_asked(command, inside: Path, monkeypa
         "sample", "run", "steps=2", "count=3", "seed=4", "out=x", "condition=5", "device=cpu", "trust=[mine]"
     )
     assert (done.status, done.out) == (0, "x.png\n")
-    assert seen == {"a": ("run", 2, 3, 4, "x"), "k": {"device": "cpu", "condition": 5, "trust": ("mine",)}}
+    assert seen == {"a": ("run", 2, 3, 4, "x"), "k": {"device": "cpu", "condition": "5", "trust": ("mine",)}}
 
     (inside / "run").mkdir()
     config.save_config(config.compose("config", [*GOOD, "out=run"]), inside / "run")

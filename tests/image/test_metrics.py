@@ -164,3 +164,14 @@ def test_render_writes_the_pixels(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         render.render(samples, tmp_path / "file" / "grid.png")
+
+
+def test_one_real_picture_is_compared_with():
+    """Against a single point the Fréchet distance is the mean squared distance to it, and there are no neighbours."""
+    classifier = metrics.load_classifier("digits_classifier")
+    images = data.digits("train").images
+    found = metrics.evaluate(images[1:200], None, classifier, images[:1])
+    features = metrics.features_and_logits(classifier, images[:200])[0].double()
+    apart = features[1:] - features[0]
+    expected = apart.mean(0).square().sum() + apart.var(0).sum()
+    assert set(found) == {"frechet"} and found["frechet"] == pytest.approx(float(expected), rel=1e-6)

@@ -180,7 +180,7 @@ def test_classes_are_numbered_as_people_count(tmp_path):
     # A teacher's names keep their numbers, whatever the folder lacks or calls otherwise.
     names = [str(label) for label in range(12, 0, -1)]
     assert torch.equal(own_images(tmp_path, "train", labels=names).labels, 11 - train.labels)
-    with pytest.raises(UserError, match="unknown class in .* '1'"):
+    with pytest.raises(UserError, match=r"unknown class in .* '1'"):
         own_images(tmp_path, "train", labels=names[:-1])
 
 

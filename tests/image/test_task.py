@@ -136,3 +136,37 @@ def test_latents_are_shown_as_pictures(tmp_path, without_data):
         batch.x0[order], Context(batch.context.condition[order]), Path(tmp_path) / "sorted"
     )
     assert (np.asarray(Image.open(again)) == page).mean() > 0.99, "sorted by class"
+
+
+def test_three_pictures_are_trained_on_and_judged(tmp_path, capsys):
+    from omnidistill.cli import main
+
+    Image = pytest.importorskip("PIL.Image")
+    for index in range(3):
+        (tmp_path / "own" / "cat").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "own" / "cat" / f"{index}.png")
+    task = FashionMnist(
+        folder=str(tmp_path / "own"), classes=1, network={"channels": [8, 16], "unshuffle": 2}
+    )
+    assert task.labels == ("cat",)
+    x0 = torch.rand(64, 1, 28, 28, generator=generator(0)) * 2 - 1
+    context = Context(condition=torch.zeros(64, dtype=torch.long))
+    figures, floor = task.measure(x0, context, generator(0)), task.floor(64, generator(0))
+    assert 0 < floor["frechet"] < float("inf") and 0 < figures["frechet"] < float("inf")
+    keys = [
+        "task=image/fashion_mnist_pixels",
+        f"task.folder={tmp_path / 'own'}",
+        "task.classes=1",
+        "device=cpu",
+    ]
+    keys += ["task.network={channels: [8, 16], unshuffle: 2}", "precision=fp32", "batch=4", "updates=2"]
+    assert main(["train", *keys, f"out={tmp_path / 'teacher'}"]) == 0
+    words = [
+        "recipe=consistency-models",
+        "steps=1",
+        "evaluation.samples=64",
+        f"teacher={tmp_path / 'teacher'}",
+    ]
+    assert main(["distill", *keys, *words, f"out={tmp_path / 'student'}"]) == 0
+    assert (tmp_path / "student" / "metrics.json").is_file()

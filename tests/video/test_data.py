@@ -136,16 +136,17 @@ def test_draws_depend_on_the_generator_alone(recording):
 
 
 def test_own_folders(folder, tmp_path, films):
-    recordings, labels = data.own(folder, 32, 16)
-    assert labels == ("left", "right") and [r.label for r in recordings] == [0, 1]
+    files = data.own_files(folder)
+    recordings = data.own(files, files.labels, 32, 16)
+    assert files.labels == ("left", "right") and [r.label for r in recordings] == [0, 1]
     for place, message in ((tmp_path / "none", "no folder"), (tmp_path, "holds no video")):
         with pytest.raises(UserError, match=message) as error:
-            data.own(place, 32, 16)
+            data.own_files(place)
         one_line(error)
     films.write(tmp_path / "loose.mp4", films.frames(3, 0))
     films.write(tmp_path / "sub" / "other.mp4", films.frames(3, 0))
     with pytest.raises(UserError, match="a subfolder is a label") as error:
-        data.own(tmp_path, 32, 16)
+        data.own_files(tmp_path)
     one_line(error)
     (tmp_path / "sub" / "other.mp4").unlink()
-    assert data.own(tmp_path, 32, 16)[1] == ("",)
+    assert data.own_files(tmp_path).labels == ("",)

@@ -100,3 +100,24 @@ def test_the_shipped_teacher_knows_its_recordings_apart():
         still = x0.diff(dim=2).abs().mean() < 0.3 * x0.diff(dim=-1).abs().mean()
         found.append(bool(still) and float(green[0::3].mean() - green[2::3].mean()) > 0.05)
     assert found == [True, False]
+
+
+def test_three_short_films_of_one_label_are_split_whole_and_labels_keep_their_numbers(
+    tmp_path, films, capsys
+):
+    for label in ("2", "10"):
+        for index in range(3):
+            films.write(tmp_path / label / f"{index}.MP4", films.frames(12, index))
+    (tmp_path / "2" / "._0.mp4").write_text("a system's")
+    task = Clips(folder=str(tmp_path), size=16, side=32, interval=0.1, frames=4)
+    assert task.labels == ("2", "10")
+    assert [len(task._splits[split].spans) for split in ("train", "held_out")] == [4, 2]
+    known = Clips(folder=str(tmp_path / "gone"), size=16, side=32, labels=["2", "10"])
+    assert known.labels == ("2", "10") and known.classes == 2
+    (tmp_path / "2" / "broken.mp4").write_text("no film")
+    with pytest.raises(UserError, match=r"broken\.mp4.*on_bad=skip"):
+        Clips(folder=str(tmp_path), size=16, side=32).batch(1, torch.Generator())
+    skipping = Clips(folder=str(tmp_path), size=16, side=32, interval=0.1, frames=4, on_bad="skip")
+    capsys.readouterr()
+    assert skipping.batch(2, torch.Generator()).x0.shape == (2, 3, 4, 16, 16)
+    assert "1 of 7 videos skipped" in capsys.readouterr().err
