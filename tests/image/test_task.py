@@ -161,11 +161,12 @@ def test_three_pictures_are_trained_on_and_judged(tmp_path, capsys):
         "device=cpu",
     ]
     keys += ["task.network={channels: [8, 16], unshuffle: 2}", "precision=fp32", "batch=4", "updates=2"]
+    keys += ["task.teacher_steps=2"]
     assert main(["train", *keys, f"out={tmp_path / 'teacher'}"]) == 0
     words = [
         "recipe=consistency-models",
         "steps=1",
-        "evaluation.samples=64",
+        "evaluation.samples=16",
         f"teacher={tmp_path / 'teacher'}",
     ]
     assert main(["distill", *keys, *words, f"out={tmp_path / 'student'}"]) == 0
