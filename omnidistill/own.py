@@ -150,6 +150,4 @@ def distill(
         if out is not None:
             made = {**description.made_by, "shape": list(shape)}
             save(student, replace(description, task=None, made_by=made), folder)
-    from omnidistill.samplers import FewStep
-
-    return Student(student, FewStep(description.transition), description.steps, task, shape, task.dtype)
+    return Student(student, description.sampler(), description.steps, task, shape, task.dtype)

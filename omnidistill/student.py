@@ -41,7 +41,7 @@ class Recipe:
         task: the resolved configuration of the task, or None for a model made without one.
         reading: keywords of `NetworkDenoiser`.
         target_time, guided: whether the network has the second embeddings.
-        transition: of the few-step sampler.
+        transition, times, shift, gamma: of the few-step sampler.
         steps: the step count the student was trained for.
         random_tokens: share of random tokens in its initial state, None for the path's own prior.
         guidance: the scale it is told when sampling, None where it was not trained for a range.
@@ -55,11 +55,17 @@ class Recipe:
     target_time: bool = False
     guided: bool = False
     transition: str = "renoise"
+    times: Sequence[float] | None = None
+    shift: float = 1.0
+    gamma: float | None = None
     steps: int = 1
     random_tokens: float | None = None
     guidance: float | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
+
+    def sampler(self) -> FewStep:
+        return FewStep(self.transition, self.times, self.shift, self.gamma)
 
 
 @dataclass
@@ -308,9 +314,9 @@ def load(
         denoiser = assemble(network, path, recipe).to(device).eval()
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32
-        return Student(denoiser, FewStep(recipe.transition), recipe.steps, None, shape, dtype)
+        return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype)
     from omnidistill.configuration.instantiation import build, trusting
 
     task: Task = build(trusting(recipe.task, trust))
     denoiser, _ = read_denoiser(folder, "student", task, device)
-    return Student(denoiser, FewStep(recipe.transition), recipe.steps, task, task.shape, task.dtype)
+    return Student(denoiser, recipe.sampler(), recipe.steps, task, task.shape, task.dtype)

@@ -35,6 +35,10 @@ class Uniform:
 
     def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
         low, high = max(self.low, path.span[0]), min(self.high, path.span[1])
+        if low >= high:
+            raise UserError(
+                f"times from {self.low:g} to {self.high:g} lie outside the span {path.span} of {path}"
+            )
         return low + (high - low) * _uniform(count, g)
 
 
@@ -69,5 +73,6 @@ class LogNormalSigma:
         # An infinite noise level at t = 1 is the untruncated end.
         ends = torch.log(path.noise_level(torch.tensor(path.span, dtype=torch.float64)))  # type: ignore[attr-defined]
         low, high = (ends - self.mean) / self.std
+        # The clamp mends the last bit of the inverse; the level itself is truncated.
         level = torch.exp(self.mean + self.std * _truncated_normal(count, low, high, g))
-        return path.time_from_noise_level(level)  # type: ignore[attr-defined]
+        return path.time_from_noise_level(level).clamp(*path.span)  # type: ignore[attr-defined]

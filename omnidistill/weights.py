@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
+from omnidistill.paths.schedules import rate
 
 
 def _gaussian(function: Callable[[GaussianPath, Tensor], Tensor]) -> Callable[[Path, Tensor], Tensor]:
@@ -34,10 +35,8 @@ def _product(path: GaussianPath, t: Tensor) -> Tensor:
 def _reveal(path: Path, t: Tensor) -> Tensor:
     if "masked" not in path.offers:
         raise UserError(f"the weighting nelbo is the likelihood bound of a masked path, got {path}")
-    # -alpha' / (1 - alpha), by forward differentiation of whatever schedule the path has
-    schedule = path.alpha  # type: ignore[attr-defined]
-    value, rate = torch.func.jvp(schedule, (t,), (torch.ones_like(t),))  # type: ignore[misc]
-    return -rate / (1.0 - value)
+    alpha = path.alpha  # type: ignore[attr-defined]
+    return -rate(alpha, t) / (1.0 - alpha(t))
 
 
 WEIGHTS: dict[str, Callable[[Path, Tensor], Tensor]] = {

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
-from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.modalities.video import data
 from omnidistill.modalities.video.metrics import Judge
 from omnidistill.modalities.video.networks import ClipUNet
 from omnidistill.modalities.video.render import film, sheet
-from omnidistill.paths import GaussianPath, rectified_flow, shifted
+from omnidistill.paths import GaussianPath, rectified_flow
 from omnidistill.random import generator
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.tasks import Metric, Task
@@ -25,21 +24,6 @@ from omnidistill.tasks import Metric, Task
 TEACHER = FilePath(__file__).parent / "teachers" / "clips"
 SHIFT = 5.0
 REFERENCE = 2000  # held-out clips to compare with, and training clips that descriptors are fitted to
-
-
-class Shifted(Euler):
-    """Euler's rule on shifted times: more steps under much noise.
-
-    Several frames of one scene outlast more noise than one picture does, and little is left to decide under little
-    noise: uniform times spend half of their steps there, each of which keeps some of the noise that it should remove.
-    """
-
-    def __init__(self, shift: float) -> None:
-        super().__init__()
-        self.shift = shift
-
-    def times(self, denoiser: Denoiser, steps: int) -> Tensor:
-        return shifted(super().times(denoiser, steps), self.shift)
 
 
 class Clips(Task):
@@ -146,7 +130,9 @@ class Clips(Task):
         return {"parameterisation": "x0", "time_input": "t"}
 
     def sampler(self) -> Sampler:
-        return Shifted(SHIFT)
+        # Several frames of one scene outlast more noise than one picture does, and little is left to decide under
+        # little noise: even times spend half of their steps there, each of which keeps noise that it should remove.
+        return Euler(shift=SHIFT)
 
     def shipped_teacher(self) -> FilePath | None:
         return TEACHER if self.folder is None else None

@@ -68,6 +68,10 @@ def sample(arguments: Arguments) -> int:
     return 0
 
 
+SAMPLING = tuple(f"student.{key}=" for key in ("transition", "times", "shift", "gamma"))
+"""What decides how a student is sampled, and not what it is."""
+
+
 def evaluate(arguments: Arguments) -> None:
     folder = arguments.one("folder of a run", "omnidistill evaluate runs/first steps=1,2,4")
     from omnidistill.configuration import compose as config
@@ -75,7 +79,7 @@ def evaluate(arguments: Arguments) -> None:
     known = [key.partition("=")[0] for key in EVALUATE_KEYS if "." not in key]
     given, dotted = arguments.pick([*known, "precision", "threads", "trust"])
     for item in dotted:  # what training was told cannot be changed afterwards
-        if not item.lstrip("+~").startswith(("evaluation.", "task.", "student.transition=")):
+        if not item.lstrip("+~").startswith(("evaluation.", "task.", *SAMPLING)):
             key = item.partition("=")[0]
             raise UserError(f"evaluate takes no {key}; keys: {', '.join(EVALUATE_KEYS)}")
     overrides = [*(f"{key}={value}" for key, value in given.items()), *dotted]

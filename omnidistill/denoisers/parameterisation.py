@@ -28,13 +28,8 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
-from omnidistill.paths.base import Time, per_sample
+from omnidistill.paths.base import Time, holds, per_sample
 from omnidistill.paths.gaussian import GaussianPath
-
-
-def concrete(t: Tensor) -> bool:
-    """Whether values can be looked at: not while `vmap` maps over t or `torch.compile` traces the graph."""
-    return not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(t)
 
 
 class Affine(NamedTuple):
@@ -112,7 +107,7 @@ def affine(path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0) -> A
         raise unknown("parameterisation", kind, PARAMETERISATIONS)
     t = torch.as_tensor(t, dtype=torch.float64)
     coefficients = PARAMETERISATIONS[kind](path, t, sigma_data)
-    if concrete(t) and not all(bool(torch.isfinite(c).all()) for c in coefficients[:2]):
+    if not all(holds(torch.isfinite(c).all()) for c in coefficients[:2]):
         raise UserError(
             f"parameterisation '{kind}' is singular on path '{path.name}' at t={float(t.max()):g}; "
             "use x0, v or edm, or stay inside path.span"
@@ -130,10 +125,10 @@ def to_x0(
     d: float = 1.0,
 ) -> Tensor:
     """The clean sample that the output `out` of a `kind` network means."""
-    a, b, o = (per_sample(c.to(x_t.device), x_t) for c in affine(path, kind, t, d))
+    a, b, o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in affine(path, kind, t, d))
     if anchor is None:
         return a * x_t + b * out
-    beta = per_sample(path.coefficients(t).beta.to(x_t.device), x_t)
+    beta = per_sample(path.coefficients(t).beta.to(x_t.device), x_t, path.time_axis)
     return a * (x_t - beta * anchor) + b * (out - o * anchor)
 
 
@@ -147,10 +142,10 @@ def from_x0(
     d: float = 1.0,
 ) -> Tensor:
     """The inverse of `to_x0`; needs sigma > 0, for at t = 0 every output means the same x0."""
-    a, b, o = (per_sample(c.to(x_t.device), x_t) for c in affine(path, kind, t, d))
+    a, b, o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in affine(path, kind, t, d))
     if anchor is None:
         return (x0 - a * x_t) / b
-    beta = per_sample(path.coefficients(t).beta.to(x_t.device), x_t)
+    beta = per_sample(path.coefficients(t).beta.to(x_t.device), x_t, path.time_axis)
     return (x0 - a * (x_t - beta * anchor)) / b + o * anchor
 
 

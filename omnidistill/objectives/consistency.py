@@ -32,11 +32,12 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
-from omnidistill.objectives.jumps import Jumps, Nodes, half_way
+from omnidistill.objectives.jumps import Jumps, Nodes
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior, detach
 from omnidistill.random import uniform
+from omnidistill.samplers.solvers import rejoined
 from omnidistill.weights import weight
 
 PAIRS = ("bridge", "teacher", "independent", "stored")
@@ -195,7 +196,7 @@ class Consistency:
         if self.pairs == "independent":
             return Pair(x_t, path.renoise(x0, s, context, g=step.g), t, s)
         if self.target == "jump":
-            r = half_way(t, s, path)
+            r = self.jumps.middle(t, s, path, progress, self._round(step))
             first = _ask(self._teacher(step), x_t, t, context, r)
             x_r = path.bridge(x_t, first.sample(step.g, context.mask), t, r, context, g=step.g)
             return Pair(x_t, x_r, t, r, s, first)
@@ -216,10 +217,13 @@ class Consistency:
             now, then = (t + (r - t) * (j / self.teacher_steps) for j in (i, i + 1))
             belief = teacher(x, now, context)
             if self.second_order:
-                guess = path.bridge(x, belief.sample(step.g, context.mask), now, then, context, g=step.g)
+                x0 = belief.sample(step.g, context.mask)
+                guess = path.bridge(x, x0, now, then, context, g=step.g)
                 # At t = 0 there is nothing left to ask, and the first belief stands.
                 late = teacher(guess, then.clamp_min(path.span[0]), context)
-                belief = belief.blend(late, torch.where(then == 0, 1.0, 0.5))
+                both = belief.blend(late, torch.where(then == 0, 1.0, 0.5)).sample(step.g, context.mask)
+                x = rejoined(path, guess, x, x0, both, now, then, context, step.g)
+                continue
             x = path.bridge(x, belief.sample(step.g, context.mask), now, then, context, g=step.g)
         return x
 

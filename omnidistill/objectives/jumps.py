@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.paths import Path, grid, shifted
+from omnidistill.paths import Path, grid
+from omnidistill.paths.base import node
 from omnidistill.times import Times, Uniform
+
+REDRAWS = 1000
 
 
 class Jumps(Protocol):
@@ -24,10 +27,24 @@ class Jumps(Protocol):
         """Float64[count] times t and r < t. `progress` in [0, 1] is how much of the training is over."""
         ...
 
+    def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
+        """Where a jump from t to s, drawn at this point of training, is broken in two."""
+        ...
 
-def half_way(t: Tensor, s: Tensor, path: Path) -> Tensor:
-    """The node between s and t on the grid of twice as many steps. A grid with a `floor` visits it before 0."""
-    return torch.where(s == 0, 0.5 * (t + path.floor), 0.5 * (t + s))
+
+def half_way(t: Tensor, s: Tensor, path: Path, nodes: int | None = None, shift: float = 1.0) -> Tensor:
+    """The time between s and t where a jump is broken in two.
+
+    With `nodes`, the steps of the grid that t and s lie on, it is a node of the grid of twice as many steps, bit for
+    bit, also under a shift; without, the middle of s and t, 0 standing for the path's floor.
+    """
+    if nodes is None:
+        return 0.5 * (t + s.clamp_min(path.floor))
+    times = grid(path, nodes, shift).to(t.device)
+    above = sum(
+        (time.unsqueeze(-1) - times).abs().argmin(-1) for time in (t, s)
+    )  # steps below the top, of both
+    return node(path, 2 * nodes - above, 2 * nodes, shift)
 
 
 @dataclass(frozen=True)
@@ -79,32 +96,59 @@ class Nodes:
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
     ) -> tuple[Tensor, Tensor]:
         size = self.size(progress, round_)
-        times = shifted(grid(path, size), self.shift).clamp_max(path.span[1])
+        times = grid(path, size, self.shift)
         start = torch.randint(size, (count,), generator=g, device=g.device).cpu()
         return times[start], times[(start + self.skip).clamp_max(size)]
+
+    def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
+        return half_way(t, s, path, self.size(progress, round_), self.shift)
 
 
 @dataclass(frozen=True)
 class Gap:
-    """t from any distribution, r = t minus a gap whose density falls linearly from 0 to `largest` (CDLM's scheduler
-    of jumps); an r below the path's span is 0.
+    """t from any distribution, r = t minus a gap whose density falls linearly from `smallest` to 0 at `largest` (CDLM's
+    scheduler of jumps) or at t, if that is less; an r below the path's span is 0.
 
     Args:
+        times: of t; those below `smallest` are drawn again.
         largest: the widest gap.
+        smallest: the narrowest. The weight 1 / (t - r) is at most its inverse: with gaps down to 0 its second moment is
+            infinite, and one sample would outweigh the batch.
     """
 
     times: Times = Uniform()
     largest: float = 0.5
+    smallest: float = 0.01
     nodes: int = 1
     refined: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.smallest < self.largest <= 1.0:
+            raise UserError(
+                f"gaps need 0 < smallest < largest <= 1, got smallest={self.smallest}, largest={self.largest}"
+            )
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
     ) -> tuple[Tensor, Tensor]:
-        t = self.times(count, path, g)
+        t = self._times(count, path, g)
         u = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).to(t.device)
         # Inverse of the distribution function 1 - (1 - x)^2, scaled to what is left below t.
-        gap = (1.0 - torch.sqrt(1.0 - u)) * torch.minimum(t, torch.tensor(self.largest, dtype=torch.float64))
-        r = t - gap.clamp_min(1e-6)
+        room = t.clamp_max(self.largest) - self.smallest
+        r = t - (self.smallest + (1.0 - torch.sqrt(1.0 - u)) * room)
         # Networks are not asked below the span; there the state is as good as clean.
         return t, torch.where(r < path.span[0], 0.0, r)
+
+    def _times(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+        t = self.times(count, path, g)
+        for _ in range(REDRAWS):
+            low = t < self.smallest
+            if not bool(low.any()):
+                return t
+            t[low] = self.times(int(low.sum()), path, g)
+        raise UserError(
+            f"{self.times} on {path} hardly ever reaches smallest={self.smallest}; lower smallest"
+        )
+
+    def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
+        return half_way(t, s, path)

@@ -1,6 +1,6 @@
 """How data become noise, and the exact way back. t = 0 is data, t = 1 is the prior, for every path."""
 
-from omnidistill.paths.base import Path, grid, shifted
+from omnidistill.paths.base import Path, floored, grid, shifted
 from omnidistill.paths.gaussian import GaussianPath
 from omnidistill.paths.masked import MaskedPath
 from omnidistill.paths.named import (
@@ -25,6 +25,7 @@ __all__ = [
     "UniformPath",
     "brownian_bridge",
     "edm",
+    "floored",
     "grad_tts",
     "grid",
     "ouve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,15 +22,17 @@ class Path(Protocol):
     Attributes:
         span: the times (low, high) inside [0, 1] between which networks are trained and asked; the ends where a
             schedule is singular lie outside.
-        floor: lowest time that a sampling grid visits before its last jump to 0.
+        floor: time that a sampling grid would end at and where it puts 0 instead.
         offers: what recipes may need: `gaussian`, `masked`, `uniform`, `categorical`, `differentiable` (a belief's
-            sample carries a gradient), `deterministic` (a bridge without fresh noise exists), `composable` (two
-            jumps can be written as one), `anchored`.
+            sample carries a gradient), `deterministic` (a bridge without fresh noise exists from the prior to the
+            data), `composable` (two jumps can be written as one), `anchored`.
+        time_axis: the axis of a state along which a time [b f] runs; None where there is one time a sample.
     """
 
     span: tuple[float, float]
     floor: float
     offers: frozenset[str]
+    time_axis: int | None
 
     def prior(self, like: Tensor, context: Context = ..., *, g: torch.Generator | None = None) -> Tensor:
         """A sample at t = 1, shaped and placed like `like`."""
@@ -63,6 +66,17 @@ class Path(Protocol):
         one exists; tokens have only the former."""
         ...
 
+    def bridge_law(
+        self, x_t: Tensor, x0: Tensor, t: Time, s: Time, context: Context = ..., *, churn: float = 0.0
+    ) -> Any:
+        """The law that `bridge` draws from: (mean, std) of a Gaussian, shaped like x_t; for tokens probabilities,
+        Float64[b n k]."""
+        ...
+
+    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = ...) -> Tensor:
+        """dx/dt of the deterministic trajectory through x_t that a belief x0 points along; an error for tokens."""
+        ...
+
     def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
         """Bool, shaped like x_t: where something is still to be decided."""
         ...
@@ -80,17 +94,45 @@ class Path(Protocol):
         ...
 
 
-def grid(path: Path, steps: int) -> Tensor:
-    """Float64[steps + 1]: times from `span[1]` down to 0. Uniform in t, or uniform down to `floor` and then 0,
-    which on the `edm` path is the grid of Karras et al. (2022), eq. 5."""
+def holds(condition: Tensor) -> bool:
+    """Whether a condition on values holds; taken for granted where values cannot be looked at, which is while a graph
+    is compiled and under `vmap`."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return bool(condition)
+    except RuntimeError:  # what vmap answers to a question about values
+        return True
+
+
+def node(path: Path, above: Tensor, steps: Tensor | int, shift: float = 1.0) -> Tensor:
+    """Float64: the time of the node `above` steps above the last on the grid of `steps` steps. A fraction decides, so
+    that the same place on a finer grid has the same bits."""
+    top = path.span[1]
+    t = path.floor + (top - path.floor) * shifted(above.double() / steps, shift)
+    t = torch.where(above == steps, top, t)
+    return torch.where(above == 0, 0.0, t)
+
+
+def grid(path: Path, steps: int, shift: float = 1.0) -> Tensor:
+    """Float64[steps + 1]: times from `span[1]` down to 0, uniform in t down to `floor`, whose place 0 takes, and moved
+    towards the top by `shift`. The grid of N steps is every second node of that of 2 N, bit for bit, so that a model is
+    asked on the coarse one at times that it learned on the fine one."""
     if steps < 1:
         raise UserError(f"a sampler needs at least one step, got steps={steps}")
-    top = path.span[1]
-    if path.floor == 0.0:
-        return torch.linspace(top, 0.0, steps + 1, dtype=torch.float64)
-    return torch.cat(
-        (torch.linspace(top, path.floor, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
-    )
+    return node(path, torch.arange(steps, -1, -1), steps, shift)
+
+
+def floored(path: Path, steps: int, shift: float = 1.0) -> Tensor:
+    """Float64[steps + 1]: uniform in t down to `floor`, and from there one step to 0; on the `edm` path the grid of
+    Karras et al. (2022), eq. 5. For long runs: of few steps it spends one where there is nothing left to do."""
+    if steps < 2 or path.floor == 0.0:
+        return grid(path, steps, shift)
+    inner = grid(path, steps - 1, shift)
+    return torch.cat((inner[:-1], torch.tensor([path.floor, 0.0], dtype=torch.float64)))
+
+
+GRIDS: dict[str, Callable[..., Tensor]] = {"nested": grid, "karras": floored}
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
@@ -100,14 +142,41 @@ def shifted(t: Tensor, shift: float) -> Tensor:
 
 
 def as_time(t: Time, like: Tensor) -> Tensor:
-    """Times as float64 on the state's device: a scalar, or one per sample."""
+    """Times as float64 on the state's device: a scalar, one per sample, or one per frame."""
     return torch.as_tensor(t, dtype=torch.float64, device=like.device)
 
 
-def per_sample(value: Tensor, like: Tensor) -> Tensor:
-    """A scalar or Float[b], shaped to broadcast against `like` and cast to its dtype if that is real."""
+def per_sample(value: Tensor, like: Tensor, axis: int | None = None) -> Tensor:
+    """A value of time, shaped to broadcast against `like` and cast to its dtype if that is real.
+
+    Args:
+        value: a scalar, [b], or [b f] with one entry for each frame along `axis` of `like`.
+        axis: the path's `time_axis`.
+
+    Raises:
+        UserError: a shape that is none of these. Torch would broadcast some of them over an axis that only happens to
+            be as long.
+    """
     value = value.to(like.dtype) if like.is_floating_point() else value
-    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
+    if value.ndim == 0:
+        return value
+    shape = [1] * like.ndim
+    fits = value.ndim <= 2 and value.shape[0] in (1, like.shape[0])
+    if fits:
+        shape[0] = value.shape[0]
+    if fits and value.ndim == 2:
+        fits = axis is not None and value.shape[1] == like.shape[axis]
+        if fits and axis is not None:
+            shape[axis] = value.shape[1]
+    if not fits:
+        frames = (
+            f"[{like.shape[0]}, {like.shape[axis]}]" if axis is not None else "none per frame: no time_axis"
+        )
+        raise UserError(
+            f"times of shape {list(value.shape)} do not fit a state of shape {list(like.shape)}; "
+            f"possible: one number, [{like.shape[0]}], {frames}"
+        )
+    return value.reshape(shape)
 
 
 def keep_given(tokens: Tensor, context: Context, vocab: int) -> Tensor:

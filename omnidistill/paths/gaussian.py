@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.paths.base import P, Time, as_time, per_sample
+from omnidistill.paths.base import P, Time, as_time, holds, per_sample
+from omnidistill.paths.coefficients import Coefficients, Curves, Function, Rates
 from omnidistill.paths.symmetry import NoSymmetry, Symmetry
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import normal
 
-Function = Callable[[Tensor], Tensor]
+__all__ = ["Coefficients", "GaussianPath"]
 
 
-class Coefficients(NamedTuple):
-    """alpha, beta, sigma at one time, float64, shaped like the time."""
-
-    alpha: Tensor
-    beta: Tensor
-    sigma: Tensor
-
-
-class GaussianPath:
+class GaussianPath(Curves):
     """`q(x_t | x0, y) = N(alpha x0 + beta y, sigma^2 I)` with an optional anchor y.
 
     Args:
         name: for messages and saved files.
         alpha, sigma, beta: functions of t: Float64[...] in [0, 1]. `beta` is None for a path without anchor.
+        rates: their derivatives, `t -> (alpha', beta', sigma')`; None differentiates numerically.
         span: times between which networks are trained and asked; singular ends lie outside.
-        floor: lowest time that a sampling grid visits before it jumps to 0; 0 for a grid uniform down to 0.
+        floor: time that a sampling grid would end at and where it puts 0 instead; 0 for a grid uniform down to 0.
         inverse: closed form of t from the noise level sigma/alpha, where there is one; else it is bisected.
         gain: a(t, s) of the forward transition `x_t = a x_s + ...` given the anchor; alpha_t / alpha_s for every
             linear process, 1 for the residual shift, whose drift depends on x0.
         symmetry: what `align` divides out, and what the noise is projected by.
-        temperature: share of sigma in the noise that samplers start from and re-noise with. 1 samples what was learned;
-            below, the deterministic solution starts near the mean of the prior and ends near what is most certain
-            (Grad-TTS, Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here).
+        temperature: share of sigma in the noise that samplers start from, keep and draw anew. 1 samples what was
+            learned; below, the deterministic solution starts near the mean of the prior and ends near what is most
+            certain (Grad-TTS, Popov et al. 2021, sec. 4, divides by a temperature of 1.5: 0.67 here).
             Teachers are trained at 1.
+        time_axis: the axis of a state along which a time [b f] runs, e.g. 2 for frames of Float[b c f h w].
+
+    It offers `deterministic` where sigma is positive from the prior down: a state without noise says nothing about
+    which sample it leads to, so noise is drawn on the way from it.
     """
 
     def __init__(
@@ -51,68 +49,33 @@ class GaussianPath:
         sigma: Function,
         beta: Function | None = None,
         *,
+        rates: Rates | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         floor: float = 0.0,
         inverse: Function | None = None,
         gain: Callable[[Tensor, Tensor], Tensor] | None = None,
         symmetry: Symmetry | None = None,
         temperature: float = 1.0,
+        time_axis: int | None = None,
     ) -> None:
         if not 0.0 <= temperature < float("inf"):
             raise UserError(f"temperature scales the noise of the start and is at least 0, got {temperature}")
         self.temperature = float(temperature)
-        self.name, self._alpha, self._sigma, self._beta = name, alpha, sigma, beta
+        self.name, self._alpha, self._sigma, self._beta, self._rates = name, alpha, sigma, beta, rates
         self.span, self.floor, self._inverse, self._gain = span, floor, inverse, gain
-        self.symmetry = symmetry or NoSymmetry()
-        anchored = {"anchored"} if beta else set()
-        self.offers = frozenset({"gaussian", "differentiable", "deterministic", "composable"} | anchored)
+        self.symmetry, self.time_axis = symmetry or NoSymmetry(), time_axis
+        words = {"gaussian", "differentiable", "composable"} | ({"anchored"} if beta else set())
+        ends = self.coefficients(torch.tensor([span[1], 1.0], dtype=torch.float64)).sigma
+        self.offers = frozenset(words | ({"deterministic"} if bool((ends > 0).all()) else set()))
 
     def __repr__(self) -> str:
         return f"GaussianPath({self.name})"
 
-    # --- coefficients and views of time -------------------------------------------------------------------------
-
-    def coefficients(self, t: Time) -> Coefficients:
-        """alpha, beta, sigma in float64 at t in [0, 1]."""
-        t = torch.as_tensor(t, dtype=torch.float64)
-        if bool(((t < 0) | (t > 1)).any()):
-            raise UserError(f"time must lie in [0, 1], got {float(t.min())} to {float(t.max())}")
-        beta = torch.zeros_like(t) if self._beta is None else self._beta(t)
-        return Coefficients(self._alpha(t), beta, self._sigma(t))
-
-    def rates(self, t: Time) -> Coefficients:
-        """Derivatives of alpha, beta, sigma with respect to t, by forward differentiation: exact to rounding."""
-        t = torch.as_tensor(t, dtype=torch.float64)
-        return torch.func.jvp(self.coefficients_unchecked, (t,), (torch.ones_like(t),))[1]
-
-    def coefficients_unchecked(self, t: Tensor) -> Coefficients:
-        beta = torch.zeros_like(t) if self._beta is None else self._beta(t)
-        return Coefficients(self._alpha(t), beta, self._sigma(t))
-
-    def noise_level(self, t: Time) -> Tensor:
-        """`sigma / alpha`, the sigma of Karras et al. (2022); infinite where alpha is 0."""
-        alpha, _, sigma = self.coefficients(t)
-        return torch.where(alpha == 0, torch.inf, sigma / alpha)
-
-    def log_snr(self, t: Time) -> Tensor:
-        """`lambda = 2 log(alpha / sigma)`, decreasing in t (Kingma et al. 2021)."""
-        return -2.0 * torch.log(self.noise_level(t))
-
-    def time_from_noise_level(self, level: Tensor | float) -> Tensor:
-        """t with `noise_level(t) = level`, float64; closed form where known, else 100 bisections (to rounding)."""
-        level = torch.as_tensor(level, dtype=torch.float64)
-        if self._inverse is not None:
-            return self._inverse(level)
-        low, high = torch.zeros_like(level), torch.ones_like(level)
-        for _ in range(100):
-            middle = 0.5 * (low + high)
-            alpha, _, sigma = self.coefficients_unchecked(middle)
-            below = sigma < level * alpha
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return 0.5 * (low + high)
-
-    def time_from_log_snr(self, log_snr: Tensor | float) -> Tensor:
-        return self.time_from_noise_level(torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)))
+    def along(self, time_axis: int) -> GaussianPath:
+        """The same process for states whose noise level differs along an axis (a time per frame, [b f])."""
+        other = copy.copy(self)
+        other.time_axis = time_axis
+        return other
 
     # --- the verbs of a path ------------------------------------------------------------------------------------
 
@@ -150,9 +113,12 @@ class GaussianPath:
     def _noised(
         self, x0: Tensor, t: Time, context: Context, temperature: float, g: torch.Generator | None
     ) -> Tensor:
-        alpha, beta, sigma = (per_sample(c, x0) for c in self.coefficients(as_time(t, x0)))
+        alpha, beta, sigma = self._shaped(self.coefficients(as_time(t, x0)), x0)
         noise = self._noise(x0, context, g)
         return alpha * x0 + beta * self._anchor(context, x0) + temperature * sigma * noise
+
+    def _shaped(self, values: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
+        return tuple(per_sample(value, like, self.time_axis) for value in values)
 
     def bridge(
         self,
@@ -163,30 +129,69 @@ class GaussianPath:
         context: Context = Context(),
         *,
         churn: float = 0.0,
+        gamma: float | None = None,
         g: torch.Generator | None = None,
     ) -> Tensor:
-        """`x_s = alpha_s x0 + beta_s y + sqrt(sigma_s^2 - c^2) eps_hat + c z` with `eps_hat` read off x_t
-        (Song et al. 2021, DDIM eq. 12; Zhou et al. 2024 for bridges). `c = churn c_max`, where
-        `c_max^2 = sigma_s^2 (1 - a^2 sigma_s^2 / sigma_t^2)` is the variance of the process's own posterior.
+        """A draw from `bridge_law`."""
+        mean, std = self.bridge_law(x_t, x0, t, s, context, churn=churn, gamma=gamma)
+        if not churn and not gamma and "deterministic" in self.offers:
+            return mean
+        return mean + std * self._noise(x0, context, g) if holds((std > 0).any()) else mean
+
+    def bridge_law(
+        self,
+        x_t: Tensor,
+        x0: Tensor,
+        t: Time,
+        s: Time,
+        context: Context = Context(),
+        *,
+        churn: float = 0.0,
+        gamma: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean, shaped like x_t, and standard deviation, which broadcasts against it, of
+
+            x_s = alpha_s x0 + beta_s y + sqrt(sigma_s^2 - c^2) eps_hat + temperature c z
+
+        with `eps_hat` read off x_t (Song et al. 2021, DDIM eq. 12; Zhou et al. 2024 for bridges). `eps_hat` has the
+        temperature already, so x_s has it for every c. `c = churn c_max`, where
+        `c_max^2 = sigma_s^2 (1 - a^2 sigma_s^2 / sigma_t^2)` is the variance of the process's own posterior; with
+        `gamma`, `c = gamma sigma_s` instead.
+
+        That is a jump down to the time s' whose noise level is `sqrt(1 - gamma^2)` times that of s, and the process's
+        own transition up to s (Kim et al. 2023, CTM, alg. 1): `x_s = a x_s' + ...` with a = alpha_s / alpha_s' adds
+        noise of variance `sigma_s^2 - a^2 sigma_s'^2`, and `a sigma_s' = sqrt(1 - gamma^2) sigma_s`. 0 is the
+        deterministic jump, 1 is `renoise`.
         """
         t, s = as_time(t, x0), as_time(s, x0)
         (alpha_t, beta_t, sigma_t), (alpha_s, beta_s, sigma_s) = self.coefficients(t), self.coefficients(s)
-        # alpha_s = 0 only where s = t = 1: no time passes, nothing shrinks.
-        gain = self._gain(t, s) if self._gain else torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s)
-        fresh = (
-            churn * sigma_s * (1.0 - (gain * sigma_s / sigma_t) ** 2).clamp_min(0.0).sqrt()
-        ).broadcast_to(torch.broadcast_shapes(t.shape, s.shape))
+        if gamma:
+            fresh = gamma * sigma_s
+        elif churn:
+            # alpha_s = 0 only where s = t = 1: no time passes, nothing shrinks.
+            gain = self._gain(t, s) if self._gain else torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s)
+            fresh = churn * sigma_s * (1.0 - (gain * sigma_s / sigma_t) ** 2).clamp_min(0.0).sqrt()
+        else:
+            fresh = torch.zeros_like(sigma_s)
+        fresh = fresh.broadcast_to(torch.broadcast_shapes(t.shape, s.shape))
+        stays = (sigma_s**2 - fresh**2).clamp_min(0.0).sqrt() if churn or gamma else sigma_s
         # Where x_t holds no noise at all (a bridge at t = 1) there is none to keep: all of it is drawn afresh.
-        fresh = torch.where(sigma_t == 0, sigma_s, fresh)
-        kept = torch.where(sigma_t == 0, 0.0, (sigma_s**2 - fresh**2).clamp_min(0.0).sqrt() / sigma_t)
-        anchor = self._anchor(context, x0)
-        a_t, b_t, a_s, b_s, k, f = (
-            per_sample(c, x0) for c in (alpha_t, beta_t, alpha_s, beta_s, kept, fresh)
-        )
-        x_s = (a_s - k * a_t) * x0 + (b_s - k * b_t) * anchor + k * x_t
-        if bool((fresh > 0).any()):
-            x_s = x_s + f * self._noise(x0, context, g)
-        return x_s
+        fresh = self.temperature * torch.where(sigma_t == 0, sigma_s, fresh)
+        kept = torch.where(sigma_t == 0, 0.0, stays / sigma_t)
+        a_t, b_t, a_s, b_s, k, f = self._shaped((alpha_t, beta_t, alpha_s, beta_s, kept, fresh), x0)
+        return (a_s - k * a_t) * x0 + (b_s - k * b_t) * self._anchor(context, x0) + k * x_t, f
+
+    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = Context()) -> Tensor:
+        """`alpha' x0 + beta' y + sigma' eps_hat`, with `eps_hat` read off x_t: dx/dt of the deterministic trajectory
+        (the probability flow: Song et al. 2021, eq. 13), which is `d/ds bridge` at s = t."""
+        t = as_time(t, x_t)
+        alpha, beta, sigma = self.coefficients(t)
+        if not holds((sigma > 0).all()):
+            raise UserError(f"{self} has no velocity where it has no noise; ask inside its span {self.span}")
+        alpha_rate, beta_rate, sigma_rate = self.rates(t)
+        k = sigma_rate / sigma
+        a, b, k = self._shaped((alpha_rate - k * alpha, beta_rate - k * beta, k), x_t)
+        return a * x0 + b * self._anchor(context, x_t) + k * x_t
 
     def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
         return torch.ones_like(x_t, dtype=torch.bool)
@@ -197,11 +202,12 @@ class GaussianPath:
     def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
         """With `rho = alpha / sigma`, a deterministic jump is linear in rho (DDIM), so the weight of the first
         belief is `(rho_r - rho_t) / (rho_s - rho_t)` (Salimans & Ho 2022, appendix G, solved for x0). Written
-        without dividing by sigma_s, which may be 0. Float64[b] or scalar."""
+        without dividing by sigma_s, which may be 0. Float64[b] or scalar; shaped like x_t for a time per frame."""
         (a_t, _, n_t), (a_r, _, n_r), (a_s, _, n_s) = (self.coefficients(as_time(u, x_t)) for u in (t, r, s))
         # A bridge at t = 1 has neither x0 nor noise; there rho -> 0 like sqrt(1 - t).
         rho_t = torch.where(n_t == 0, 0.0, a_t / n_t)
-        return n_s * (a_r - rho_t * n_r) / (n_r * (a_s - rho_t * n_s))
+        weight = n_s * (a_r - rho_t * n_r) / (n_r * (a_s - rho_t * n_s))
+        return weight if weight.ndim < 2 else per_sample(weight, x_t, self.time_axis)
 
     def certain(self, x0: Tensor) -> PointPosterior:
         return PointPosterior(x0)

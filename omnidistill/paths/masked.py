@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.paths.base import P, Time, as_time, keep_given, per_sample
+from omnidistill.paths.base import P, Time, as_time, keep_given, per_sample, undecided
 from omnidistill.paths.schedules import Schedule, schedule
 from omnidistill.posteriors import CategoricalPosterior, certain
 from omnidistill.random import uniform
@@ -28,6 +29,7 @@ class MaskedPath:
 
     span = (1e-3, 1.0)
     floor = 0.0
+    time_axis: int | None = 1
 
     def __init__(self, vocab: int, schedule_: str | Schedule = "linear", random_tokens: float = 0.0) -> None:
         if vocab < 2:
@@ -58,11 +60,21 @@ class MaskedPath:
     def corrupt(
         self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
-        alpha = per_sample(self.alpha(as_time(t, x0)), x0)
+        alpha = per_sample(self.alpha(as_time(t, x0)), x0, self.time_axis)
         x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self.mask_id)
         return keep_given(x_t, context, self.vocab)
 
-    renoise = corrupt
+    def renoise(
+        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tensor:
+        """`corrupt`, and at t = 1 the prior: there the random tokens are part of what a sampler sees."""
+        x_t = self.corrupt(x0, t, context, g=g)
+        if not self.random_tokens:
+            return x_t
+        return torch.where(self._at_prior(x_t, t), self.prior(x0, context, g=g), x_t)
+
+    def _at_prior(self, x_t: Tensor, t: Time) -> Tensor:
+        return per_sample(as_time(t, x_t) >= 1.0, x_t, self.time_axis)
 
     def bridge(
         self,
@@ -77,15 +89,32 @@ class MaskedPath:
     ) -> Tensor:
         """A masked token is revealed as x0 with probability `(alpha_s - alpha_t) / (1 - alpha_t)`, others stay
         (Sahoo et al. 2024, MDLM, eq. 7). There is no deterministic jump, so `churn` changes nothing."""
-        alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
-        reveal = per_sample((alpha_s - alpha_t) / (1.0 - alpha_t), x0)
+        reveal = self._reveal(x0, t, s)
         decided = torch.where(uniform(x0, g, context.mask) < reveal, x0, self.mask_id)
         return keep_given(torch.where(self.unresolved(x_t, t), decided, x_t), context, self.vocab)
 
+    def _reveal(self, x0: Tensor, t: Time, s: Time) -> Tensor:
+        alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
+        return per_sample((alpha_s - alpha_t) / (1.0 - alpha_t), x0, self.time_axis)
+
+    def bridge_law(
+        self, x_t: Tensor, x0: Tensor, t: Time, s: Time, context: Context = Context(), *, churn: float = 0.0
+    ) -> Tensor:
+        """q(x_s | x_t, x0), Float64[b n vocab + 1], the mask last."""
+        reveal = self._reveal(x0, t, s).expand(x0.shape).unsqueeze(-1)
+        clean, mask, same = (
+            F.one_hot(token, self.vocab + 1).double()
+            for token in (x0, torch.full_like(x0, self.mask_id), keep_given(x_t, context, self.vocab))
+        )
+        open_ = undecided(self, x_t, t, context, self.vocab).unsqueeze(-1)
+        return torch.where(open_, reveal * clean + (1.0 - reveal) * mask, same)
+
+    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = Context()) -> Tensor:
+        raise UserError(f"tokens have no velocity, and {self} holds tokens; use a Gaussian path")
+
     def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
         """Masked positions; at t = 1, where alpha is 0, every position, whatever it holds."""
-        at_prior = per_sample(as_time(t, x_t) >= 1.0, x_t)
-        return (x_t == self.mask_id) | at_prior
+        return (x_t == self.mask_id) | self._at_prior(x_t, t)
 
     def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
         return target

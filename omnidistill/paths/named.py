@@ -19,6 +19,7 @@ def rectified_flow(symmetry: Symmetry | None = None, temperature: float = 1.0) -
         "rectified_flow",
         alpha=lambda t: 1.0 - t,
         sigma=lambda t: t,
+        rates=lambda t: (-torch.ones_like(t), torch.zeros_like(t), torch.ones_like(t)),
         span=(1e-3, 1.0),
         inverse=lambda level: 1.0 / (1.0 + 1.0 / level),
         symmetry=symmetry,
@@ -33,8 +34,18 @@ def vp_cosine() -> GaussianPath:
         # cos(pi/2) is 6e-17 in float64; sin(pi/2 (1 - t)) is the same function and exactly 0 at t = 1.
         alpha=lambda t: torch.sin(HALF_PI * (1.0 - t)),
         sigma=lambda t: torch.sin(HALF_PI * t),
+        rates=lambda t: _circular(t, 1.0),
         span=(1e-3, 1.0 - 1e-3),
         inverse=lambda level: torch.atan(level) / HALF_PI,
+    )
+
+
+def _circular(t: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rates of `alpha = cos(pi t / 2)`, `sigma = radius sin(pi t / 2)`."""
+    return (
+        -HALF_PI * torch.sin(HALF_PI * t),
+        torch.zeros_like(t),
+        radius * HALF_PI * torch.sin(HALF_PI * (1.0 - t)),
     )
 
 
@@ -44,22 +55,39 @@ def trigflow(sigma_data: float = 1.0) -> GaussianPath:
         "trigflow",
         alpha=lambda t: torch.sin(HALF_PI * (1.0 - t)),
         sigma=lambda t: sigma_data * torch.sin(HALF_PI * t),
+        rates=lambda t: _circular(t, sigma_data),
         span=(1e-3, 1.0),
         inverse=lambda level: torch.atan(level / sigma_data) / HALF_PI,
     )
 
 
-def _vp(integral, anchored: bool, name: str, temperature: float = 1.0) -> GaussianPath:  # type: ignore[no-untyped-def]
-    """Variance preserving with `integral(t) = int_0^t beta`: `alpha = exp(-I/2)`, `sigma^2 = 1 - exp(-I)`."""
+def _vp(
+    name: str, beta_min: float, beta_max: float, anchored: bool = False, temperature: float = 1.0
+) -> GaussianPath:
+    """Variance preserving with a linear rate `b(t)` and `I(t) = int_0^t b`: `alpha = exp(-I/2)`,
+    `sigma^2 = 1 - exp(-I)`."""
+
+    def integral(t: Tensor) -> Tensor:
+        return beta_min * t + 0.5 * (beta_max - beta_min) * t * t
 
     def alpha(t: Tensor) -> Tensor:
         return torch.exp(-0.5 * integral(t))
 
+    def sigma(t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-integral(t)))
+
+    def rates(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rate = beta_min + (beta_max - beta_min) * t
+        fall = 0.5 * rate * alpha(t)
+        rise = 0.5 * rate * torch.exp(-integral(t)) / sigma(t)
+        return -fall, fall if anchored else torch.zeros_like(t), rise
+
     return GaussianPath(
         name,
         alpha=alpha,
-        sigma=lambda t: torch.sqrt(-torch.expm1(-integral(t))),
+        sigma=sigma,
         beta=(lambda t: 1.0 - alpha(t)) if anchored else None,
+        rates=rates,
         span=(1e-3, 1.0),
         temperature=temperature,
     )
@@ -67,13 +95,13 @@ def _vp(integral, anchored: bool, name: str, temperature: float = 1.0) -> Gaussi
 
 def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
     """`beta(t)` linear from beta_min to beta_max (Song et al. 2021, eq. 32)."""
-    return _vp(lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t * t, False, "vp_linear")
+    return _vp("vp_linear", beta_min, beta_max)
 
 
 def grad_tts(beta_min: float = 0.05, beta_max: float = 20.0, temperature: float = 1.0) -> GaussianPath:
     """`dx = 1/2 beta (y - x) dt + sqrt(beta) dw`: the text encoder's mean y is the prior's (Popov et al. 2021, eqs.
     3 to 5, with Sigma = I)."""
-    return _vp(lambda t: beta_min * t + 0.5 * (beta_max - beta_min) * t * t, True, "grad_tts", temperature)
+    return _vp("grad_tts", beta_min, beta_max, anchored=True, temperature=temperature)
 
 
 def edm(
@@ -81,14 +109,15 @@ def edm(
 ) -> GaussianPath:
     """Variance exploding: `alpha = 1`, `sigma = sigma_max t^rho`.
 
-    The grid of Karras et al. (2022), eq. 5, is uniform in t between `span[0] = (sigma_min/sigma_max)^(1/rho)` and
-    1, and its last step goes to sigma = 0 at t = 0.
+    Uniform times down to `span[0] = (sigma_min/sigma_max)^(1/rho)` are the noise levels of Karras et al. (2022), eq. 5:
+    their own grid is `grid: karras` of a sampler; the nested one steps to 0 from the node above.
     """
     low = (sigma_min / sigma_max) ** (1.0 / rho)
     return GaussianPath(
         "edm",
         alpha=torch.ones_like,
         sigma=lambda t: sigma_max * t**rho,
+        rates=lambda t: (torch.zeros_like(t), torch.zeros_like(t), sigma_max * rho * t ** (rho - 1.0)),
         span=(low, 1.0),
         floor=low,
         inverse=lambda level: (level / sigma_max) ** (1.0 / rho),
@@ -108,11 +137,17 @@ def ouve(
         # k^(2t) - exp(-2 gamma t), without cancellation near t = 0
         return scale * torch.exp(-2.0 * stiffness * t) * torch.expm1(2.0 * (stiffness + log_k) * t)
 
+    def rates(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fall = stiffness * torch.exp(-stiffness * t)
+        rise = log_k * torch.exp(2.0 * log_k * t) + stiffness * torch.exp(-2.0 * stiffness * t)
+        return -fall, fall, scale * rise / torch.sqrt(variance(t))
+
     return GaussianPath(
         "ouve",
         alpha=lambda t: torch.exp(-stiffness * t),
         sigma=lambda t: torch.sqrt(variance(t)),
         beta=lambda t: -torch.expm1(-stiffness * t),
+        rates=rates,
         span=(0.03, 1.0),
         floor=0.03,
         temperature=temperature,
@@ -129,6 +164,11 @@ def brownian_bridge(scale: float = 1.0) -> GaussianPath:
         alpha=lambda t: 1.0 - t,
         sigma=lambda t: scale * torch.sqrt(t * (1.0 - t)),
         beta=lambda t: t,
+        rates=lambda t: (
+            -torch.ones_like(t),
+            torch.ones_like(t),
+            0.5 * scale * (1.0 - 2.0 * t) / torch.sqrt(t * (1.0 - t)),
+        ),
         span=(1e-3, 1.0),
         inverse=lambda level: 1.0 / (1.0 + (scale / level) ** 2),
     )
@@ -148,11 +188,18 @@ def residual_shift(
         late = ((t - first) / (1.0 - first)).clamp_min(1e-40)
         return torch.where(t < first, root_min * t / first, root_min * torch.exp(log_ratio * late**power))
 
+    def rates(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        late, root = ((t - first) / (1.0 - first)).clamp_min(1e-40), root_eta(t)
+        slope = root * log_ratio * power * late ** (power - 1.0) / (1.0 - first)
+        slope = torch.where(t < first, root_min / first, slope)
+        return -2.0 * root * slope, 2.0 * root * slope, kappa * slope
+
     return GaussianPath(
         "residual_shift",
         alpha=lambda t: 1.0 - root_eta(t) ** 2,
         sigma=lambda t: kappa * root_eta(t),
         beta=lambda t: root_eta(t) ** 2,
+        rates=rates,
         span=(first + 1e-3, 1.0),  # at `first` itself d eta/dt is infinite
         floor=first,
         gain=lambda t, s: torch.ones_like(t + s),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import unknown
+from omnidistill.paths.coefficients import differences
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -37,6 +38,26 @@ def _power(t: Tensor, exponent: float) -> Tensor:
 def polynomial(exponent: float) -> Schedule:
     """`1 - t**exponent`."""
     return partial(_power, exponent=exponent)
+
+
+def _rate_of_power(t: Tensor, exponent: float) -> Tensor:
+    return -exponent * t ** (exponent - 1.0)
+
+
+RATES: dict[Schedule, Schedule] = {
+    linear: lambda t: -torch.ones_like(t),
+    cosine: lambda t: -0.5 * math.pi * torch.sin(0.5 * math.pi * (1.0 - t)),
+    arccos: lambda t: -(2.0 / math.pi) / torch.sqrt(t * (2.0 - t)),
+}
+
+
+def rate(alpha: Schedule, t: Tensor) -> Tensor:
+    """`alpha'(t)`: in closed form for the schedules here, by differences of sixth order for any other function."""
+    if alpha in RATES:
+        return RATES[alpha](t)
+    if isinstance(alpha, partial) and alpha.func is _power:
+        return _rate_of_power(t, **alpha.keywords)
+    return differences(alpha, t)
 
 
 NAMED: dict[str, Schedule] = {"linear": linear, "cosine": cosine, "arccos": arccos}

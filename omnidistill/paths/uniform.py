@@ -21,6 +21,7 @@ class UniformPath:
 
     span = (1e-3, 1.0)
     floor = 0.0
+    time_axis: int | None = 1
 
     def __init__(self, vocab: int, schedule_: str | Schedule = "linear") -> None:
         if vocab < 2:
@@ -42,7 +43,7 @@ class UniformPath:
     def corrupt(
         self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
     ) -> Tensor:
-        alpha = per_sample(self.alpha(as_time(t, x0)), x0)
+        alpha = per_sample(self.alpha(as_time(t, x0)), x0, self.time_axis)
         x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self._random(x0, context, g))
         return keep_given(x_t, context, self.vocab)
 
@@ -54,8 +55,9 @@ class UniformPath:
         (Sahoo et al. 2025, unnormalised)."""
         alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
         # alpha_s = 0 only where s = t = 1: no time passes, so x_s = x_t.
-        gain = per_sample(torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s), x0).unsqueeze(-1)
-        clean = per_sample(alpha_s, x0).unsqueeze(-1)
+        gain = torch.where(alpha_s == 0, 1.0, alpha_t / alpha_s)
+        gain = per_sample(gain, x0, self.time_axis).unsqueeze(-1)
+        clean = per_sample(alpha_s, x0, self.time_axis).unsqueeze(-1)
         likelihood = gain * F.one_hot(x_t, self.vocab) + (1.0 - gain) / self.vocab
         before = clean * F.one_hot(x0, self.vocab) + (1.0 - clean) / self.vocab
         joint = likelihood * before
@@ -75,6 +77,20 @@ class UniformPath:
         """Draws from `bridge_probs`. There is no deterministic jump, so `churn` changes nothing."""
         x_s = categorical(self.bridge_probs(x_t, x0, t, s), g, context.mask)
         return keep_given(x_s, context, self.vocab)
+
+    def bridge_law(
+        self, x_t: Tensor, x0: Tensor, t: Time, s: Time, context: Context = Context(), *, churn: float = 0.0
+    ) -> Tensor:
+        """q(x_s | x_t, x0), Float64[b n vocab]: `bridge_probs`, certain where a token is given."""
+        probs = self.bridge_probs(x_t, x0, t, s)
+        if context.anchor is None:
+            return probs
+        given = context.anchor.clamp(max=self.vocab - 1)
+        known = (context.anchor != self.vocab).unsqueeze(-1)
+        return torch.where(known, F.one_hot(given, self.vocab).to(probs.dtype), probs)
+
+    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = Context()) -> Tensor:
+        raise UserError(f"tokens have no velocity, and {self} holds tokens; use a Gaussian path")
 
     def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
         return torch.ones_like(x_t, dtype=torch.bool)

@@ -20,7 +20,6 @@ from omnidistill.evaluation.table import print_table
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.runs import setup
-from omnidistill.samplers import FewStep
 from omnidistill.student import read_denoiser
 from omnidistill.tasks import Task
 
@@ -39,7 +38,7 @@ def judge(
             teacher, task.sampler(), task, full, progress=progress, name="teacher", **options
         )
     with low, _bar(steps, options, "sampling the student") as progress:
-        sampler = FewStep(cfg.student.transition)
+        sampler = setup.sampler_of(cfg)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)
     document = metrics_document(
         task,

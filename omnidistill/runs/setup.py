@@ -18,7 +18,7 @@ from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
 from omnidistill.random import generator
-from omnidistill.samplers import FewStep
+from omnidistill.samplers import FewStep, deterministic
 from omnidistill.student import BASE, Recipe, assemble, described, read_denoiser
 from omnidistill.tasks import Task
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
@@ -176,6 +176,9 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
         target_time=bool(options.target_time),
         guided=options.guidance is not None,
         transition=options.transition,
+        times=plain(options.times),
+        shift=options.shift,
+        gamma=options.gamma,
         steps=options.steps,
         random_tokens=options.random_tokens,
         guidance=options.guidance,
@@ -223,17 +226,29 @@ def _freeze(network: nn.Module, origin: nn.Module) -> None:
 
 
 def spec_of(cfg: DictConfig) -> StudentSpec:
-    return StudentSpec(cfg.student.steps, FewStep(cfg.student.transition), cfg.student.inputs)
+    return StudentSpec(cfg.student.steps, sampler_of(cfg), cfg.student.inputs)
+
+
+def sampler_of(cfg: DictConfig) -> FewStep:
+    """The student's sampler. Runs of before have no times, shift or gamma of their own."""
+    given = plain(cfg.student)
+    times = given.get("times")
+    if times is not None and len(times) != given["steps"]:
+        raise UserError(
+            f"student.times has {len(times)} entries and student.steps is {given['steps']}; give as many times as steps"
+        )
+    return FewStep(given["transition"], times, given.get("shift", 1.0), given.get("gamma"))
 
 
 def bank_of(
     spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, device: str
 ) -> Mapping[str, Any] | None:
-    """Teacher trajectories from noise to sample, with their contexts; on the CPU."""
+    """Teacher trajectories from noise to sample by a deterministic sampler, with their contexts; on the CPU."""
     if spec is None:
         return None
     teacher.eval()  # as in training: a bank is made without dropout
-    sampler = task.sampler()
+    # A pair says something about its noise only if the sample is a function of it.
+    sampler = deterministic(task.sampler())
     context = task.contexts(spec.size, generator(seed, "bank", "contexts"))
     chunks, times = [], torch.zeros(0)
     with track(spec.size, "teacher samples") as advance:

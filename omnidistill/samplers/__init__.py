@@ -1,7 +1,17 @@
 """Walk a grid of times with a denoiser, count every network call."""
 
-from omnidistill.samplers.base import Rollout, Sample, Sampler
+from omnidistill.samplers.base import Rollout, Sample, Sampler, Trajectory
 from omnidistill.samplers.few_step import FewStep
-from omnidistill.samplers.solvers import Ancestral, Euler, Heun
+from omnidistill.samplers.solvers import Ancestral, Euler, Heun, deterministic
 
-__all__ = ["Ancestral", "Euler", "FewStep", "Heun", "Rollout", "Sample", "Sampler"]
+__all__ = [
+    "Ancestral",
+    "Euler",
+    "FewStep",
+    "Heun",
+    "Rollout",
+    "Sample",
+    "Sampler",
+    "Trajectory",
+    "deterministic",
+]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.paths import grid
+from omnidistill.errors import UserError, unknown
+from omnidistill.paths.base import GRIDS
 from omnidistill.posteriors import Posterior
 
 
@@ -35,12 +36,51 @@ class Rollout:
     context: Context
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """A whole walk of a student, for objectives that look at more than one of its steps.
+
+    Attributes:
+        states: x at t_0 > ... > t_N = 0: N + 1 tensors; the last is the sample.
+        times: Float64[N + 1].
+        beliefs: N of them, at the states but the last.
+        x0: what was taken from each belief: its mean, or a draw for tokens.
+        kept: the steps whose beliefs carry a graph.
+    """
+
+    states: tuple[Tensor, ...]
+    times: Tensor
+    beliefs: tuple[Posterior, ...]
+    x0: tuple[Tensor, ...]
+    kept: tuple[int, ...]
+    context: Context
+
+
 class Sampler:
-    """Walks `t_0 > t_1 > ... > t_N = 0`. Subclasses implement one `step` from t to s."""
+    """Walks `t_0 > t_1 > ... > t_N = 0`. Subclasses implement one `step` from t to s.
+
+    Args:
+        grid: `nested` (`paths.grid`: every step count's times lie among those of twice as many), or `karras`
+            (`paths.floored`) for long runs of a teacher on a path with a floor.
+        shift: moves the times towards noise (`paths.shifted`).
+    """
+
+    deterministic: bool = False
+    """Whether x_0 is a function of x_1, on a path that offers it."""
+
+    grid: str = "nested"
+    shift: float = 1.0
+
+    def __init__(self, grid: str = "nested", shift: float = 1.0) -> None:
+        if grid not in GRIDS:
+            raise unknown("grid", grid, GRIDS)
+        if not 0.0 < shift < float("inf"):
+            raise UserError(f"a grid's shift is a number above 0, got {shift}")
+        self.grid, self.shift = grid, float(shift)
 
     def times(self, denoiser: Denoiser, steps: int) -> Tensor:
         """Float64[steps + 1], decreasing to 0."""
-        return grid(denoiser.path, steps)
+        return GRIDS[self.grid](denoiser.path, steps, self.shift)
 
     def step(
         self,

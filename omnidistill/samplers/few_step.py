@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.errors import UserError
-from omnidistill.samplers.base import Rollout, Sampler
+from omnidistill.errors import UserError, unknown
+from omnidistill.paths import GaussianPath
+from omnidistill.posteriors import Posterior
+from omnidistill.samplers.base import Rollout, Sampler, Trajectory
 
-TRANSITIONS = ("renoise", "ode", "ancestral")
+TRANSITIONS = ("renoise", "ode", "ancestral", "gamma")
+KEEP = ("none", "one", "last", "all")
 
 
 class FewStep(Sampler):
@@ -20,12 +26,68 @@ class FewStep(Sampler):
         transition: how to go on from a predicted x0. `renoise`: fresh noise, `x_s ~ q(x_s | x0)` (consistency
             models, Song et al. 2023, alg. 1; DMD2). `ode`: keep the own noise (DDIM; progressive distillation).
             `ancestral`: the path's own posterior, which for tokens is the only one that keeps what is resolved.
+            `gamma`: jump below s and re-noise up to it (Kim et al. 2023, CTM, alg. 1; `GaussianPath.bridge_law`).
+        times: where the steps lie, from the prior's end downwards, without the 0 at the end, e.g. [1, 0.9375, 0.8333,
+            0.625]. Other step counts read the same list at even distances, between two entries on a line.
+            None: the path's own grid.
+        shift: moves that grid towards noise (`paths.shifted`); 1 leaves it.
+        gamma: of the transition `gamma`: 0 is `ode`, 1 is `renoise`.
     """
 
-    def __init__(self, transition: str = "renoise") -> None:
+    def __init__(
+        self,
+        transition: str = "renoise",
+        times: Sequence[float] | None = None,
+        shift: float = 1.0,
+        gamma: float | None = None,
+    ) -> None:
+        super().__init__(shift=shift)
         if transition not in TRANSITIONS:
-            raise UserError(f"unknown transition '{transition}'; possible: {', '.join(TRANSITIONS)}")
-        self.transition = transition
+            raise unknown("transition", transition, TRANSITIONS)
+        if (gamma is None) != (transition != "gamma"):
+            raise UserError(
+                f"student.gamma belongs to student.transition=gamma, got gamma={gamma} and transition={transition}"
+            )
+        if gamma is not None and not 0.0 <= gamma <= 1.0:
+            raise UserError(f"student.gamma is a share of the noise from 0 to 1, got {gamma}")
+        if times is not None:
+            falls = all(a > b for a, b in itertools.pairwise(times))
+            if not len(times) or not falls or not times[-1] > 0.0 or not times[0] <= 1.0:
+                raise UserError(f"student.times falls from 1 to above 0, got {list(times)}")
+            if shift != 1.0:
+                raise UserError(f"student.times are the times themselves; leave student.shift={shift:g} out")
+        self.transition, self.gamma = transition, gamma
+        self.listed = None if times is None else tuple(float(t) for t in times)
+
+    @property
+    def deterministic(self) -> bool:  # type: ignore[override]
+        return self.transition == "ode" or self.gamma == 0.0
+
+    def times(self, denoiser: Denoiser, steps: int) -> Tensor:
+        if self.listed is None or steps < 1:
+            return super().times(denoiser, steps)
+        low, top = denoiser.path.span
+        if self.listed[0] < top or self.listed[-1] < low:
+            raise UserError(
+                f"student.times={list(self.listed)} must start at 1 and stay above {low:g}, where {denoiser.path} ends"
+            )
+        given, count = (*self.listed, 0.0), len(self.listed)
+        found = []
+        for i in range(steps):
+            place, rest = divmod(i * count, steps)
+            here, below = given[place], given[place + 1]
+            found.append(here if rest == 0 else here + (below - here) * (rest / steps))
+        return torch.tensor([*found, 0.0], dtype=torch.float64).clamp_max(top)
+
+    def target(self, denoiser: Denoiser, s: Tensor) -> Tensor | None:
+        """The time that a student which wants it is told it jumps to. A re-noising one always predicts x0 itself; one
+        that re-noises in part jumps to where `sqrt(1 - gamma^2)` of the noise level of s is left."""
+        if not denoiser.wants_target or self.transition == "renoise":
+            return None
+        if not self.gamma or float(s) == 0.0:
+            return s
+        path = _deterministic(denoiser)
+        return path.time_from_noise_level((1.0 - self.gamma**2) ** 0.5 * path.noise_level(s))
 
     def _go_on(
         self,
@@ -38,9 +100,25 @@ class FewStep(Sampler):
         g: torch.Generator | None,
     ) -> Tensor:
         path = denoiser.path
+        if float(s) == 0.0:
+            return x0
         if self.transition == "renoise":
             return path.renoise(x0, s, context, g=g)
+        if self.gamma is not None:
+            return _deterministic(denoiser).bridge(x_t, x0, t, s, context, gamma=self.gamma, g=g)
         return path.bridge(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"), g=g)
+
+    def _answer(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        context: Context,
+        g: torch.Generator | None,
+    ) -> tuple[Posterior, Tensor]:
+        belief = denoiser(x_t, t, context, target_time=self.target(denoiser, s))
+        return belief, belief.sample(g, context.mask)
 
     def step(
         self,
@@ -51,10 +129,8 @@ class FewStep(Sampler):
         context: Context,
         g: torch.Generator | None,
     ) -> Tensor:
-        # A re-noising student always predicts x0 itself; the others may have learned the jump to s.
-        target = s if denoiser.wants_target and self.transition != "renoise" else None
-        x0 = denoiser(x_t, t, context, target_time=target).sample(g, context.mask)
-        return x0 if float(s) == 0.0 else self._go_on(denoiser, x_t, x0, t, s, context, g)
+        _, x0 = self._answer(denoiser, x_t, t, s, context, g)
+        return self._go_on(denoiser, x_t, x0, t, s, context, g)
 
     def rollout(
         self,
@@ -69,15 +145,14 @@ class FewStep(Sampler):
     ) -> Rollout:
         """One student answer at one of its own steps, with a graph through that answer alone.
 
-        The step k of `steps` is drawn uniformly for the whole batch. The input is what inference would see there:
-        k steps without gradient, then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). With
-        `data`, the input is real data noised to t_k instead. `structure` draws k where it is given, so that processes
-        that draw noise of their own agree on the step.
+        The step k of `steps` is drawn uniformly for the whole batch, from `structure` if given (processes that train
+        together draw the same), else from g. The input is what inference would see there: k steps without gradient,
+        then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). With `data`, the input is real data
+        noised to t_k instead.
         """
         path = denoiser.path
         times = self.times(denoiser, steps)
-        which = g if structure is None else structure
-        k = int(torch.randint(steps, (), generator=which, device=which.device)) if steps > 1 else 0
+        k = _drawn(steps, structure or g)
         if data is not None:
             x = path.renoise(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
         else:
@@ -86,5 +161,59 @@ class FewStep(Sampler):
                 for i in range(k):
                     x = self.step(denoiser, x, times[i], times[i + 1], context, g)
         t = times[k].expand(x.shape[0]).to(x.device)
-        belief = denoiser(x, t, context)
-        return Rollout(x, t, belief, belief.sample(g, context.mask), context)
+        belief, x0 = self._answer(denoiser, x, t, times[k + 1], context, g)
+        return Rollout(x, t, belief, x0, context)
+
+    def trajectory(
+        self,
+        denoiser: Denoiser,
+        like: Tensor,
+        steps: int,
+        context: Context = Context(),
+        *,
+        g: torch.Generator,
+        keep: str = "all",
+        structure: torch.Generator | None = None,
+        x_1: Tensor | None = None,
+    ) -> Trajectory:
+        """Every state, time and belief of a walk; the same numbers as `sample` makes of the same generator.
+
+        Args:
+            keep: which answers carry a graph: `none`; `one`, drawn uniformly for the whole batch; the `last`; `all`,
+                where the gradient also runs through the states from step to step. Of `one` and `last` the states
+                asked about are constants, as in `rollout`.
+            structure: where `one` is drawn from; g if not given.
+            x_1: the start; drawn from the path's prior if not given.
+        """
+        if keep not in KEEP:
+            raise unknown("gradient to keep", keep, KEEP)
+        times = self.times(denoiser, steps)
+        kept: Sequence[int] = {"none": (), "last": (steps - 1,), "all": range(steps)}.get(keep, ())
+        if keep == "one":
+            kept = (_drawn(steps, structure or g),)
+        x = denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
+        states, beliefs, ends = [x], [], []
+        for i in range(steps):
+            t, s = times[i], times[i + 1]
+            with torch.set_grad_enabled(i in kept and torch.is_grad_enabled()):
+                belief, x0 = self._answer(denoiser, x, t, s, context, g)
+                x = self._go_on(denoiser, x, x0, t, s, context, g)
+                if keep == "one" and i + 1 < steps:
+                    x = x.detach()  # later steps are asked as they are in sampling
+            states.append(x)
+            beliefs.append(belief)
+            ends.append(x0)
+        return Trajectory(tuple(states), times, tuple(beliefs), tuple(ends), tuple(kept), context)
+
+
+def _drawn(steps: int, g: torch.Generator) -> int:
+    return int(torch.randint(steps, (), generator=g, device=g.device)) if steps > 1 else 0
+
+
+def _deterministic(denoiser: Denoiser) -> GaussianPath:
+    path = denoiser.path
+    if not {"gaussian", "deterministic"} <= path.offers:
+        raise UserError(
+            f"student.transition=gamma keeps part of the noise, which {path} cannot; use ancestral"
+        )
+    return path  # type: ignore[return-value]

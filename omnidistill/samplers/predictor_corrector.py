@@ -8,6 +8,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.paths import GaussianPath
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.random import normal
 from omnidistill.samplers.base import Sampler
@@ -26,15 +27,28 @@ class PredictorCorrector(Sampler):
                 `f = alpha'/alpha (x - beta y) + beta' y`, `g^2 = 2 sigma sigma' - 2 alpha'/alpha sigma^2`;
                 `bridge`: the exact posterior `q(x_s | x_t, x0)`, which is what `Ancestral` does.
 
-    The last step is without noise. A step costs `1 + corrections` calls.
+    All noise is scaled by the path's temperature, which leaves the drifts as they are: the score of a law with
+    temperature^2 times the variance is the score over temperature^2, and e and g^2 grow by temperature^2.
+
+    The last step is without noise. A step costs `1 + corrections` calls; where the state holds no noise (a bridge at
+    t = 1) there is no score and no correction.
 
     Args:
         snr: step size of the corrector in units of the noise; 0.5 in SGMSE+.
         corrections: Langevin steps at each time; 0 leaves the predictor alone.
         predictor: see above.
+        grid, shift: of the times, see `Sampler`.
     """
 
-    def __init__(self, snr: float = 0.5, corrections: int = 1, predictor: str = "diffusion") -> None:
+    def __init__(
+        self,
+        snr: float = 0.5,
+        corrections: int = 1,
+        predictor: str = "diffusion",
+        grid: str = "nested",
+        shift: float = 1.0,
+    ) -> None:
+        super().__init__(grid, shift)
         if snr <= 0 or corrections < 0:
             raise UserError(f"a corrector needs snr > 0 and corrections >= 0, got {snr} and {corrections}")
         if predictor not in PREDICTORS:
@@ -54,7 +68,7 @@ class PredictorCorrector(Sampler):
         if "gaussian" not in path.offers:
             raise UserError(f"a predictor-corrector follows a score, which {path} has not; use Ancestral")
         size = 2.0 * (self.snr * path.coefficients(t).sigma) ** 2  # type: ignore[attr-defined]
-        for _ in range(self.corrections):
+        for _ in range(self.corrections if float(size) > 0.0 else 0):
             x0 = denoiser(x_t, t, context).sample(g, context.mask)
             x_t = x_t + size * _score(denoiser, x_t, x0, t, context)
             x_t = x_t + (2.0 * size).sqrt() * _noise(denoiser, x_t, context, g)
@@ -97,5 +111,5 @@ def _score(denoiser: Denoiser, x_t: Tensor, x0: Tensor, t: Tensor, context: Cont
 
 
 def _noise(denoiser: Denoiser, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
-    symmetry = denoiser.path.symmetry  # type: ignore[attr-defined]
-    return symmetry.project(normal(like, g, context.mask), context.mask)
+    path: GaussianPath = denoiser.path  # type: ignore[assignment]
+    return path.temperature * path.symmetry.project(normal(like, g, context.mask), context.mask)

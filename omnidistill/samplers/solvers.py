@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
+from omnidistill.paths import Path
 from omnidistill.samplers.base import Sampler
 
 
@@ -16,10 +17,16 @@ class Euler(Sampler):
 
     Args:
         churn: share of the process's own posterior noise that is drawn afresh; 0 is the ODE, 1 is ancestral.
+        grid, shift: of the times, see `Sampler`.
     """
 
-    def __init__(self, churn: float = 0.0) -> None:
+    def __init__(self, churn: float = 0.0, grid: str = "nested", shift: float = 1.0) -> None:
+        super().__init__(grid, shift)
         self.churn = churn
+
+    @property
+    def deterministic(self) -> bool:  # type: ignore[override]
+        return self.churn == 0.0
 
     def step(
         self,
@@ -39,16 +46,20 @@ class Ancestral(Euler):
     """The reverse of the process itself: bridge to a sample of the belief (Ho et al. 2020, alg. 2; Austin et al.
     2021, sec. 3.3 for tokens)."""
 
-    def __init__(self) -> None:
-        super().__init__(churn=1.0)
+    def __init__(self, grid: str = "nested", shift: float = 1.0) -> None:
+        super().__init__(1.0, grid, shift)
 
 
 class Heun(Sampler):
     """Second order: the trapezoid of the beliefs at t and at the predicted x_s, two calls a step but the last.
 
     In rho = alpha/sigma the ODE reads d(x/sigma) = D d rho, so averaging the two beliefs and jumping once is the
-    trapezoidal rule in rho (the rule of Karras et al. 2022, alg. 1, is the same one in sigma).
+    trapezoidal rule in rho (the rule of Karras et al. 2022, alg. 1, is the same one in sigma). Where x_t holds no
+    noise (a bridge at t = 1) some is drawn on the way to s; the step from the averaged belief has the noise of the
+    state that was asked about.
     """
+
+    deterministic = True
 
     def step(
         self,
@@ -61,8 +72,44 @@ class Heun(Sampler):
     ) -> Tensor:
         path = denoiser.path
         first = denoiser(x_t, t, context)
-        guess = path.bridge(x_t, first.sample(g, context.mask), t, s, context, g=g)
+        x0 = first.sample(g, context.mask)
+        guess = path.bridge(x_t, x0, t, s, context, g=g)
         if float(s) == 0.0:
             return guess
         both = first.blend(denoiser(guess, s, context), torch.tensor(0.5))
-        return path.bridge(x_t, both.sample(g, context.mask), t, s, context, g=g)
+        return rejoined(path, guess, x_t, x0, both.sample(g, context.mask), t, s, context, g)
+
+
+def rejoined(
+    path: Path,
+    x_s: Tensor,
+    x_t: Tensor,
+    x0: Tensor,
+    other: Tensor,
+    t: Tensor,
+    s: Tensor,
+    context: Context,
+    g: torch.Generator | None,
+) -> Tensor:
+    """What `x_s = bridge(x_t, x0)` would have been with `other` in the place of x0, and the noise that x_s was drawn
+    with, if any. Tokens have no noise that could be kept and are drawn again."""
+    if "gaussian" in path.offers and "deterministic" not in path.offers:
+        was, now = (path.bridge_law(x_t, x, t, s, context)[0] for x in (x0, other))
+        return x_s + (now - was)
+    return path.bridge(x_t, other, t, s, context, g=g)
+
+
+class _Along(Heun):
+    """Heun on the times of another sampler."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        super().__init__()
+        self.sampler = sampler
+
+    def times(self, denoiser: Denoiser, steps: int) -> Tensor:
+        return self.sampler.times(denoiser, steps)
+
+
+def deterministic(sampler: Sampler) -> Sampler:
+    """The sampler itself if x_0 is a function of x_1 under it, else Heun's rule on its times."""
+    return sampler if sampler.deterministic else _Along(sampler)

@@ -30,10 +30,12 @@ def check_path(
     1. `span` and `floor` are times in [0, 1]; `offers` is a set of words.
     2. prior, corrupt, renoise and bridge keep shape, dtype and finiteness, and depend on the generator alone.
     3. t = 0 is data: corrupt to 0 and bridge to 0 return x0.
-    4. Marginal consistency: corrupt to t and bridge to s has the law of corrupt to s, for churn 0 and 1 (mean and
-       variance, or frequencies of tokens, element by element and pooled).
+    4. Marginal consistency: renoise to t and bridge to s has the law of renoise to s, for churn 0 and 1 (mean and
+       variance, or frequencies of tokens, element by element and pooled), at the path's temperature; and the law that
+       `bridge_law` tells is the one that `bridge` draws from.
     5. A time per sample means the same as one time for all.
-    6. `deterministic` paths have a jump without fresh noise; `composable` ones merge two jumps by `share`.
+    6. `deterministic` paths have a jump without fresh noise, from the prior too, and a `velocity` that its jumps
+       follow; `composable` ones merge two jumps by `share`.
     7. What is resolved stays: the bridge touches only what `unresolved` names.
     8. Padding changes nothing, neither values nor the random stream (axis 1 of x0; off with `ragged=False`).
 
@@ -72,7 +74,7 @@ def check_path(
             report.require(close(back, x0), f"bridge to s = 0 returns x0 (churn {churn:g})", gap(back, x0))
         certain = path.certain(x0).sample(seeded(seed))
         report.require(torch.equal(certain, x0), "a sample of certain(x0) is x0", gap(certain, x0))
-    with report.section("corrupt then bridge has the law of corrupt"):
+    with report.section("renoise then bridge has the law of renoise"):
         for churn in (0.0, 1.0):
             _check_marginal(report, path, x0, t, s, context, churn, seed)
     with report.section("a time per sample means the same as one time for all"):
@@ -80,13 +82,19 @@ def check_path(
         one, many = _walk(path, x0, t, s, context, seed), _walk(path, x0, *times, context, seed)
         for name, x in one.items():
             report.require(close(many[name], x), f"{name} takes times of shape [b]", gap(many[name], x))
+    with report.section("bridge draws from the law it tells"):
+        _check_law(report, path, x0, t, s, context, seed)
     if "deterministic" in path.offers:
-        with report.section("the jump without churn draws nothing"):
-            x_t = path.corrupt(x0, t, context, g=seeded(seed))
-            a, b = (path.bridge(x_t, x0, t, s, context, g=seeded(i)) for i in (1, 2))
-            report.require(
-                torch.equal(a, b), "bridge with churn 0 does not depend on the generator", gap(a, b)
-            )
+        with report.section("the jump without churn draws nothing and follows the velocity"):
+            for start, x_t in (
+                (path.span[1], path.prior(x0, context, g=seeded(seed))),
+                (t, path.corrupt(x0, t, context, g=seeded(seed))),
+            ):
+                a, b = (path.bridge(x_t, x0, start, s, context, g=seeded(i)) for i in (1, 2))
+                report.require(
+                    torch.equal(a, b), f"bridge from {start:g} with churn 0 draws nothing", gap(a, b)
+                )
+            _check_velocity(report, path, x0, t, context, seed)
     if "composable" in path.offers:
         with report.section("two jumps are one jump with the shared belief"):
             _check_share(report, path, x0, t, s, context, seed)
@@ -123,9 +131,9 @@ def _check_marginal(report, path, x0, t, s, context, churn, seed) -> None:  # ty
     count = max(256, min(20_000, ELEMENTS // x0[0].numel()))
     many, around = x0[:1].expand(count, *x0.shape[1:]), repeated(context, count)
     g = seeded(seed + 1)
-    direct = path.corrupt(many, s, around, g=g)
-    by_way = path.bridge(path.corrupt(many, t, around, g=g), many, t, s, around, churn=churn, g=g)
-    what = f"corrupt to {t:.3g} and bridge to {s:.3g} has the law of corrupt to {s:.3g} (churn {churn:g})"
+    direct = path.renoise(many, s, around, g=g)
+    by_way = path.bridge(path.renoise(many, t, around, g=g), many, t, s, around, churn=churn, g=g)
+    what = f"renoise to {t:.3g} and bridge to {s:.3g} has the law of renoise to {s:.3g} (churn {churn:g})"
     if x0.is_floating_point():
         # Centred on the mean of both, second moments are means too, and neither sample is nearer to it.
         centre = 0.5 * (direct.double().mean(0) + by_way.double().mean(0))
@@ -153,6 +161,36 @@ def _is_token(k: int, x: Tensor) -> Tensor:
     return (x == k).double()
 
 
+def _check_law(report, path, x0, t, s, context, seed) -> None:  # type: ignore[no-untyped-def]
+    x_t = path.corrupt(x0, t, context, g=seeded(seed))
+    if "gaussian" in path.offers:
+        for churn in (0.0, 1.0):
+            mean, std = path.bridge_law(x_t, x0, t, s, context, churn=churn)
+            drawn = path.bridge(x_t, x0, t, s, context, churn=churn, g=seeded(seed))
+            off = (drawn - mean).abs() <= 7.0 * std + 1e-6 * (1.0 + mean.abs())
+            report.require(
+                off.all(), f"bridge lies around the mean of bridge_law (churn {churn:g})", drawn - mean
+            )
+        return
+    probs = path.bridge_law(x_t, x0, t, s, context)
+    report.require(
+        close(probs.sum(-1), torch.ones_like(probs[..., 0])), "probabilities of bridge_law sum to 1"
+    )
+    drawn = path.bridge(x_t, x0, t, s, context, g=seeded(seed))
+    report.require((probs.gather(-1, drawn.unsqueeze(-1)) > 0).all(), "bridge draws what bridge_law allows")
+
+
+def _check_velocity(report, path, x0, t, context, seed) -> None:  # type: ignore[no-untyped-def]
+    """Against the central difference of the deterministic jump, whose error is of second order in h."""
+    h = 1e-4 * t
+    clean, around = x0.double(), context.map(lambda v: v.double() if v.is_floating_point() else v)
+    x_t = path.corrupt(clean, t, around, g=seeded(seed))
+    up, down = (path.bridge(x_t, clean, t, t + e, around) for e in (h, -h))
+    error = (path.velocity(x_t, clean, t, around) - (up - down) / (2.0 * h)).abs().max()
+    scale = ((up - down) / (2.0 * h)).abs().max() + 1e-9
+    report.require(error < 1e-4 * scale, "velocity is the rate of the deterministic jump", float(error))
+
+
 def _check_share(report, path, x0, t, s, context, seed) -> None:  # type: ignore[no-untyped-def]
     r, g = 0.5 * (t + s), seeded(seed)
     other = x0.flip(0)
@@ -164,7 +202,7 @@ def _check_share(report, path, x0, t, s, context, seed) -> None:  # type: ignore
         inside = bool(((weight >= -1e-9) & (weight <= 1 + 1e-9)).all())
         report.require(inside, "share lies in [0, 1]", weight)
         blended = first.blend(second, weight).sample(g)
-        if "deterministic" in path.offers:
+        if "gaussian" in path.offers:
             twice, once = path.bridge(x_r, other, r, end, context), path.bridge(x_t, blended, t, end, context)
             what = f"jumps {t:.2g} -> {r:.2g} -> {end:.2g} equal one jump with the shared belief"
             report.require(close(once, twice), what, gap(once, twice))

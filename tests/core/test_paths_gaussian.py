@@ -84,10 +84,10 @@ def test_edm_grid_is_karras_equation_5():
     path = paths.edm(0.002, 80.0, 7.0)
     i = torch.arange(steps, dtype=F64)
     expected = (80.0 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
-    times = paths.grid(path, steps)
+    times = paths.floored(path, steps)
     assert float(times[-1]) == 0.0
     torch.testing.assert_close(path.noise_level(times[:-1]), expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(paths.grid(path, 1), torch.tensor([1.0, 0.0], dtype=F64))
+    torch.testing.assert_close(paths.floored(path, 1), torch.tensor([1.0, 0.0], dtype=F64))
 
 
 @pytest.mark.parametrize("t", [0.05, 0.4, 1.0])

@@ -44,18 +44,61 @@ def test_the_grid_is_refined_to_its_final_size():
     assert Nodes(12, final=12).size(0.99, 0) == 12
 
 
-def test_half_way_is_on_the_grid_of_twice_as_many_steps():
-    for path in (paths.rectified_flow(), paths.MaskedPath(3)):
-        coarse, fine = grid(path, 4), grid(path, 8)
-        torch.testing.assert_close(half_way(coarse[:-1], coarse[1:], path), fine[1::2])
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("shift", [1.0, 5.0, 0.5])
+def test_half_way_is_on_the_grid_of_twice_as_many_steps_bit_for_bit(name, shift):
+    path = PATHS[name]()
+    for n in (1, 2, 3, 4, 8, 16, 50):
+        coarse, fine = grid(path, n, shift), grid(path, 2 * n, shift)
+        assert torch.equal(half_way(coarse[:-1], coarse[1:], path, n, shift), fine[1::2])
 
 
-def test_half_way_visits_the_floor_before_the_end():
+def test_half_way_without_a_grid_is_the_middle_and_knows_the_floor():
     path = paths.edm()
-    t = torch.tensor([path.floor, 0.5, 0.8], dtype=torch.float64)
-    s = torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64)
-    expected = torch.tensor([path.floor, 0.5 * (0.5 + path.floor), 0.6], dtype=torch.float64)
+    t = torch.tensor([0.5, 0.8], dtype=torch.float64)
+    s = torch.tensor([0.0, 0.4], dtype=torch.float64)
+    expected = torch.tensor([0.5 * (0.5 + path.floor), 0.6], dtype=torch.float64)
     torch.testing.assert_close(half_way(t, s, path), expected)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_a_mentor_is_asked_only_at_times_that_it_learned(name, shift):
+    """Progressive distillation, round by round: t and the middle of each jump are nodes that the last round trained on,
+    and the student of the last round is sampled at nodes that it trained on."""
+    path, jumps = PATHS[name](), Nodes(16, shift=shift)
+    learned = set(grid(path, 32, shift)[:-1].tolist())
+    for round_ in range(5):
+        t, s = jumps(400, path, generator(round_), 0.0, round_)
+        asked = set(t.tolist()) | set(jumps.middle(t, s, path, 0.0, round_).tolist())
+        assert asked <= learned
+        learned = set(t.tolist())
+    assert learned == {path.span[1]}
+
+
+def test_a_jump_of_several_steps_is_broken_at_its_middle():
+    path, jumps = paths.edm(), Nodes(8, skip=3, shift=2.0)
+    t, s = jumps(200, path, generator(0))
+    fine, coarse = grid(path, 16, 2.0), grid(path, 8, 2.0)
+    i, j = (torch.searchsorted(-coarse, -u) for u in (t, s))
+    assert torch.equal(jumps.middle(t, s, path), fine[i + j])
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "edm", "masked"])
+@pytest.mark.parametrize("times", [Uniform(), LogitNormal()])
+def test_a_weight_of_one_over_the_gap_leaves_a_batch(name, times):
+    """Effective sample size (sum w)^2 / sum w^2 of 1 / (t - r): one sample must not outweigh the others."""
+    t, r = Gap(times)(200_000, PATHS[name](), generator(2))
+    w = 1.0 / (t - r)
+    assert float(w.max()) <= 1.0 / Gap().smallest + 1e-6
+    assert float(w.sum() ** 2 / (w**2).sum()) / len(w) > 0.25
+
+
+def test_gaps_that_cannot_be_drawn_are_one_line():
+    with pytest.raises(UserError, match="0 < smallest < largest"):
+        Gap(largest=0.2, smallest=0.3)
+    with pytest.raises(UserError, match="lower smallest"):
+        Gap(Uniform(0.0, 0.005))(4, paths.MaskedPath(4), generator(0))
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -70,7 +113,9 @@ def test_gaps_are_ordered_and_inside_the_span(name):
 def test_the_density_of_gaps_falls_linearly():
     largest = 0.4
     t, r = Gap(Uniform(0.5, 1.0), largest)(200_000, paths.MaskedPath(4), generator(0))
-    x = (t - r) / largest
+    smallest = Gap().smallest
+    assert float((t - r).min()) >= smallest
+    x = (t - r - smallest) / (largest - smallest)
     for q in (0.1, 0.3, 0.6):
         assert float((x < q).double().mean()) == pytest.approx(1 - (1 - q) ** 2, abs=5e-3)
 

@@ -47,7 +47,7 @@ def samples(path, count=4):
 def test_every_path_conforms(name):
     path = G[name]()
     lines = check_path(path, *samples(path))
-    assert sum("has the law of corrupt" in line for line in lines) == 1 and len(lines) >= 7
+    assert sum("has the law of renoise" in line for line in lines) == 1 and len(lines) >= 7
 
 
 class Wrong(paths.GaussianPath):
@@ -91,8 +91,8 @@ class Wrong(paths.GaussianPath):
     ("start", "corrupt to t = 0 returns x0"),
     ("padding", "of a padded sample equals"),
     ("dtype", "corrupt keeps shape and dtype"),
-    ("variance", "has the law of corrupt.*variance off"),
-    ("mean", "has the law of corrupt.*mean off"),
+    ("variance", "has the law of renoise.*variance off"),
+    ("mean", "has the law of renoise.*mean off"),
     ("batch", r"takes times of shape \[b\]"),
     ("share", "equal one jump"),
 ])  # fmt: skip
@@ -111,7 +111,7 @@ def test_a_masked_path_that_reveals_too_much_is_found():
         return right(x_t, x0, t, torch.as_tensor(s, dtype=torch.float64) * 0.93, context, churn=churn, g=g)
 
     path.bridge = eager
-    with pytest.raises(ConformanceError, match=r"has the law of corrupt.*frequency"):
+    with pytest.raises(ConformanceError, match=r"has the law of renoise.*frequency"):
         check_path(path, *samples(path))
 
 

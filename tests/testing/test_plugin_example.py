@@ -55,7 +55,7 @@ def test_its_entry_point_passes_the_suites(installed):
     assert done.returncode == 0, done.stderr
     for line in (
         "task=series/waves composes and builds",
-        "corrupt then bridge has the law of corrupt",
+        "renoise then bridge has the law of renoise",
         "samples do not see one another",
         "render writes readable files",
     ):
