@@ -13,7 +13,8 @@ from omnidistill.errors import RunError, UserError
 from omnidistill.exact import BridgeTask
 from omnidistill.paths import ouve
 from omnidistill.random import generator
-from omnidistill.samplers import Euler, FewStep
+from omnidistill.samplers import Euler, FewStep, Heun
+from omnidistill.samplers.predictor_corrector import PredictorCorrector
 
 PATHS = ("ouve", "grad_tts", "brownian_bridge", "residual_shift")
 
@@ -255,3 +256,32 @@ def test_render_writes_a_picture_and_the_clean_vectors(tmp_path: Path) -> None:
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     written = np.loadtxt(numbers, delimiter=",", skiprows=1)
     np.testing.assert_allclose(written, batch.x0.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_heun_draws_one_noise_where_its_bridge_starts_without_any() -> None:
+    """The step from t = 1 has the state's own noise: x_s - alpha_s D - beta_s y is sigma_s times one normal draw, D the
+    average of the beliefs at x_1 and at the guess that was drawn with it."""
+    task = BridgeTask(path="brownian_bridge", dim=2)
+    teacher, batch = task.exact_teacher(), task.batch(4000, generator("pairs"))
+    context, path = batch.context, task.path
+    x_1 = path.prior(batch.x0, context)
+    t, s = (torch.tensor(time, dtype=torch.float64) for time in (1.0, 0.5))
+    x_s = Heun().step(teacher, x_1, t, s, context, generator("noise"))
+    first = teacher(x_1, t, context)
+    guess = path.bridge(x_1, first.mean, t, s, context, g=generator("noise"))
+    both = 0.5 * (first.mean + teacher(guess, s, context).mean)
+    torch.testing.assert_close(x_s - guess, path.coefficients(s).alpha.float() * (both - first.mean))
+
+
+def test_the_predictor_corrector_starts_from_a_bridge_without_noise() -> None:
+    """`bridge`, which the error of `diffusion` names, answers with finite samples of the law."""
+    task = BridgeTask(path="brownian_bridge", dim=2)
+    batch, teacher = task.batch(1000, generator(0)), task.exact_teacher()
+    with pytest.raises(UserError, match=r"singular at t=1; use predictor: bridge"):
+        PredictorCorrector().sample(teacher, batch.x0, 4, batch.context, g=generator(1))
+    made = PredictorCorrector(snr=0.2, predictor="bridge").sample(
+        teacher, batch.x0, 30, batch.context, g=generator(1)
+    )
+    assert bool(made.x0.isfinite().all()) and made.nfe == 59
+    found = task.measure(made.x0, batch.context, generator(2))
+    assert abs(found["spread"] - 1) < 0.05 and found["modes_recalled"] == 1.0
