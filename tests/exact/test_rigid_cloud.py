@@ -277,13 +277,15 @@ def test_metrics_see_what_they_are_for():
 def test_many_steps_make_shapes_and_one_step_cannot(seed):
     task = RigidCloudTask(seed=seed)
     figures = {}
-    for steps in (1, 4, 64):
+    for steps in (1, 2, 64):
         sample = Euler().sample(task.exact_teacher(), task.like(96), steps, g=generator(seed, steps))
         assert sample.nfe == steps
         figures[steps] = task.measure(sample.x0, Context(), generator(0))
     print(seed, figures)
     assert figures[1]["aligned_rmsd"] > 0.8 and figures[1]["shape_recall"] == 0.0
-    assert figures[64]["aligned_rmsd"] < 0.6 * figures[4]["aligned_rmsd"] < 0.2 * figures[1]["aligned_rmsd"]
+    assert figures[64]["aligned_rmsd"] < 0.2 * figures[2]["aligned_rmsd"] < 0.14 * figures[1]["aligned_rmsd"]
+    # Nor are they sharper than the data, as those of too few steps are: the width of a shape, test above.
+    assert figures[64]["aligned_rmsd"] == pytest.approx(task.std * math.sqrt(42 / 16), rel=0.15)
     assert (figures[64]["shape_recall"], figures[64]["mirror"]) == (1.0, 0.0)
     assert figures[64]["orientation"] < 0.4
 

@@ -57,10 +57,10 @@ def test_the_other_paths_conform(path, corpus, front_end_file):
 def test_comospeech_is_the_papers_process(task):
     """x_t = x0 + sigma (z + mu) with the Karras grid of 50 nodes from 80 to 0.002."""
     from omnidistill.modalities.speech.tts.paths import comospeech
-    from omnidistill.paths import grid
+    from omnidistill.paths import floored
 
     path = comospeech()
-    sigma = path.coefficients(grid(path, 50)).sigma
+    sigma = path.coefficients(floored(path, 50)).sigma
     steps = torch.arange(50, dtype=torch.float64) / 49
     karras = (80 ** (1 / 7) + steps * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     torch.testing.assert_close(sigma[:-1], karras, rtol=1e-9, atol=0)
