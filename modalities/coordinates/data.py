@@ -16,8 +16,15 @@ import torch
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
+from omnidistill.data.folder import Contents, read_each, scan, shown
 from omnidistill.errors import UserError, unknown
-from omnidistill.modalities.coordinates.files import NAMED, TRAJECTORIES, read_dcd, read_structures
+from omnidistill.modalities.coordinates.files import (
+    NAMED,
+    TRAJECTORIES,
+    Structures,
+    read_dcd,
+    read_structures,
+)
 
 ATOMS = ("ca", "heavy")
 CA_BOND = 3.8
@@ -73,7 +80,8 @@ def adk(atoms: str = "ca") -> Split:
     """
     folder = locate("adk")
     runs = [folder / name for name in (*ADK_TRAIN, ADK_HELD_OUT)]
-    *train, held_out = trajectories(folder / "adk_open.pdb", runs, atoms)
+    topology = read_structures(folder / "adk_open.pdb")
+    *train, held_out = (trajectory(folder / "adk_open.pdb", topology, run, atoms) for run in runs)
     return Split(tuple(train), (held_out,))
 
 
@@ -98,7 +106,7 @@ def adk_molecule() -> Molecule:
     return molecule_of(array, "ca")
 
 
-def own(path: str | Path, atoms: str = "ca", share: float = 0.2) -> Split:
+def own(path: str | Path, atoms: str = "ca", share: float = 0.2, on_bad: str = "stop") -> Split:
     """The user's structures: a file or a folder of mmCIF, PDB (one model or many) or xyz files, of point clouds in PLY
     with their points in the same order, or of DCD trajectories with the one PDB or mmCIF file that names their atoms.
 
@@ -110,19 +118,31 @@ def own(path: str | Path, atoms: str = "ca", share: float = 0.2) -> Split:
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise UserError(f"there is no {path}; give a folder or a file of structures")
-    files = sorted(p for p in (path.parent if path.is_file() else path).iterdir() if p.is_file())
-    runs = [p for p in files if p.suffix.lower() in TRAJECTORIES and (path.is_dir() or p == path)]
-    named = [p for p in files if p.suffix.lower() in NAMED and (path.is_dir() or runs or p == path)]
+        raise UserError(f"there is no {shown(path)}; give a folder or a file of structures")
+    alone = not path.is_dir()
+    found = scan(path.parent if alone else path, (*NAMED, *TRAJECTORIES), deep=not alone, what="structures")
+    runs = [p for p in found.files if p.suffix.lower() in TRAJECTORIES and (not alone or p == path)]
+    named = [p for p in found.files if p.suffix.lower() in NAMED and (not alone or runs or p == path)]
+    if alone:
+        found = Contents(path.parent)  # what else lies there is nobody's business
+    found.files = runs or named
     if runs:
         if len(named) != 1:
-            raise UserError(f"trajectories need one structure file beside them, {path} has {len(named)}")
-        parts = trajectories(named[0], runs, atoms)
+            raise UserError(
+                f"trajectories need one structure file beside them, {shown(path)} has {len(named)}"
+            )
+        topology = read_structures(named[0])
+        read = read_each(
+            found, lambda run: trajectory(named[0], topology, run, atoms), on_bad, what="structures"
+        )
     elif named:
-        parts = [structures(file, atoms) for file in named]
+        read = read_each(found, lambda file: structures(file, atoms), on_bad, what="structures")
     else:
-        raise UserError(f"{path} holds no structures; expected {', '.join((*NAMED, *TRAJECTORIES))}")
-    return _split(parts, share)
+        reason = f"; {found.wrong[0]}" if found.wrong else ""
+        raise UserError(
+            f"{shown(path)} holds no structures; expected {', '.join((*NAMED, *TRAJECTORIES))}{reason}"
+        )
+    return _split([ensemble for _, ensemble in read], share)
 
 
 def structures(path: Path, atoms: str) -> Ensemble:
@@ -132,20 +152,16 @@ def structures(path: Path, atoms: str) -> Ensemble:
     return Ensemble(path.name, molecule_of(array[rows], atoms), torch.from_numpy(coordinates[:, rows]))
 
 
-def trajectories(topology: Path, runs: list[Path], atoms: str) -> list[Ensemble]:
-    """DCD trajectories of the atoms that `topology` names."""
-    array, _ = read_structures(topology)
-    rows = chosen(array, atoms, topology)
-    molecule = molecule_of(array[rows], atoms)
-    found = []
-    for run in runs:
-        coordinates = read_dcd(run)
-        if coordinates.shape[1] != len(array):
-            raise UserError(
-                f"{run.name} holds {coordinates.shape[1]} atoms, but {topology.name} beside it names {len(array)}"
-            )
-        found.append(Ensemble(run.name, molecule, torch.from_numpy(coordinates[:, rows])))
-    return found
+def trajectory(file: Path, topology: Structures, run: Path, atoms: str) -> Ensemble:
+    """A DCD trajectory of the atoms that `topology`, read from `file`, names."""
+    array = topology.atoms
+    rows = chosen(array, atoms, file)
+    coordinates = read_dcd(run)
+    if coordinates.shape[1] != len(array):
+        raise UserError(
+            f"{run.name} holds {coordinates.shape[1]} atoms, but {file.name} beside it names {len(array)}"
+        )
+    return Ensemble(run.name, molecule_of(array[rows], atoms), torch.from_numpy(coordinates[:, rows]))
 
 
 def chosen(array: Any, atoms: str, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:

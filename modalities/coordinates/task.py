@@ -40,6 +40,7 @@ class Ensemble(Task):
         scale: Angstrom a unit; near the root mean square coordinate, which networks take as 1.
         sigma_min, sigma_max: of the path, in units of `scale`.
         network: keywords of `ChainNetwork`.
+        on_bad: `stop` at a file that cannot be read, or `skip` it.
         teacher_steps: steps of the full teacher, first order: a step is one call, as a student's is.
 
     Metrics: see `metrics.evaluate`; against all held-out structures with as many points.
@@ -63,6 +64,7 @@ class Ensemble(Task):
         network: Mapping[str, Any] | None = None,
         teacher_steps: int = 32,
         name: str = "coordinates/adk",
+        on_bad: str = "stop",
     ) -> None:
         if rotations not in ROTATIONS:
             raise unknown("choice of rotations", rotations, ROTATIONS)
@@ -71,6 +73,7 @@ class Ensemble(Task):
         if not scale > 0.0:
             raise UserError(f"scale must be a positive number of Angstrom, got {scale}")
         self.name, self.folder, self.atoms, self.share = name, folder, atoms, held_out
+        self.on_bad = on_bad
         self.rotations, self.scale, self.teacher_steps = rotations, float(scale), int(teacher_steps)
         self.path = edm(sigma_min, sigma_max, symmetry=RigidMotion() if align else Centred())
         self._network = dict(network or {})
@@ -81,7 +84,7 @@ class Ensemble(Task):
     @cached_property
     def _split(self) -> data.Split | None:
         if self.folder is not None:
-            return data.own(self.folder, self.atoms, self.share)
+            return data.own(self.folder, self.atoms, self.share, self.on_bad)
         return data.adk(self.atoms) if data.adk_fetched() else None
 
     @cached_property
