@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from omnidistill.data.folder import label_name, natural, read_each
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import audio_files, read_audio, resample
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
@@ -91,7 +92,7 @@ class Clips:
 def labelled_files(
     folder: str | Path, labels: Sequence[str] | None = None
 ) -> tuple[list[str], list[list[Path]]]:
-    """The labels of a folder, sorted, and the files of each.
+    """The labels of a folder in natural order, and the files of each. Names are compared in composed Unicode.
 
     Args:
         labels: the ones wanted, in this order; None takes all.
@@ -108,32 +109,38 @@ def labelled_files(
             f"{folder} holds recordings both side by side and in subfolders; a label is either a file or a subfolder"
         )
     for file in files:
-        name = file.stem if direct else file.relative_to(folder).parts[0]
+        name = label_name(file.stem if direct else file.relative_to(folder).parts[0])
         found.setdefault(name, []).append(file)
-    chosen = sorted(found) if labels is None else list(labels)
+    chosen = sorted(found, key=natural) if labels is None else [label_name(str(name)) for name in labels]
     missing = [name for name in chosen if name not in found]
     if missing:
-        raise UserError(
-            f"{folder} has no recordings of '{missing[0]}'; it has {', '.join(sorted(found)[:10])}"
-        )
+        known = ", ".join(sorted(found, key=natural)[:10])
+        raise UserError(f"{folder} has no recordings of '{missing[0]}'; it has {known}")
     return chosen, [found[name] for name in chosen]
 
 
 def read_recordings(
-    files: Sequence[Sequence[Path]], signature: MelSignature, shortest: float, resampled: bool = False
+    files: Sequence[Sequence[Path]],
+    signature: MelSignature,
+    shortest: float,
+    resampled: bool = False,
+    on_bad: str = "stop",
 ) -> list[Recording]:
     """The log-mels of each label's files.
 
     Args:
         shortest: seconds; a shorter recording is refused.
         resampled: bring recordings of another rate to the signature's; without it they are refused.
+        on_bad: `stop` at a recording that cannot be read, or `skip` it and say so.
     """
-    recordings = []
-    for label, of_label in enumerate(files):
-        for file in of_label:
-            wave, rate = read_audio(file, None if resampled else signature.rate, shortest=shortest)
-            recordings.append(Recording(log_mel(resample(wave, rate, signature.rate), signature), label))
-    return recordings
+
+    def read(item: tuple[int, Path]) -> Recording:
+        label, file = item
+        wave, rate = read_audio(file, None if resampled else signature.rate, shortest=shortest)
+        return Recording(log_mel(resample(wave, rate, signature.rate), signature), label)
+
+    every = [(label, file) for label, of_label in enumerate(files) for file in of_label]
+    return [recording for _, recording in read_each(every, read, on_bad, what="recordings")]
 
 
 def split(recordings: Sequence[Recording], clip: int, seconds: float) -> tuple[Clips, Clips]:

@@ -1,4 +1,4 @@
-"""Recordings from files as tensors in [-1, 1], and back: soundfile for wav, flac and ogg, PyAV for the rest.
+"""Recordings from files as tensors, and back: as loud as they were made, with as many bits as they had.
 
 A rate is never changed behind the caller's back: who states one gets an error for a file with another, and who wants
 another one calls `resample`. A 48 kHz recording taken for one of 16 kHz is the classic silent mistake of the field.
@@ -7,38 +7,43 @@ another one calls `resample`. A 48 kHz recording taken for one of 16 kHz is the 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from omnidistill.data.folder import Contents, regular, scan, shown
 from omnidistill.errors import UserError
+from omnidistill.modalities.audio.decode import BY_AV, BY_SOUNDFILE, damaged, decode
 
-BY_SOUNDFILE = {".wav", ".flac", ".ogg", ".aif", ".aiff"}
-BY_AV = {".g722", ".mp3", ".mp4", ".m4a", ".aac", ".opus", ".webm", ".mkv"}
-RAW = {".g722": "g722"}  # no header says what these are, so FFmpeg has to be told
 SUFFIXES = BY_SOUNDFILE | BY_AV
+CANCELLED = 0.05  # of the loudest channel's energy (-13 dB): a mean below it is no mix of the channels
+DEAD = 1e-6  # of the loudest channel's energy: a channel below it (-60 dB) was not connected
 
 
 def read_audio(
     path: str | Path, rate: int | None = None, mono: bool = True, shortest: float = 0.0
 ) -> tuple[Tensor, int]:
-    """A recording and its rate: Float[n] in [-1, 1] (channels averaged), or Float[c n] with `mono=False`, and Hz.
+    """A recording and its rate: Float[n], 1 being full scale (channels mixed, see `mixed`), or Float[c n] with
+    `mono=False`, and Hz.
 
     Args:
         rate: the rate the caller works at; a file with another one is refused. None takes what the file has.
         shortest: seconds; a shorter recording is refused.
 
     Raises:
-        UserError: the file is missing, empty, damaged, without audio, too short, at another rate, or holds NaN.
+        UserError: the file is missing, empty, damaged, cut short, without audio, too short, at another rate, or holds
+            NaN.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no audio file {path}")
-    if not path.stat().st_size:
-        raise UserError(f"the audio file {path} is empty")
-    samples, found = _by_soundfile(path) if path.suffix.lower() in BY_SOUNDFILE else _by_av(path)
+    if not path.exists():
+        raise UserError(f"there is no audio file {shown(path)}")
+    if not regular(path):
+        raise UserError(f"the audio file {shown(path)} is empty")
+    try:
+        samples, found = decode(path)
+    except OSError as error:
+        raise damaged(path, error) from error
     if not samples.size:
         raise UserError(f"the audio file {path} holds no samples")
     if not np.isfinite(samples).all():
@@ -50,13 +55,42 @@ def read_audio(
         seconds = samples.shape[1] / found
         raise UserError(f"{path} lasts {seconds:.3g} s, at least {shortest:.3g} s are needed")
     wave = torch.from_numpy(np.ascontiguousarray(samples))
-    return (wave.mean(0) if mono else wave), found
+    return (mixed(wave) if mono else wave), found
 
 
-def write_audio(path: str | Path, wave: Tensor, rate: int) -> Path:
-    """Writes `wave: Float[n]` or `Float[c n]` as 16-bit wav or flac, or as ogg, by the suffix; makes the folder.
+def mixed(channels: Tensor) -> Tensor:
+    """Float[c n] -> Float[n]: the mean of the channels that were connected. Where they cancel one another (one of two
+    was wired the wrong way round), those against the loudest are turned round first; where that does not help, the
+    loudest is taken alone."""
+    if len(channels) == 1:
+        return channels[0]
+    energy = channels.double().square().sum(1)
+    channels = channels[energy > DEAD * energy.max()] if bool(energy.max() > 0) else channels
+    loudest = channels[int(channels.double().square().sum(1).argmax())]
+    for sign in (torch.ones(()), torch.where((channels @ loudest) < 0, -1.0, 1.0).unsqueeze(1)):
+        mean = (channels * sign).mean(0)
+        if bool(mean.double().square().sum() >= CANCELLED * energy.max()):
+            return mean
+    return loudest
 
-    A wave that leaves [-1, 1] is scaled down as a whole rather than clipped, which would add a distortion of its own.
+
+def subtype_of(wave: Tensor) -> str:
+    """The smallest of `PCM_16`, `PCM_24` and `FLOAT` that holds a wave exactly: how many bits a recording came with."""
+    samples = wave.detach().cpu().double()
+    for bits in (16, 24):
+        scaled = samples * 2.0 ** (bits - 1)
+        if bool((scaled == scaled.round()).all() and (scaled.abs() <= 2.0 ** (bits - 1)).all()):
+            return f"PCM_{bits}"
+    return "FLOAT"
+
+
+def write_audio(path: str | Path, wave: Tensor, rate: int, subtype: str | None = None) -> Path:
+    """Writes `wave: Float[n]` or `Float[c n]` as wav or flac, or as ogg, by the suffix; makes the folder.
+
+    Args:
+        subtype: of wav, `PCM_16`, `PCM_24` or `FLOAT`; no sample's loudness is changed then: what leaves [-1, 1] is
+            written as `FLOAT`. None: 16 bits, and a wave that leaves [-1, 1] is scaled down as a whole rather than
+            clipped, which would add a distortion of its own.
 
     Raises:
         UserError: the wave is empty or holds NaN, the suffix is unknown, or the file cannot be written.
@@ -71,11 +105,15 @@ def write_audio(path: str | Path, wave: Tensor, rate: int) -> Path:
     samples = wave.detach().cpu().float()
     if not samples.isfinite().all():
         raise UserError(f"cannot write {path}: the wave holds NaN or infinite samples")
-    samples = samples / samples.abs().max().clamp(min=1.0)
+    peak = float(samples.abs().max())
+    if subtype is None:
+        samples = samples / max(peak, 1.0)
+    elif peak > 1.0:
+        subtype = "FLOAT"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, samples.numpy().T, int(rate))
-    except (OSError, soundfile.LibsndfileError) as error:
+        soundfile.write(path, samples.numpy().T, int(rate), subtype)
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
         raise UserError(f"cannot write {path}: {error}") from error
     return path
 
@@ -97,58 +135,22 @@ def resample(wave: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files below `folder`, by their suffix, sorted by their path.
+    """All audio files below `folder`, by their suffix, in natural order of their paths (see `omnidistill.data.folder`).
 
     Raises:
-        UserError: there is no such folder, or no audio file in it.
+        UserError: there is no such folder, no audio file in it, or something in it cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not found:
+    found = scanned(folder)
+    if found.wrong:
+        raise UserError(found.wrong[0])
+    if not found.files:
         raise UserError(f"no audio file in {folder}; known: {', '.join(sorted(SUFFIXES))}")
-    return found
+    return found.files
 
 
-def _by_soundfile(path: Path) -> tuple[np.ndarray[Any, Any], int]:
-    import soundfile
-
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise _damaged(path, error) from error
-    return samples.T, int(rate)
-
-
-def _by_av(path: Path) -> tuple[np.ndarray[Any, Any], int]:
-    import av
-
-    try:
-        with av.open(str(path), format=RAW.get(path.suffix.lower())) as container:
-            if not container.streams.audio:
-                raise UserError(f"{path} has no audio in it")
-            frames = [_floats(frame) for frame in container.decode(audio=0)]
-            rate = container.streams.audio[0].codec_context.sample_rate
-    except (av.error.FFmpegError, OSError) as error:
-        raise _damaged(path, error) from error
-    if not frames:
-        return np.empty((1, 0), np.float32), int(rate)
-    return np.concatenate(frames, axis=1), int(rate)
-
-
-def _floats(frame: Any) -> np.ndarray[Any, Any]:
-    """An `av.AudioFrame` as float32 [c n] in [-1, 1]."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:  # one row, channel after channel in each instant
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128.0) / 128.0
-    if np.issubdtype(samples.dtype, np.integer):
-        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
-    return samples.astype(np.float32)
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(f"cannot read the audio file {path}, it is damaged or of another format: {reason}")
+def scanned(source: Path) -> Contents:
+    """The audio files of a folder, or a file, and what cannot be read there."""
+    return scan(source, tuple(sorted(SUFFIXES)), what="recordings")

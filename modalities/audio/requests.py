@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from omnidistill.data.folder import scan
+from omnidistill.data.lines import folded, read
 from omnidistill.errors import UserError, unknown
 
 COLUMNS = ("name", "label", "seconds")
@@ -20,19 +23,17 @@ def read_requests(source: Path, labels: Sequence[str]) -> Iterator[tuple[str, tu
     Raises:
         UserError: there is no table, it cannot be read, or its header lacks a column.
     """
-    tables = sorted(source.glob("*.csv")) if source.is_dir() else [source]
-    for table in tables:
+    for table in scan(source, (".csv",), what="tables").files:
         try:
-            with table.open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file)
-                lacking = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-                if lacking:
-                    raise UserError(
-                        f"{table} lacks the columns {', '.join(lacking)}; its header is name,label,seconds"
-                    )
-                for row in rows:
-                    yield row["name"] or f"row {rows.line_num}", _asked(row, labels)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = csv.DictReader(io.StringIO(folded(read(table)), newline=""))
+            lacking = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
+            if lacking:
+                raise UserError(
+                    f"{table} lacks the columns {', '.join(lacking)}; its header is name,label,seconds"
+                )
+            for row in rows:
+                yield row["name"] or f"row {rows.line_num}", _asked(row, labels)
+        except csv.Error as error:
             raise UserError(f"cannot read the table {table}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
 from omnidistill.data.datasets import locate
+from omnidistill.data.folder import label_name
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio import data, metrics, render
 from omnidistill.modalities.audio.files import write_audio
@@ -54,6 +55,7 @@ class Music(Task):
             none. None: where `omnidistill data fetch asterisk_moh` put the five tracks.
         labels: the subfolders or files to use, in the order of their labels; None: the five tracks, or all in `folder`.
         resampled: bring recordings of another rate to the signature's; without it they are refused.
+        on_bad: `stop` at a recording that cannot be read, or `skip` it and say so.
     """
 
     title = "Music, by track, as mel spectrograms"
@@ -76,6 +78,7 @@ class Music(Task):
         labels: Sequence[str] | None = None,
         resampled: bool = False,
         path: GaussianPath | None = None,
+        on_bad: str = "stop",
         name: str = "audio/music",
     ) -> None:
         if path is not None and "gaussian" not in path.offers:
@@ -94,7 +97,7 @@ class Music(Task):
         self.mean, self.std, self.folder, self.resampled = float(mean), float(std), folder, resampled
         if labels is None:
             labels = TRACKS if folder is None else data.labelled_files(folder)[0]
-        self.labels = tuple(labels)
+        self.labels, self.on_bad = tuple(label_name(str(label)) for label in labels), on_bad
         self.classes = self.null = len(self.labels)
         self._network = dict(network or DEFAULT)
 
@@ -106,7 +109,7 @@ class Music(Task):
             return None
         files = data.labelled_files(folder, self.labels)[1]
         shortest = self.signature.samples(self.shortest) / self.signature.rate
-        recordings = data.read_recordings(files, self.signature, shortest, self.resampled)
+        recordings = data.read_recordings(files, self.signature, shortest, self.resampled, self.on_bad)
         normal = [data.Recording((r.mel - self.mean) / self.std, r.label) for r in recordings]
         train, held_out = data.split(normal, self.shape[-1], self.signature.seconds)
         return {"train": train, "held_out": held_out}

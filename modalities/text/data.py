@@ -18,6 +18,7 @@ from torch import Tensor
 
 from omnidistill.data import lines
 from omnidistill.data.datasets import locate
+from omnidistill.data.folder import Contents, read_each, scan
 from omnidistill.errors import UserError
 from omnidistill.modalities.text.tokens import Tokens
 
@@ -91,32 +92,38 @@ def untagged(text: str) -> Document:
     return [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
 
 
-def own(path: str | Path) -> list[Document]:
+def own(path: str | Path, on_bad: str = "stop") -> list[Document]:
     """The user's documents: *.txt (one document), *.jsonl (`{"text": ...}`, a document a line), or a folder of both.
     Lines whose text is null are left out, and their number is said.
+
+    Args:
+        on_bad: `stop` at a file that cannot be read, or `skip` it and say so.
 
     Raises:
         UserError: nothing there, no text in it, of another encoding, or a line that is no such object.
     """
-    documents = []
-    for file in _files(path):
-        if _plain(file):
-            documents.append(_sentences(line for _, line in lines.lines(file)))
-            continue
-        found = [lines.field(file, number, row, "text") for number, row in lines.objects(file)]
-        documents += [_sentences([text]) for text in found if text is not None]
-        lines.left_out(file, found.count(None), 'lines with "text": null')
-    documents = [document for document in documents if document]
+    read = read_each(_found(path), _documents, on_bad, what="texts")
+    documents = [document for _, of_file in read for document in of_file if document]
     if not documents:
         raise UserError(f"'{path}' holds no text")
     return documents
+
+
+def _documents(file: Path) -> list[Document]:
+    if _plain(file):
+        return [_sentences(line for _, line in lines.lines(file))]
+    found = [lines.field(file, number, row, "text") for number, row in lines.objects(file)]
+    lines.left_out(file, found.count(None), 'lines with "text": null')
+    return [_sentences([text]) for text in found if text is not None]
 
 
 def lines_of(path: str | Path) -> Iterable[tuple[str, str | UserError]]:
     """Every line of text at `path` as it stands there, the kinds of file as in `own`, or what is wrong with it or with
     the rest of its file; each with a name: `file_0001`, relative to a folder, empty lines not counted."""
     path = Path(path).expanduser()
-    for file in _files(path):
+    found = _found(path)
+    yield from ((f"unreadable_{number}", UserError(line)) for number, line in enumerate(found.wrong, 1))
+    for file in found.files:
         stem = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("").as_posix()
         read = _plain_lines if _plain(file) else _json_lines
         count = 0
@@ -172,15 +179,15 @@ def stretches(documents: Iterable[Document], tokens: Tokens, longest: int) -> St
     return Stretches(ids, (lengths.cumsum(0) - lengths)[fits], lengths[fits])
 
 
-def _files(path: str | Path) -> list[Path]:
+def _found(path: str | Path) -> Contents:
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"there is no text at '{path}'; give a .txt or .jsonl file or a folder of them")
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
-    if not files:
+    found = scan(path, SUFFIXES, what="texts")
+    found.files = [file for file in found.files if file.suffix.lower() in SUFFIXES]
+    if not found.files and not found.wrong:
         raise UserError(f"'{path}' is neither a .txt nor a .jsonl file nor a folder of them")
-    return files
+    return found
 
 
 def _plain(file: Path) -> bool:

@@ -41,6 +41,7 @@ class Text(Task):
     Args:
         folder: of the Brown corpus' files; None: where `omnidistill data fetch brown` put them.
         text: the user's own text instead, a *.txt or *.jsonl file or a folder of them (see `data.own`).
+        on_bad: `stop` at a file of it that cannot be read, or `skip` it and say so.
         length: of the longest stretch, tokens.
         alphabet, merges: see `Tokens`; they are all of the tokenizer, and a saved model's configuration has them.
         schedule: of the masks, see `omnidistill.paths.schedules`.
@@ -66,13 +67,14 @@ class Text(Task):
         network: Mapping[str, Any] | None = None,
         teacher_steps: int = 96,
         judge: str = "ngram",
+        on_bad: str = "stop",
         name: str = "text/brown",
     ) -> None:
         if length < data.SHORTEST:
             raise UserError(f"length is at least {data.SHORTEST} tokens, got task.length={length}")
         if judge not in ("ngram", "smollm2"):
             raise unknown("judge of text", judge, ("ngram", "smollm2"))
-        self.name, self.folder, self.text, self.judge = name, folder, text, judge
+        self.name, self.folder, self.text, self.judge, self.on_bad = name, folder, text, judge, on_bad
         self.shape, self.teacher_steps = (int(length),), int(teacher_steps)
         self.tokens = Tokens(alphabet, merges)
         self.path = MaskedPath(self.tokens.vocab, schedule)
@@ -84,7 +86,7 @@ class Text(Task):
     def split(self) -> Split | None:
         """The stretches, or None where the corpus is not on this machine and no text was named."""
         if self.text is not None:
-            documents = data.own(self.text)
+            documents = data.own(self.text, self.on_bad)
         elif self.folder is None and not data.fetched():
             return None
         else:

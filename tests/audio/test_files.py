@@ -97,7 +97,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
         ("empty.wav", "is empty"),
         ("noise.wav", "damaged or of another format"),
         ("noise.mp3", "damaged or of another format"),
-        ("header.wav", "no samples"),
+        ("header.wav", "is cut short: 0 of 16000 bytes"),
         ("nan.wav", "1 of 8000 samples"),
         ("film.mp4", "no audio"),
     ):

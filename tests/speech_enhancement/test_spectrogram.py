@@ -3,14 +3,12 @@
 import pytest
 import torch
 
-from omnidistill.modalities.speech.enhancement.spectrogram import (
-    HOP,
-    N_FFT,
-    decode,
-    encode,
-    frames_of,
-    samples_of,
-)
+from omnidistill.modalities.speech.enhancement.spectrogram import Spectrogram
+
+DEFAULT = Spectrogram()
+N_FFT, HOP = DEFAULT.n_fft, DEFAULT.hop
+encode, decode = DEFAULT.encode, DEFAULT.decode
+frames_of, samples_of = DEFAULT.frames_of, DEFAULT.samples_of
 
 
 def wave(n: int, seed: int = 0, batch: int = 1) -> torch.Tensor:

@@ -14,13 +14,17 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.windowed import Windowed
 from omnidistill.errors import UserError
 from omnidistill.modalities.speech.enhancement.networks import EnhancementUNet
-from omnidistill.modalities.speech.enhancement.spectrogram import HOP, RATE, encode, samples_of
+from omnidistill.modalities.speech.enhancement.spectrogram import Spectrogram
 from omnidistill.modalities.speech.enhancement.task import Enhancement, normalised, ragged, waves
 from omnidistill.paths import rectified_flow
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 from omnidistill.samplers.predictor_corrector import PredictorCorrector
 from omnidistill.testing import check_task
+
+DEFAULT = Spectrogram()
+RATE, HOP = DEFAULT.rate, DEFAULT.hop
+encode, samples_of = DEFAULT.encode, DEFAULT.samples_of
 
 
 def test_conformance(task: Enhancement) -> None:

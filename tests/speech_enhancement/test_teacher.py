@@ -15,12 +15,14 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.windowed import Windowed
 from omnidistill.modalities.speech.enhancement import metrics, noise
-from omnidistill.modalities.speech.enhancement.spectrogram import RATE, decode, encode
+from omnidistill.modalities.speech.enhancement.spectrogram import Spectrogram
 from omnidistill.modalities.speech.enhancement.task import Enhancement
 from omnidistill.random import generator
 from omnidistill.runs.sample import sample_inputs
 from omnidistill.samplers import FewStep
 from omnidistill.student import read_denoiser, read_recipe, save
+
+RATE, encode, decode = Spectrogram().rate, Spectrogram().encode, Spectrogram().decode
 
 
 @pytest.fixture(scope="module")

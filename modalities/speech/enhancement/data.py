@@ -23,14 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
+from omnidistill.data.folder import read_each
+from omnidistill.data.lines import folded
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import audio_files, read_audio
 from omnidistill.modalities.speech import prompts
 from omnidistill.modalities.speech.enhancement import noise
-from omnidistill.modalities.speech.enhancement.spectrogram import RATE, SHORTEST
+from omnidistill.modalities.speech.enhancement.spectrogram import SGMSE, Spectrogram
 from omnidistill.random import generator
 
 MUSIC = "asterisk_moh"
+RATE = 16000  # Hz, of prompts and music
 HELD_OUT_TRACKS = ("manolo_camp-morning_coffee", "macroform-the_simplicity")
 JUDGED_SECONDS = (
     1.0,
@@ -97,12 +100,16 @@ class Mixtures:
 class Folders:
     """The user's own pairs: files of the same name below `clean/` and `noisy/`, read when they are asked for.
 
+    Args:
+        spectrogram: says the rate, and how short a recording may be.
+        on_bad: `stop` at a bad pair, or `skip`: all pairs are read at once, and the bad ones named and left out.
+
     Raises:
-        UserError: a folder is missing, names differ, a pair has two lengths, a file is no 16 kHz recording.
+        UserError: a folder is missing, names differ, a pair has two lengths, a file has another rate.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, spectrogram: Spectrogram = SGMSE, on_bad: str = "stop") -> None:
+        folder, self.spectrogram = Path(folder), spectrogram
         clean, noisy = (
             {_name(f, folder / kind): f for f in audio_files(folder / kind)} for kind in ("clean", "noisy")
         )
@@ -115,6 +122,9 @@ class Folders:
             )
         self.pairs = [(clean[name], noisy[name]) for name in sorted(clean)]
         self._read = lru_cache(maxsize=1024)(self._pair)
+        if on_bad != "stop":
+            whole = read_each(range(len(self.pairs)), self._pair, on_bad, what="pairs")
+            self.pairs = [self.pairs[index] for index, _ in whole]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -124,7 +134,10 @@ class Folders:
 
     def _pair(self, index: int) -> tuple[Tensor, Tensor]:
         files = self.pairs[index]
-        clean, noisy = (read_audio(file, RATE, shortest=SHORTEST / RATE)[0] for file in files)
+        rate = self.spectrogram.rate
+        clean, noisy = (
+            read_audio(file, rate, shortest=self.spectrogram.shortest / rate)[0] for file in files
+        )
         if len(clean) != len(noisy):
             raise UserError(
                 f"{files[0]} has {len(clean)} samples and its noisy partner {len(noisy)}; a pair has the same length"
@@ -139,13 +152,23 @@ class Folders:
         return _cut([self[int(row)] for row in rows], samples, g)
 
 
-def asterisk(split: str, snr: tuple[float, float], folder: str | Path | None = None) -> Mixtures:
+def asterisk(
+    split: str,
+    snr: tuple[float, float],
+    folder: str | Path | None = None,
+    spectrogram: Spectrogram = SGMSE,
+) -> Mixtures:
     """Prompts with music on hold and coloured noise. Held out: the prompts of 1 to 4 s among those of
     `prompts.split`."""
+    if spectrogram.rate != RATE:
+        raise UserError(
+            f"prompts and music are at {RATE} Hz, the spectrogram at {spectrogram.rate} Hz; give your own pairs, "
+            "task.folder=DIR"
+        )
     train, held = prompts.split(prompts.prompts())
     chosen = train if split == "train" else held
     speech = [read_audio(prompt.path, RATE)[0] for prompt in chosen]
-    low, high = (SHORTEST / RATE, float("inf")) if split == "train" else JUDGED_SECONDS
+    low, high = (spectrogram.shortest / RATE, float("inf")) if split == "train" else JUDGED_SECONDS
     speech = [wave for wave in speech if low <= len(wave) / RATE <= high]
     tracks = [
         read_audio(file, RATE)[0]
@@ -155,7 +178,7 @@ def asterisk(split: str, snr: tuple[float, float], folder: str | Path | None = N
     return Mixtures(speech, tracks, snr)
 
 
-def folders(split: str, root: str | Path) -> Folders:
+def folders(split: str, root: str | Path, spectrogram: Spectrogram = SGMSE, on_bad: str = "stop") -> Folders:
     """The user's pairs: `train`, or for held_out `test` where it is there, else `valid`."""
     root = Path(root)
     names = ("train",) if split == "train" else ("test", "valid")
@@ -164,7 +187,7 @@ def folders(split: str, root: str | Path) -> Folders:
         raise UserError(
             f"{root} has no {' or '.join(names)}/; expected {{train,valid,test}}/{{clean,noisy}} with equal file names"
         )
-    return Folders(there[0])
+    return Folders(there[0], spectrogram, on_bad)
 
 
 def _part(wave: Tensor, longest: int, g: torch.Generator) -> Tensor:
@@ -176,7 +199,7 @@ def _part(wave: Tensor, longest: int, g: torch.Generator) -> Tensor:
 
 
 def _name(file: Path, folder: Path) -> str:
-    return str(file.relative_to(folder).with_suffix(""))
+    return folded(str(file.relative_to(folder).with_suffix("")))
 
 
 def _cut(pairs: Sequence[tuple[Tensor, Tensor]], samples: int, g: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import frechet_distance
+from omnidistill.modalities.audio.files import resample
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
-from omnidistill.modalities.speech.enhancement.spectrogram import RATE
 
+RATE = 16000  # Hz: of wide-band PESQ, of DNSMOS, and so of all that is judged
 BEST_SDR = 100.0  # dB; a perfect answer's is infinite
 PATCH = 4  # frames of 16 ms
 SIGNATURE = MelSignature(
@@ -87,11 +88,12 @@ def log_mel_patches(wave: Tensor) -> Tensor:
 
 
 def evaluate(
-    estimates: Sequence[Tensor], clean: Sequence[Tensor], *, opinion: bool | None = None
+    estimates: Sequence[Tensor], clean: Sequence[Tensor], *, rate: int = RATE, opinion: bool | None = None
 ) -> dict[str, float]:
     """All metrics of recordings Float[n_i] against their clean ones.
 
     Args:
+        rate: of the recordings; SI-SDR is taken at it, everything else at 16 kHz.
         opinion: whether to compute DNSMOS, of the first 16 recordings; None: where `speechmos` is installed.
 
     Returns:
@@ -105,12 +107,14 @@ def evaluate(
     bad = sum(not bool(wave.isfinite().all()) for wave in estimates)
     if bad:
         raise UserError(f"{bad} of {len(estimates)} cleaned recordings hold NaN or infinite samples")
+    distortion = _mean([min(BEST_SDR, float(si_sdr(x, s))) for x, s in zip(estimates, clean, strict=True)])
+    estimates, clean = ([resample(wave, rate, RATE) for wave in waves] for waves in (estimates, clean))
     pairs = list(zip(estimates, clean, strict=True))
     figures = {
         "frechet": frechet_distance(
             *(torch.cat([log_mel_patches(w) for w in waves]) for waves in (estimates, clean))
         ),
-        "si_sdr": _mean([min(BEST_SDR, float(si_sdr(x, s))) for x, s in pairs]),
+        "si_sdr": distortion,
         "estoi": _mean([estoi(x, s) for x, s in pairs]),
     }
     if installed("pesq"):

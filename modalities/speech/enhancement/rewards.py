@@ -6,7 +6,8 @@ filters; `LogMel` stands in for it: like PESQ it compares loudness patterns and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.signal import MelSignature, mel_filters
-from omnidistill.modalities.speech.enhancement.spectrogram import HOP, RATE, decode
+from omnidistill.modalities.speech.enhancement.spectrogram import Spectrogram
 
 SMALLEST = 1e-8
 
@@ -25,13 +26,15 @@ class SiSdr:
 
     Args:
         best: dB above which nothing is gained; keeps the gradient finite at a perfect answer.
+        spectrogram: fields of `Spectrogram`, as the teacher has them; the recipes give the task's.
     """
 
-    def __init__(self, best: float = 60.0) -> None:
+    def __init__(self, best: float = 60.0, spectrogram: Mapping[str, Any] | None = None) -> None:
         self.floor = 10.0 ** (-best / 10.0)
+        self.spectrogram = Spectrogram.of(spectrogram)
 
     def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
-        x, s, real = _waves(x0_hat, x0, context)
+        x, s, real = _waves(self.spectrogram, x0_hat, x0, context)
         x, s = (_centred(wave, real) for wave in (x, s))
         energy = s.square().sum(1, keepdim=True) + SMALLEST
         target = (x * s).sum(1, keepdim=True) / energy * s
@@ -47,19 +50,28 @@ class LogMel:
         windows: samples of each resolution's window; the hop is a quarter of it.
         mels: bands.
         floor: of the mel magnitudes, which are about 10 for speech.
+        spectrogram: fields of `Spectrogram`, as the teacher has them; the recipes give the task's.
     """
 
-    def __init__(self, windows: Sequence[int] = (256, 512, 1024), mels: int = 40, floor: float = 0.1) -> None:
+    def __init__(
+        self,
+        windows: Sequence[int] = (256, 512, 1024),
+        mels: int = 40,
+        floor: float = 0.1,
+        spectrogram: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.spectrogram = Spectrogram.of(spectrogram)
+        rate = self.spectrogram.rate
         self.signatures = [
             MelSignature(
-                rate=RATE, n_fft=int(w), win=int(w), hop=int(w) // 4, mels=int(mels), fmax=RATE / 2, norm="none",
+                rate=rate, n_fft=int(w), win=int(w), hop=int(w) // 4, mels=int(mels), fmax=rate / 2, norm="none",
                 floor=float(floor),
             )
             for w in windows
         ]  # fmt: skip
 
     def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
-        x, s, real = _waves(x0_hat, x0, context)
+        x, s, real = _waves(self.spectrogram, x0_hat, x0, context)
         count = real.sum(1, keepdim=True)
         x, s = (w * (w.square().sum(1, keepdim=True) / count + SMALLEST).rsqrt() for w in (x, s))
         return -torch.stack([_difference(x, s, count, signature) for signature in self.signatures]).mean(0)
@@ -81,15 +93,17 @@ def _difference(x: Tensor, s: Tensor, count: Tensor, signature: MelSignature) ->
     return (distance * inside).sum(1) / inside.sum(1).clamp_min(1)
 
 
-def _waves(x0_hat: Tensor, x0: Tensor | None, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-    """(estimate, clean, 1 where a sample is real), Float[b n] each. In float32: powers of 2 undo the compression."""
+def _waves(
+    spectrogram: Spectrogram, x0_hat: Tensor, x0: Tensor | None, context: Context
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(estimate, clean, 1 where a sample is real), Float[b n] each. In float32: powers undo the compression."""
     if x0 is None:
         raise UserError("a reward of cleaned speech needs the clean recordings; this task has no data here")
     with torch.autocast(x0_hat.device.type, enabled=False):
-        x, s = (decode(state.float(), context.mask) for state in (x0_hat, x0))
+        x, s = (spectrogram.decode(state.float(), context.mask) for state in (x0_hat, x0))
     if context.mask is None:
         return x, s, torch.ones_like(s)
-    length = (context.mask.flatten(1).sum(1, keepdim=True) - 1) * HOP
+    length = (context.mask.flatten(1).sum(1, keepdim=True) - 1) * spectrogram.hop
     return x, s, (torch.arange(s.shape[1], device=s.device) < length).to(s)
 
 
