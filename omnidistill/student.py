@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Condition, Context
+from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told, Windowed
+from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import Path
 from omnidistill.random import generator
@@ -309,8 +311,14 @@ def load(
             raise UserError(
                 f"the student in {folder} was made from your own module; pass load(..., network=, path=)"
             )
+        network = with_second(
+            network,
+            target_time=recipe.target_time,
+            guidance=recipe.guided,
+            time_module=recipe.reading.get("time_module"),
+        )
         tensors, _ = read_safetensors(folder / "student.safetensors")
-        network = _filled(network, tensors, folder, "student", recipe)
+        network = _filled(single(network, say=False), tensors, folder, "student", recipe)
         denoiser = assemble(network, path, recipe).to(device).eval()
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32

@@ -34,10 +34,11 @@ def tensor_of(answer: Any, network: nn.Module) -> Tensor:
             "wrap it in a module that returns the tensor"
         )
     place, tensor = found
-    warnings.warn(
-        f"the network {type(network).__name__} answers a {type(answer).__name__}; its {place} is taken",
-        stacklevel=2,
-    )
+    if place not in NAMES:
+        warnings.warn(
+            f"the network {type(network).__name__} answers a {type(answer).__name__}; its {place} is taken",
+            stacklevel=2,
+        )
     return tensor
 
 

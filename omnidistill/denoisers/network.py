@@ -14,12 +14,15 @@ from omnidistill.context import Context
 from omnidistill.denoisers.answers import dtype_of, tensor_of
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
+from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.paths.base import as_time, per_sample, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior, PointPosterior, Posterior
 
-TIME_INPUTS: dict[str, Callable[[GaussianPath, Tensor], Tensor]] = {
+View = Callable[[GaussianPath, Tensor], Tensor]
+
+TIME_INPUTS: dict[str, View] = {
     "t": lambda path, t: t,
     "1000t": lambda path, t: 1000.0 * t,
     "sigma": lambda path, t: path.noise_level(t),
@@ -40,7 +43,9 @@ class NetworkDenoiser(Denoiser):
         unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
         target_time: the network takes the time to jump to as a keyword.
         guidance: the network takes the guidance scale that it is to imitate as a keyword, `Float[b]`, and is told it
-            where the context has one. None: as the network says, see `takes_guidance`.
+            where the context has one. None: as the network says, see `denoisers.second.takes`.
+        time_module: the name of the submodule that embeds the time, for students of a network that takes no second
+            time or guidance scale; see `denoisers.second.Second`. None: as diffusers' classes call it.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
@@ -57,12 +62,14 @@ class NetworkDenoiser(Denoiser):
         unit_input: bool = False,
         target_time: bool = False,
         guidance: bool | None = None,
+        time_module: str | None = None,
     ) -> None:
         super().__init__(path)
         self.network = network
         self.parameterisation, self.time_input = parameterisation, time_input
         self.sigma_data, self.unit_input, self.wants_target = sigma_data, unit_input, target_time
-        self.wants_guidance = takes_guidance(network) if guidance is None else guidance
+        self.wants_guidance = takes(network, "guidance") if guidance is None else guidance
+        self.time_module = time_module
         tokens = "categorical" in path.offers
         known = ("logits",) if tokens else tuple(PARAMETERISATIONS)
         if parameterisation not in known:
@@ -83,6 +90,7 @@ class NetworkDenoiser(Denoiser):
             "sigma_data": self.sigma_data,
             "unit_input": self.unit_input,
             "target_time": self.wants_target,
+            "time_module": self.time_module,
         }
 
     def output(self, x_t: Tensor, t: Tensor, context: Context, target_time: Tensor | None = None) -> Tensor:
@@ -93,7 +101,7 @@ class NetworkDenoiser(Denoiser):
         def cast(value: Tensor) -> Tensor:
             return value.to(dtype) if value.is_floating_point() else value
 
-        def time(value: Tensor | float) -> Tensor:
+        def time(value: Tensor | float, view: View = view) -> Tensor:
             value = as_time(value, x_t)
             # At t = 0 the belief is x_t itself and the output is not read; some views of time are infinite there.
             value = torch.where(value == 0, self.path.span[0], value)
@@ -110,7 +118,9 @@ class NetworkDenoiser(Denoiser):
         if self.wants_guidance and context.guidance is not None:
             keywords["guidance"] = context.guidance
         if self.wants_target:
-            keywords["target_time"] = time(0.0 if target_time is None else target_time)
+            plain = getattr(self.network, "second_in_t", False)
+            s = 0.0 if target_time is None else target_time
+            keywords["target_time"] = time(s, TIME_INPUTS["t"] if plain else view)
         condition = context.condition if dtype == x_t.dtype else context.map(cast).condition
         given = () if condition is None else (condition,)
         x = x_t
@@ -208,17 +218,6 @@ def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
     lengths = mask.movedim(axis, -1).flatten(1, -2)[:, :1] if mask.ndim > 2 else mask[:, None]
     real = F.interpolate(lengths.to(features.dtype), size=features.shape[place], mode="nearest")[:, 0]
     return real.reshape([n if i in (0, place) else 1 for i, n in enumerate(features.shape)])
-
-
-def takes_guidance(network: nn.Module) -> bool:
-    """Whether a network wants to be told a guidance scale: as its attribute `wants_guidance` says; without one, whether
-    a module in it holds an embedding called `guidance`; without such an attribute anywhere, whether `forward` names a
-    keyword `guidance`."""
-    declared = getattr(network, "wants_guidance", None)
-    if declared is not None:
-        return bool(declared)
-    held = [module.guidance is not None for module in network.modules() if hasattr(module, "guidance")]
-    return any(held) if held else "guidance" in inspect.signature(network.forward).parameters
 
 
 def feature_layer(network: nn.Module) -> tuple[nn.Module, int]:

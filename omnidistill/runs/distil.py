@@ -12,6 +12,8 @@ from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
+from omnidistill.errors import UserError
+from omnidistill.objectives import Weighted
 from omnidistill.runs import setup
 from omnidistill.runs.evaluate import judge
 from omnidistill.student import Recipe, save
@@ -56,6 +58,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     objective = setup.objective_of(cfg, task)
     origin = setup.origin_of(cfg, task, teacher, out, device)
     student, recipe = setup.student_of(cfg, task, origin, device)
+    check_told(objective, recipe)
     asked = teacher.calls
     bank = setup.bank_of(objective.bank, task, setup.guided(teacher, task, cfg.guidance), cfg.seed, device)
     asked = teacher.calls - asked
@@ -76,6 +79,16 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
     average: Denoiser = module.trained["ema"].eval()
     return Distilled(average if recipe.guidance is None else Told(average, recipe.guidance), recipe, module)
+
+
+def check_told(objective: Weighted, recipe: Recipe) -> None:
+    """Refuses scales drawn for a student that is told none."""
+    scales = objective.guidance_range
+    if scales is not None and recipe.guidance is None:
+        raise UserError(
+            f"student.guidance=null, but the objective draws guidance scales from {scales[0]:g} to {scales[1]:g} for it; "
+            "set student.guidance to the scale it is to be told when sampled, or one scale in families.*.guidance"
+        )
 
 
 def training_record(module: Distillation) -> dict[str, Any]:

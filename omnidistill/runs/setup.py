@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from omnidistill.configuration.compose import build
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.objectives.base import BankSpec
@@ -186,9 +187,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     )
     torch.manual_seed(cfg.seed)
     network = task.network(target_time=recipe.target_time, guidance=recipe.guided).to(device)
-    weights: dict[str, Tensor] = dict(network.state_dict())
-    weights.update(origin.network.state_dict())
-    load_strictly(network, weights, FilePath("the teacher"))
+    load_strictly(network, starting_weights(network, origin.network), FilePath("the teacher"))
     adapter = adapter_of(cfg)
     if adapter is None:
         _freeze(network, origin.network)
@@ -221,7 +220,7 @@ def _freeze(network: nn.Module, origin: nn.Module) -> None:
         return
     for name, parameter in list(origin.named_parameters(remove_duplicate=False)):
         if id(parameter) in fixed_there:
-            owner, _, leaf = name.rpartition(".")
+            owner, _, leaf = (prefix(network, origin) + name).rpartition(".")
             setattr(network.get_submodule(owner), leaf, parameter)
 
 

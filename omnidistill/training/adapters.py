@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from omnidistill.denoisers.second import prefix
 from omnidistill.errors import UserError
 from omnidistill.training.safetensors_file import digest, load_strictly
 
@@ -85,7 +86,8 @@ def adapt(network: nn.Module, base: nn.Module, adapter: Adapter) -> nn.Module:
 
 def share(network: nn.Module, base: nn.Module) -> set[str]:
     """Puts the base's parameters in place of the network's of the same names; returns the names of all others."""
-    theirs = dict(base.named_parameters(remove_duplicate=False))
+    before = prefix(network, base)
+    theirs = {before + name: p for name, p in base.named_parameters(remove_duplicate=False)}
     others = set()
     for name, parameter in list(network.named_parameters(remove_duplicate=False)):
         if name in theirs and theirs[name].shape == parameter.shape:
