@@ -6,7 +6,7 @@ import torch
 from omnidistill import paths
 from omnidistill.context import Context
 from omnidistill.denoisers import Guided, NetworkDenoiser
-from omnidistill.denoisers.network import takes_guidance
+from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError
 from omnidistill.networks.mlp import MLP
 
@@ -132,9 +132,9 @@ def test_only_a_network_that_wants_to_be_told_hears_the_scale():
     declared.wants_guidance = False
     assert answer(declared) == [0.0, 0.0]
     with_embedding, without = MLP(3, 8, 1, 2, guidance=True), MLP(3, 8, 1, 2)
-    assert [takes_guidance(n) for n in (with_embedding, without)] == [True, False]
+    assert [takes(n, "guidance") for n in (with_embedding, without)] == [True, False]
     assert answer(without) == [0.0, 0.0], "a network of ours without the embedding is not told"
-    assert [takes_guidance(torch.nn.Sequential(n)) for n in (with_embedding, without)] == [True, False]
+    assert [takes(torch.nn.Sequential(n), "guidance") for n in (with_embedding, without)] == [True, False]
 
 
 def test_guidance_without_a_condition_is_refused(g):
