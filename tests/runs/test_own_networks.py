@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import omnidistill
@@ -150,3 +151,24 @@ def test_a_recipe_for_scales_without_a_told_student_is_refused_in_a_line() -> No
     with pytest.raises(UserError) as error:
         distil("lcm", options=["student.guidance=null"])
     assert "\n" not in str(error.value) and "guidance" in str(error.value)
+
+
+def test_adapters_over_a_network_that_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    student = distil("lcm", out=tmp_path, options=["student.adapter={rank: 2}"])
+    loaded = omnidistill.load(tmp_path, network=Foreign(), path=rectified_flow())
+    assert torch.equal(loaded.sample(5, seed=3, condition=1), student.sample(5, seed=3, condition=1))
+    kept = load_file(tmp_path / "student.safetensors")
+    assert all("lora_" in name or "guidance." in name for name in kept), "the base is not saved with it"
+    assert any(name.startswith("guidance.") or ".guidance." in name for name in kept)
+
+
+def test_what_was_frozen_stays_so_in_a_network_that_is_told() -> None:
+    network = foreign()
+    network.first.requires_grad_(False)
+    teacher = NetworkDenoiser(network, rectified_flow(), "flow", time_module="clock")
+    data, labels = torch.randn(32, 2), torch.arange(32) % 3
+    student = omnidistill.distill(teacher, "lcm", data=data, condition=labels, null=3, **QUICK)
+    inner = student.denoiser.denoiser.network.network
+    assert torch.equal(inner.first.weight, network.first.weight)
+    assert not torch.equal(inner.last.weight, network.last.weight)
