@@ -7,12 +7,15 @@ differences to the neighbours are inputs, and the answer may be given as steps a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, zero
+from omnidistill.networks.features import Answer, Asked
 from omnidistill.networks.forward_mode import exact, layer_norm
 from omnidistill.networks.transformer import Trunk, turns
 
@@ -41,6 +44,7 @@ class ChainNetwork(nn.Module):
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
+    returns_features = True
     cos: Tensor
     sin: Tensor
 
@@ -82,7 +86,9 @@ class ChainNetwork(nn.Module):
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Float[b n 3], noised, in the data's units; t: Float[b], log(sigma)/4; mask: Bool[b n 1], real points
         first -> Float[b n 3]."""
         n = x.shape[1]
@@ -109,13 +115,18 @@ class ChainNetwork(nn.Module):
             h = block(h, film, there)
         inside = None if mask is None else there.squeeze(-1) > 0
         h = self.trunk(h, t, None, target_time, guidance, inside, tuple(angles))
+        asked = Asked(features, answered)
+        if (some := asked.note("trunk", h)) is not None:
+            if not answered:
+                return asked.result(None)
+            h, film, there, steps, real = (u[some] for u in (h, film, there, steps, real))
         for block in self.after:
             h = block(h, film, there)
         with torch.autocast(x.device.type, enabled=False):
             out = self.last(layer_norm(exact(h)))
-            out = out.reshape(len(x), -1, 3 + 2 * self.reach)[:, :n]
+            out = out.reshape(len(h), -1, 3 + 2 * self.reach)[:, :n]
             moved = out[..., :3] + (out[..., 3:].unsqueeze(-1) * steps).sum(-2)
-        return _centred(moved, real)
+        return asked.result(_centred(moved, real))
 
 
 class Convolution(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
+from omnidistill.networks.features import Answer, Asked
 from omnidistill.networks.forward_mode import layer_norm
 
 
@@ -69,6 +70,7 @@ class TextNetwork(nn.Module):
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
+    returns_features = True
 
     def __init__(
         self,
@@ -102,10 +104,18 @@ class TextNetwork(nn.Module):
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Long[b n] in 0 ... k; t: Float[b]; mask: Bool[b n], True where a token is real -> logits Float[b n k]."""
         h = self.tokens(x) + told(self, t, None, target_time, guidance).unsqueeze(1)
         if torch.is_autocast_enabled(x.device.type):
             h = h.to(torch.get_autocast_dtype(x.device.type))  # the sums between blocks, too
         real = None if mask is None else mask.unsqueeze(-1).to(h.dtype)
-        return self.head(self.trunk(h, real))
+        h = self.trunk(h, real)
+        asked = Asked(features, answered)
+        if (some := asked.note("trunk", h)) is not None:
+            if not answered:
+                return asked.result(None)
+            h = h[some]
+        return asked.result(self.head(h))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.networks.embeddings import zero
+from omnidistill.networks.features import Answer, inside, parted
 from omnidistill.networks.unet import UNet, embedding
 
 MAP_WIDTH = 64
@@ -28,6 +29,7 @@ class ClipUNet(nn.Module):
 
     feature_module = "unet.middle"  # its output, Float[b channels[-1] h' w'], is what a GAN head reads
     feature_axis = 1
+    returns_features = True
 
     def __init__(
         self,
@@ -63,12 +65,22 @@ class ClipUNet(nn.Module):
         *,
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Float[b 3 f h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b] -> as x."""
         frames = x.shape[2]
-        out = self.unet(x.flatten(1, 2), t, condition, target_time=target_time, guidance=guidance)
+        keywords = {"features": inside(features, "unet"), "answered": answered}
+        out, found = parted(
+            self.unet(x.flatten(1, 2), t, condition, target_time=target_time, guidance=guidance, **keywords),
+            "unet",
+        )
+        if out is None:
+            return None, found
+        x, t = x[: len(out)], t[: len(out)]
         with torch.autocast(
             x.device.type, enabled=False
         ):  # what is carried over as it is, is not to be rounded
             mixing = self.map(self.time(t)).unflatten(1, (1, frames, frames))
-            return out.unflatten(1, x.shape[1:3]).to(x.dtype) + (mixing @ x.flatten(3)).reshape(x.shape)
+            clip = out.unflatten(1, x.shape[1:3]).to(x.dtype) + (mixing @ x.flatten(3)).reshape(x.shape)
+        return (clip, found) if features else clip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -55,8 +57,37 @@ class Denoiser(nn.Module):
         """Float64[b]: the weight w(t) under which this denoiser is best trained; 1 where it does not say."""
         return torch.ones_like(t)
 
+    def examine(
+        self,
+        x_t: Tensor,
+        t: Tensor | float,
+        context: Context = Context(),
+        layers: Sequence[str] | None = None,
+        *,
+        answered: int | None = None,
+        target_time: Tensor | None = None,
+    ) -> tuple[Posterior | None, dict[str, Tensor]]:
+        """(belief, features) of one question in one counted call: what `forward` answers and what inner layers said.
+
+        Args:
+            layers: names of inner layers, several at once; None for the one that the network declares for heads.
+            answered: how many of the first samples are answered; the others stop at the last of the layers where the
+                network can, and for 0 there is no belief.
+
+        Returns:
+            features: the outputs of these layers by name, as they are; see `pool`.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"
+        )
+
+    def pool(self, found: Tensor, context: Context = Context()) -> Tensor:
+        """Float[b c]: a layer's output averaged over all axes but batch and channel, padding left out."""
+        raise UserError(f"{type(self).__name__} has no inner features; use a NetworkDenoiser")
+
     def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """Float[b c]: features of an inner layer, for discriminator heads. A call."""
+        """Float[b c]: the pooled features of the layer declared for discriminator heads. A call, which goes no farther
+        than this layer where the network can stop there."""
         raise UserError(
             f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"
         )

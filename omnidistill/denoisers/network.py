@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.context import Context
-from omnidistill.denoisers.answers import dtype_of, tensor_of
+from omnidistill.denoisers.answers import dtype_of
 from omnidistill.denoisers.base import Denoiser
+from omnidistill.denoisers.features import asked, feature_channels, feature_layer, pooled
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError, unknown
@@ -95,6 +94,20 @@ class NetworkDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: Tensor, context: Context, target_time: Tensor | None = None) -> Tensor:
         """The bare network output."""
+        out, _ = self._outputs(x_t, t, context, target_time)
+        assert out is not None
+        return out
+
+    def _outputs(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        context: Context,
+        target_time: Tensor | None,
+        layers: Sequence[str] = (),
+        answered: int | None = None,
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The bare output and the features of these layers, see `omnidistill.denoisers.features.asked`."""
         view = TIME_INPUTS[self.time_input]
         dtype = dtype_of(self.network, x_t)
 
@@ -127,7 +140,7 @@ class NetworkDenoiser(Denoiser):
         if self.unit_input:
             alpha, _, sigma = self.path.coefficients(t)  # type: ignore[attr-defined]
             x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t)
-        return tensor_of(self.network(cast(x), time(t), *given, **keywords), self.network)
+        return asked(self.network, layers, answered, cast(x), time(t), *given, **keywords)
 
     def belief(
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
@@ -179,53 +192,33 @@ class NetworkDenoiser(Denoiser):
             return torch.ones_like(t)
         return affine(self.path, self.parameterisation, t, self.sigma_data).b ** -2  # type: ignore[arg-type]
 
-    # --- features of an inner layer, for discriminator heads ------------------------------------------------------
+    # --- features of inner layers ---------------------------------------------------------------------------------
+
+    def examine(
+        self,
+        x_t: Tensor,
+        t: Tensor | float,
+        context: Context = Context(),
+        layers: Sequence[str] | None = None,
+        *,
+        answered: int | None = None,
+        target_time: Tensor | None = None,
+    ) -> tuple[Posterior | None, dict[str, Tensor]]:
+        self.calls += 1
+        t = as_time(t, x_t)
+        names = (feature_layer(self.network)[0],) if layers is None else tuple(layers)
+        out, found = self._outputs(x_t, t, context, target_time, names, answered)
+        if out is None or answered == 0:
+            return None, found
+        some = slice(0, answered)
+        return self._read(out, x_t[some], t[some] if t.ndim else t, context[some]), found
+
+    def pool(self, found: Tensor, context: Context = Context()) -> Tensor:
+        return pooled(found, feature_layer(self.network)[1], context.mask)
 
     def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """Float[b c]: the output of `network.feature_module`, averaged over all axes but batch and channel, padding
-        left out. A call."""
-        layer, axis = feature_layer(self.network)
-        caught: list[Tensor] = []
-        handle = layer.register_forward_hook(lambda module, inputs, output: caught.append(output))
-        try:
-            self(x_t, t, context)
-        finally:
-            handle.remove()
-        found = caught[0].movedim(axis, 1)
-        if found.ndim == 2:
-            return found
-        if context.mask is None:
-            return found.flatten(2).mean(-1)
-        real = _mask_of_features(context.mask, found)
-        return (found * real).flatten(2).sum(-1) / real.expand_as(found).flatten(2).sum(-1).clamp_min(1.0)
+        _, found = self.examine(x_t, t, context, answered=0)
+        return self.pool(*found.values(), context)
 
     def feature_channels(self) -> int:
-        """Width of `features`, as the network declares it."""
-        probe = getattr(self.network, "feature_channels", None)
-        if probe is None:
-            raise UserError(
-                f"{type(self.network).__name__} does not say how wide its feature layer is; "
-                "set network.feature_channels = number of channels of the output of feature_module"
-            )
-        return int(probe)
-
-
-def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
-    """The mask, Bool[b ... n ...] along one axis, at the resolution of `features: Float[b c ...]`, in their dtype."""
-    axis = max(range(1, mask.ndim), key=lambda i: mask.shape[i])
-    # The same axis counted from the end, or the only one where tokens or points lost their channel axis.
-    place = 2 if features.ndim == 3 else features.ndim - (mask.ndim - axis)
-    lengths = mask.movedim(axis, -1).flatten(1, -2)[:, :1] if mask.ndim > 2 else mask[:, None]
-    real = F.interpolate(lengths.to(features.dtype), size=features.shape[place], mode="nearest")[:, 0]
-    return real.reshape([n if i in (0, place) else 1 for i, n in enumerate(features.shape)])
-
-
-def feature_layer(network: nn.Module) -> tuple[nn.Module, int]:
-    """The layer that `network.feature_module` names, and the channel axis `network.feature_axis` of its output."""
-    declared = inspect.getattr_static(network, "feature_module", None)
-    if declared is None:
-        raise UserError(
-            f"{type(network).__name__} names no feature layer for a discriminator head; "
-            "set network.feature_module = 'name.of.a.submodule' and network.feature_axis = its channel axis"
-        )
-    return network.get_submodule(declared), getattr(network, "feature_axis", 1)
+        return feature_channels(self.network)

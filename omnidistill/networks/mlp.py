@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import LinearEmbedding, told, zero
+from omnidistill.networks.features import Answer, Asked
 from omnidistill.networks.forward_mode import layer_norm
 
 
@@ -58,6 +61,7 @@ class MLP(nn.Module):
 
     feature_module = "blocks"  # its output, Float[b width], is what a discriminator head reads
     feature_axis = 1
+    returns_features = True
 
     def __init__(
         self,
@@ -90,12 +94,20 @@ class MLP(nn.Module):
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
         anchor: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Float[b d], t, target_time, guidance: Float[b], condition: Long[b], anchor: Float[b d] -> Float[b d]."""
         film = told(self, t, condition, target_time, guidance)
         if (anchor is not None) != self.anchored:
             raise UserError(
                 f"this MLP was built with anchor={self.anchored}, and the anchor given says otherwise"
             )
+        asked = Asked(features, answered)
         h = self.first(x if anchor is None else torch.cat((x, anchor), dim=1))
-        return self.last(F.silu(self.blocks(h, F.silu(film))))
+        h = self.blocks(h, F.silu(film))
+        if (some := asked.note("blocks", h)) is not None:
+            if not answered:
+                return asked.result(None)
+            h = h[some]
+        return asked.result(self.last(F.silu(h)))

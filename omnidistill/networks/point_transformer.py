@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import zero
+from omnidistill.networks.features import Answer, Asked
 from omnidistill.networks.forward_mode import layer_norm
 from omnidistill.networks.transformer import Trunk
 
@@ -25,6 +28,7 @@ class PointTransformer(nn.Module):
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
+    returns_features = True
 
     def __init__(
         self,
@@ -52,7 +56,9 @@ class PointTransformer(nn.Module):
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Float[b n 3]; t: Float[b]; condition: Long[b]; mask: Bool[b n 1], real points first -> Float[b n 3]."""
         n = x.shape[1]
         labels: Tensor = self.labels
@@ -62,4 +68,9 @@ class PointTransformer(nn.Module):
             labels = F.pad(labels, (0, 0, 0, n - self.points))
         real = None if mask is None else mask.expand(*x.shape[:2], 1).squeeze(-1)
         h = self.trunk(self.first(x) + labels[:n], t, condition, target_time, guidance, real)
-        return self.last(layer_norm(h))
+        asked = Asked(features, answered)
+        if (some := asked.note("trunk", h)) is not None:
+            if not answered:
+                return asked.result(None)
+            h = h[some]
+        return asked.result(self.last(layer_norm(h)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from omnidistill.errors import UserError
 from omnidistill.networks.attention import attend
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
+from omnidistill.networks.features import Answer, Asked
 from omnidistill.networks.forward_mode import layer_norm
 
 Turns = tuple[Tensor, Tensor]
@@ -106,6 +109,7 @@ class Transformer(nn.Module):
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
+    returns_features = True
     cos: Tensor
     sin: Tensor
 
@@ -140,7 +144,9 @@ class Transformer(nn.Module):
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Long[b n] in 0 ... k; t: Float[b]; condition: Long[b]; mask: Bool[b n] -> logits Float[b n k]."""
         n = x.shape[1]
         if n > self.length:
@@ -149,4 +155,9 @@ class Transformer(nn.Module):
             )
         h = self.tokens(x)
         h = self.trunk(h, t, condition, target_time, guidance, mask, (self.cos[:n], self.sin[:n]))
-        return self.head(layer_norm(h))
+        asked = Asked(features, answered)
+        if (some := asked.note("trunk", h)) is not None:
+            if not answered:
+                return asked.result(None)
+            h = h[some]
+        return asked.result(self.head(layer_norm(h)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
+from omnidistill.networks.features import Answer, Asked, rows
 from omnidistill.networks.grid import Down, Middle, Norm, Residual, Up
 
 
@@ -41,6 +42,7 @@ class UNet(nn.Module):
 
     feature_module = "middle"  # its output, Float[b channels[-1] h' w'], is what a GAN head reads
     feature_axis = 1
+    returns_features = True
 
     def __init__(
         self,
@@ -97,30 +99,37 @@ class UNet(nn.Module):
         guidance: Tensor | None = None,
         anchor: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x: Float[b c h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b],
         anchor: Float[b extra h w], mask: Bool[b 1 1 w], True where a column is real -> Float[b c h w]."""
+        asked = Asked(features, answered)
         film = F.silu(told(self, t, condition, target_time, guidance))
         seen = x if not self.extra_channels else torch.cat((x, self._checked(anchor, x)), dim=1)
         packed, real = self._packed(seen, mask)
         h, skips, reals = self.first(packed), [], [real]
-        for stage in self.down:
+        named = [(f"down.{i}", stage) for i, stage in enumerate(self.down)] + [("middle", self.middle)]
+        for name, stage in named + [(f"up.{i}", stage) for i, stage in enumerate(self.up)]:
             if isinstance(stage, Down):
                 h = stage(h, reals[-1])
                 reals.append(None if real is None else reals[-1][..., ::2])  # type: ignore[index]
-            else:
-                h = stage(h, film, reals[-1])
-                skips.append(h)
-        h = self.middle(h, film, reals[-1])
-        for stage in self.up:
-            if isinstance(stage, Up):
+            elif isinstance(stage, Up):
                 reals.pop()
                 h = stage(h, skips[-1].shape[-2:])
-            else:
+            elif name.startswith("up"):
                 h = stage(torch.cat((h, skips.pop()), dim=1), film, reals[-1])
+            else:
+                h = stage(h, film, reals[-1])
+                skips += [] if stage is self.middle else [h]
+            if (some := asked.note(name, h)) is not None:
+                if not answered:
+                    return asked.result(None)
+                h, film, skips, reals = (rows(some, value) for value in (h, film, skips, reals))
+        real = reals[0]
         h = F.silu(self.last_norm(h, real))
         out = _shuffle(self.last(h if real is None else h * real), self.block)
-        return out[..., : x.shape[-2], : x.shape[-1]]
+        return asked.result(out[..., : x.shape[-2], : x.shape[-1]])
 
     def _checked(self, anchor: Tensor | None, x: Tensor) -> Tensor:
         expected = (x.shape[0], self.extra_channels, *x.shape[2:])

@@ -117,6 +117,9 @@ class Objective(Protocol):
         """Network calls of one update of `role`."""
         ...
 
+    # `questions(role) -> list[Question]` may say beforehand what `losses` is going to ask by `step.answer`, so that
+    # objectives added by weight ask together; who has no such method asks for itself.
+
 
 @dataclass(frozen=True)
 class StudentSpec:

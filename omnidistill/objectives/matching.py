@@ -25,6 +25,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.questions import Question
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior
 from omnidistill.times import Times, Uniform
@@ -103,7 +104,23 @@ class Matching:
         real = step.guided("teacher", self.guidance)(x_t, t, step.context)
         if self.critic == "none":
             return step.path.certain(step.rollout.x0.detach()), real
-        return step.guided("fake_score", self.fake_guidance)(x_t, t, step.context), real
+        if self.fake_guidance != 1.0:
+            return step.guided("fake_score", self.fake_guidance)(x_t, t, step.context), real
+        return self._told(step, "student"), real
+
+    def questions(self, role: str) -> list[Question]:
+        """Of the critic: its belief about the noised rollout. Under guidance it is asked apart, at the same times."""
+        if role == "student" and self.critic != "none":
+            return [Question("fake_score", self.times, belief=self.fake_guidance == 1.0)]
+        if role == "fake_score" and self.critic == "fake_score":
+            return [Question("fake_score", self.critic_times, belief=True, drop=self.drop)]
+        return []
+
+    def _told(self, step: Step, role: str) -> Posterior:
+        (question,) = self.questions(role)
+        belief = step.answer(question).belief
+        assert belief is not None
+        return belief
 
     def _student(self, step: Step) -> Losses:
         rollout, path, mask = step.rollout, step.path, step.context.mask
@@ -150,19 +167,16 @@ class Matching:
 
     def _critic(self, step: Step) -> Losses:
         """Denoising of the student's samples: `E w(t) nll(F(x_t, t), x0)` (DMD, eq. 6)."""
-        with torch.no_grad():
-            x_t, t = step.noised(self.critic_times)
-        x0, fake, path = step.rollout.x0, step["fake_score"], step.path
-        context = step.without_condition(self.drop)
-        belief = fake(x_t, t, context)
-        target = path.certain(x0)
+        x_t, t = step.noised(self.critic_times)
+        fake, path, mask = step["fake_score"], step.path, step.context.mask
+        belief, target = self._told(step, "fake_score"), path.certain(step.rollout.x0)
         w = (
             fake.output_weight(t)
             if self.critic_weighting == "output"
             else weight(self.critic_weighting, path, t)
         )
         return Losses(
-            {"denoising": reduce(belief.divergence(target, "nll"), w, context.mask, path.unresolved(x_t, t))}
+            {"denoising": reduce(belief.divergence(target, "nll"), w, mask, path.unresolved(x_t, t))}
         )
 
     def cost(self, role: str) -> Calls:

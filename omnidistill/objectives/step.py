@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from omnidistill.denoisers.guidance import Null
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import StudentSpec
+from omnidistill.objectives.questions import Answer, Question, merged, placed
 from omnidistill.paths import Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
@@ -56,6 +57,8 @@ class Step:
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
         self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
+        self._expected: list[Question] = []
+        self._answers: dict[Question, Answer] = {}
         if guidance_range is not None:
             self.draw_guidance(*guidance_range)
 
@@ -150,6 +153,49 @@ class Step:
             with torch.set_grad_enabled(self.role == "student"):
                 self._noised[times] = self.path.corrupt(x0, t, self.context, g=self.g), t
         return self._noised[times]
+
+    def expect(self, questions: Iterable[Question]) -> None:
+        """What objectives are going to ask: who asks first asks for all of them."""
+        self._expected += questions
+
+    def answer(self, question: Question) -> Answer:
+        """The answer to a question, from a call that is made once for all that is expected about the same copy.
+
+        It has a graph to the student's parameters through x_t where features are wanted in the student's role, and to
+        the model's own in its role, whatever the gradient mode of who asks.
+        """
+        own = placed(question, self._expected)
+        key = own.model, own.times, own.drop
+        about = [q for q in merged([*self._expected, own]) if (q.model, q.times, q.drop) == key]
+        (whole,) = about
+        if whole not in self._answers:
+            graph = whole.features if self.role == "student" else self.role == whole.model
+            with torch.set_grad_enabled(graph):
+                self._answers[whole] = self._ask(whole)
+        return self._answers[whole]
+
+    def _ask(self, question: Question) -> Answer:
+        assert question.times is not None
+        model, path = self[question.model], self.path
+        x_t, t = self.noised(question.times)
+        context = self.without_condition(question.drop)
+        if not question.features:
+            return Answer(x_t, t, model(x_t, t, context), None, None)
+        count = len(x_t)
+        answered = None if question.belief else 0
+        if not question.real:
+            belief, found = model.examine(x_t, t, context, answered=answered)
+            return Answer(x_t, t, belief, model.pool(*found.values(), context), None)
+        later = question.times(count, path, self.g).to(x_t.device)
+        noised = path.corrupt(self.x0, later, context, g=self.g)
+        both = context.joined(context)
+        answered = count if question.belief else 0
+        belief, found = model.examine(
+            torch.cat((x_t, noised.to(x_t.dtype))), torch.cat((t, later)), both, answered=answered
+        )
+        model.calls += 1  # two batches in one call
+        fake, real = model.pool(*found.values(), both).split(count)
+        return Answer(x_t, t, belief, fake, real)
 
 
 def reduce(

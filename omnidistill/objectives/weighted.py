@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec
+from omnidistill.objectives.questions import Question, merged
 from omnidistill.objectives.step import Step
 
 
@@ -64,6 +65,8 @@ class Weighted:
             self.guidance_range is not None
         ):  # before any part looks, where the step was made without the range
             step.draw_guidance(*self.guidance_range)
+        if asked := self.questions(role):
+            step.expect(asked)
         for name, part in self.parts.items():
             result = part.losses(role, step)
             if result is None:
@@ -76,8 +79,13 @@ class Weighted:
                 diagnostics[f"{name}/{key}" if key in diagnostics else key] = value
         return Losses(terms, diagnostics) if terms else None
 
+    def questions(self, role: str) -> list[Question]:
+        """What the parts are going to ask."""
+        return [q for part in self.parts.values() if hasattr(part, "questions") for q in part.questions(role)]
+
     def cost(self, role: str) -> Calls:
-        """The parts' calls, except that the rollout that several of them look at is made once."""
+        """The parts' calls, except that the rollout that several of them look at is made once, and that a model is
+        asked once about a noised copy of it."""
         total: Counter[str] = Counter()
         rolled = 0
         for part in self.parts.values():
@@ -86,4 +94,9 @@ class Weighted:
                 rolled = max(rolled, calls.pop("student", 0))
             total.update(calls)
         total["student"] += rolled
+        asked = self.questions(role)
+        for question in asked:
+            total[question.model] -= question.calls
+        for question in merged(asked):
+            total[question.model] += question.calls
         return {name: count for name, count in total.items() if count}

@@ -130,9 +130,9 @@ def test_banks_are_joined():
 
 def test_a_rollout_is_paid_once():
     both = Weighted({"m": Matching(), "a": Adversarial(), "d": Denoising()}, {"m": 1.0, "a": 0.1, "d": 0.1})
-    # One rollout for matching and the head, one call of denoising's own.
-    assert both.cost("student") == {"student": 2, "teacher": 1, "fake_score": 2}
-    assert both.cost("fake_score") == {"student": 1, "fake_score": 3}
+    # One rollout and one question to the critic for matching and the head, one call of denoising's own.
+    assert both.cost("student") == {"student": 2, "teacher": 1, "fake_score": 1}
+    assert both.cost("fake_score") == {"student": 1, "fake_score": 2}
     assert (
         RoleSpec(average=0.9).trained is False and RoleSpec(refresh=0).trained is False and RoleSpec().trained
     )

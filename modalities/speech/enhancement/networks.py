@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from omnidistill.networks.features import Answer, inside, parted
 from omnidistill.networks.unet import UNet
 
 FREQUENCY_WAVES = 2  # cosines of the frequency axis beside the linear ramp
@@ -29,6 +30,7 @@ class EnhancementUNet(nn.Module):
 
     feature_module = "unet.middle"
     feature_axis = 1
+    returns_features = True
 
     def __init__(
         self,
@@ -64,17 +66,33 @@ class EnhancementUNet(nn.Module):
         target_time: Tensor | None = None,
         guidance: Tensor | None = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] | None = None,
+        answered: int | None = None,
+    ) -> Answer:
         """x, anchor: Float[b 2 f t], t, target_time, guidance: Float[b], mask: Bool[b 1 1 t] -> Float[b 2 f t]."""
         if anchor is None or anchor.shape != x.shape:
             given = "none" if anchor is None else tuple(anchor.shape)
             raise ValueError(f"this network reads a noisy spectrogram of shape {tuple(x.shape)}, got {given}")
         y = anchor.to(x.dtype) / self.anchor_scale
         seen = torch.cat((x, y), dim=1)
-        out = self.unet(
-            seen, t, anchor=_frequencies(x), target_time=target_time, guidance=guidance, mask=mask
-        ).to(x.dtype)
-        return out[:, :2] + out[:, 2:3] * x + out[:, 3:4] * y
+        out, found = parted(
+            self.unet(
+                seen,
+                t,
+                anchor=_frequencies(x),
+                target_time=target_time,
+                guidance=guidance,
+                mask=mask,
+                features=inside(features, "unet"),
+                answered=answered,
+            ),
+            "unet",
+        )
+        if out is None:
+            return None, found
+        out, x, y = out.to(x.dtype), x[: len(out)], y[: len(out)]
+        kept = out[:, :2] + out[:, 2:3] * x + out[:, 3:4] * y
+        return (kept, found) if features else kept
 
 
 def _frequencies(x: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""Features of inner layers: asked for together with the answer, and averaged for discriminator heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnidistill.denoisers.answers import tensor_of
+from omnidistill.errors import UserError
+
+
+def asked(
+    network: nn.Module, layers: Sequence[str], answered: int | None, *inputs: Any, **keywords: Any
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """(answer, {name: output of that layer}) of one forward call.
+
+    A network with `returns_features = True` gives them as outputs (see `omnidistill.networks.features`) and answers
+    the first `answered` samples alone; None for 0. From somebody else's module they are caught by hooks on the
+    submodules of these names, which answers everybody, and does not work where the module is sharded or compiled.
+    """
+    if not layers:
+        return tensor_of(network(*inputs, **keywords), network), {}
+    if getattr(network, "returns_features", False):
+        answer, found = network(*inputs, **keywords, features=tuple(layers), answered=answered)
+        return answer, found
+    caught: dict[str, Tensor] = {}
+    handles = [_module(network, name).register_forward_hook(_catch(caught, name)) for name in layers]
+    try:
+        answer = tensor_of(network(*inputs, **keywords), network)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing := [name for name in layers if name not in caught]:
+        raise UserError(f"{type(network).__name__} never came to its layer {', '.join(missing)}")
+    return (answer if answered is None else answer[:answered]), caught
+
+
+def _catch(caught: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        caught[name] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def _module(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
+        raise UserError(f"{type(network).__name__} has no layer called '{name}'") from error
+
+
+def feature_layer(network: nn.Module) -> tuple[str, int]:
+    """The layer that `network.feature_module` names, and the channel axis `network.feature_axis` of its output."""
+    declared = getattr(network, "feature_module", None)
+    if not isinstance(declared, str):
+        raise UserError(
+            f"{type(network).__name__} names no feature layer for a discriminator head; "
+            "set network.feature_module = 'name.of.a.submodule' and network.feature_axis = its channel axis"
+        )
+    return declared, int(getattr(network, "feature_axis", 1))
+
+
+def feature_channels(network: nn.Module) -> int:
+    """How wide the feature layer is, as the network declares it."""
+    declared = getattr(network, "feature_channels", None)
+    if declared is None:
+        raise UserError(
+            f"{type(network).__name__} does not say how wide its feature layer is; "
+            "set network.feature_channels = number of channels of the output of feature_module"
+        )
+    return int(declared)
+
+
+def pooled(found: Tensor, axis: int, mask: Tensor | None) -> Tensor:
+    """Float[b c]: features averaged over all axes but batch and channel (`axis`), padding left out."""
+    found = found.movedim(axis, 1)
+    if found.ndim == 2:
+        return found
+    if mask is None:
+        return found.flatten(2).mean(-1)
+    real = _mask_of_features(mask, found)
+    return (found * real).flatten(2).sum(-1) / real.expand_as(found).flatten(2).sum(-1).clamp_min(1.0)
+
+
+def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
+    """The mask, Bool[b ... n ...] along one axis, at the resolution of `features: Float[b c ...]`, in their dtype."""
+    axis = max(range(1, mask.ndim), key=lambda i: mask.shape[i])
+    # The same axis counted from the end, or the only one where tokens or points lost their channel axis.
+    place = 2 if features.ndim == 3 else features.ndim - (mask.ndim - axis)
+    lengths = mask.movedim(axis, -1).flatten(1, -2)[:, :1] if mask.ndim > 2 else mask[:, None]
+    real = F.interpolate(lengths.to(features.dtype), size=features.shape[place], mode="nearest")[:, 0]
+    return real.reshape([n if i in (0, place) else 1 for i, n in enumerate(features.shape)])
