@@ -42,8 +42,9 @@ class Denoiser(nn.Module):
         """
         Args:
             x_t: the state, [b ...]; real numbers or token ids.
-            t: Float64 scalar or [b], time in [0, 1].
-            target_time: Float64 scalar or [b], s < t, for students that learned jumps to any s.
+            t: Float64 scalar or [b], time in [0, 1]; or [b f], one for each frame along the path's `time_axis`, for
+                networks that take such a time.
+            target_time: shaped like t, s < t, for students that learned jumps to any s.
         """
         self.calls += 1
         return self.belief(x_t, t, context, target_time)

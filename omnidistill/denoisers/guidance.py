@@ -11,6 +11,7 @@ from torch import Tensor
 from omnidistill.context import Condition, Context
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.paths.base import as_time, rows
 from omnidistill.posteriors import Posterior, split
 
 Null = int | Callable[[Condition], Condition]
@@ -61,9 +62,10 @@ class Guided(Denoiser):
         assert scale is not None
         bare = Context(context.condition, context.anchor, context.mask)
         both = bare.joined(bare.with_condition(self._empty(context.condition)))
-        t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(x_t.shape[0])
-        target = None if target_time is None else target_time.expand(x_t.shape[0]).repeat(2)
-        answer = self.denoiser(torch.cat((x_t, x_t)), t.repeat(2), both, target_time=target)
+        t = rows(as_time(t, x_t), x_t.shape[0])
+        target = None if target_time is None else rows(target_time, x_t.shape[0])
+        later = None if target is None else torch.cat((target, target))
+        answer = self.denoiser(torch.cat((x_t, x_t)), torch.cat((t, t)), both, target_time=later)
         conditional, unconditional = split(answer, x_t.shape[0])
         return conditional.guide(unconditional, scale)
 

@@ -16,7 +16,7 @@ from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to
 from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
-from omnidistill.paths.base import as_time, per_sample, undecided
+from omnidistill.paths.base import as_time, per_sample, rows, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior, PointPosterior, Posterior
 
 View = Callable[[GaussianPath, Tensor], Tensor]
@@ -79,6 +79,7 @@ class NetworkDenoiser(Denoiser):
             raise unknown("time_input", time_input, TIME_INPUTS)
         if tokens and time_input in ("sigma", "log_sigma/4"):
             raise UserError(f"time_input '{time_input}' needs a Gaussian path, got {path}; use t or 1000t")
+        self._time_axis: int | None = getattr(path, "time_axis", None)
         self._read = self._read_tokens if tokens else self._read_point
 
     def reading(self) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class NetworkDenoiser(Denoiser):
             value = torch.where(value == 0, self.path.span[0], value)
             # Never in half precision: bfloat16 knows 1000 t to a multiple of 4.
             kept = torch.float64 if dtype == torch.float64 else torch.float32
-            return view(self.path, value).expand(x_t.shape[0]).to(kept)  # type: ignore[arg-type]
+            return rows(view(self.path, value), x_t.shape[0]).to(kept)  # type: ignore[arg-type]
 
         keywords: dict[str, Tensor] = {}
         # Tokens that are given stand in the state itself.
@@ -139,7 +140,7 @@ class NetworkDenoiser(Denoiser):
         x = x_t
         if self.unit_input:
             alpha, _, sigma = self.path.coefficients(t)  # type: ignore[attr-defined]
-            x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t)
+            x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t, self._time_axis)
         return asked(self.network, layers, answered, cast(x), time(t), *given, **keywords)
 
     def belief(
@@ -165,7 +166,7 @@ class NetworkDenoiser(Denoiser):
             anchor,
             self.sigma_data,
         )
-        mean = torch.where(per_sample(t, x_t) == 0, x_t, mean)
+        mean = torch.where(per_sample(t, x_t, self._time_axis) == 0, x_t, mean)
         return PointPosterior(mean if context.mask is None else mean * context.mask)
 
     def _read_tokens(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:

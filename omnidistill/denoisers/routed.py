@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.guidance import Guided, Null
 from omnidistill.errors import UserError
+from omnidistill.paths.base import as_time
+from omnidistill.paths.base import rows as per_row
 from omnidistill.posteriors import Posterior
 
 Route = Callable[[Context], Tensor]
@@ -47,13 +48,13 @@ class Routed(Denoiser):
                 f"a route gives each of {count} samples an index below {len(self.denoisers)}, got shape "
                 f"{tuple(which.shape)} with values from {int(which.min())} to {int(which.max())}"
             )
-        times = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(count)
+        times = per_row(as_time(t, x_t), count)
         whole: Tensor | None = None
         for index, (_, denoiser) in enumerate(self.denoisers):
             rows = (which == index).nonzero().squeeze(1)
             if not len(rows):
                 continue
-            target = None if target_time is None else target_time.expand(count)[rows]
+            target = None if target_time is None else per_row(target_time, count)[rows]
             answer = denoiser(x_t[rows], times[rows], context[rows], target_time=target)
             if len(rows) == count:
                 self._count(denoiser)

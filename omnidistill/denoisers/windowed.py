@@ -10,6 +10,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.paths.base import as_time, rows
 from omnidistill.posteriors import Posterior
 
 TOGETHER = 8  # windows a network call: bounds the memory however long the state
@@ -49,8 +50,8 @@ class Windowed(Denoiser):
         if n <= self.length:
             return self.denoiser(x_t, t, context, target_time=target_time)
         starts = self._starts(n)
-        t = torch.as_tensor(t, dtype=torch.float64, device=x_t.device).expand(b)
-        target = None if target_time is None else target_time.expand(b)
+        t = rows(as_time(t, x_t), b)
+        target = None if target_time is None else rows(target_time, b)
         fused, total = torch.zeros_like(x_t), torch.zeros(n, dtype=x_t.dtype, device=x_t.device)
         answer: Posterior | None = None
         for first in range(0, len(starts), TOGETHER):
@@ -60,8 +61,12 @@ class Windowed(Denoiser):
             for part in parts[1:]:
                 around = around.joined(part)
             x = torch.cat([x_t[..., start : start + self.length] for start in some])
-            later = None if target is None else target.repeat(len(some))
-            answer = self.denoiser(x, t.repeat(len(some)), around, target_time=later)
+            now, later = (
+                None if u is None else torch.cat([self._cut_time(u, start, x_t) for start in some])
+                for u in (t, target)
+            )
+            assert now is not None
+            answer = self.denoiser(x, now, around, target_time=later)
             for start, mean in zip(some, answer.parameters.split(b), strict=True):
                 weight = self._weight(start, n, x_t)
                 fused[..., start : start + self.length] += weight * mean
@@ -81,6 +86,12 @@ class Windowed(Denoiser):
         left = torch.ones_like(rise) if start == 0 else rise.clamp_max(1.0)
         right = torch.ones_like(rise) if start + self.length == n else rise.flip(0).clamp_max(1.0)
         return torch.minimum(left, right)
+
+    def _cut_time(self, t: Tensor, start: int, x_t: Tensor) -> Tensor:
+        """The times of one window: those of its own frames, where a time per frame runs along the last axis."""
+        axis = getattr(self.path, "time_axis", None)
+        along = t.ndim == 2 and axis is not None and axis % x_t.ndim == x_t.ndim - 1
+        return t[:, start : start + self.length] if along else t
 
     def _cut(self, context: Context, start: int, n: int) -> Context:
         """The context of one window: what runs along the last axis is cut, the rest is the same for all."""

@@ -146,6 +146,11 @@ def as_time(t: Time, like: Tensor) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64, device=like.device)
 
 
+def rows(t: Tensor, count: int) -> Tensor:
+    """Times with a row for each of `count` samples: [count], or [count f] where there is one per frame."""
+    return t.expand(count) if t.ndim < 2 else t.expand(count, -1)
+
+
 def per_sample(value: Tensor, like: Tensor, axis: int | None = None) -> Tensor:
     """A value of time, shaped to broadcast against `like` and cast to its dtype if that is real.
 
