@@ -29,6 +29,8 @@ from omnidistill.modalities.coordinates.files import (
 ATOMS = ("ca", "heavy")
 CA_BOND = 3.8
 """Distance in Angstrom of neighbouring CA atoms whose peptide bond is trans; the few cis ones measure 3.0."""
+CHAIN_BREAK = 4.5
+"""Angstrom from which on two CA atoms are not neighbours: those of two peptide bonds are at least 5 apart."""
 ADK_TRAIN = ("adk_dims.dcd", "adk_gbis_tmd-fast1_NAMD.dcd")
 ADK_HELD_OUT = "adk_dims2.dcd"
 ADK_SEQUENCE = (
@@ -147,9 +149,8 @@ def own(path: str | Path, atoms: str = "ca", share: float = 0.2, on_bad: str = "
 
 def structures(path: Path, atoms: str) -> Ensemble:
     """All models of a structure file."""
-    array, coordinates = read_structures(path)
-    rows = chosen(array, atoms, path)
-    return Ensemble(path.name, molecule_of(array[rows], atoms), torch.from_numpy(coordinates[:, rows]))
+    array, coordinates = read_structures(path, lambda array: chosen(array, atoms, path))
+    return Ensemble(path.name, molecule_of(array, atoms), torch.from_numpy(coordinates))
 
 
 def trajectory(file: Path, topology: Structures, run: Path, atoms: str) -> Ensemble:
@@ -180,8 +181,7 @@ def molecule_of(array: Any, atoms: str) -> Molecule:
     array = array.copy()
     array.chain_id[array.chain_id == ""] = "A"  # formats of samples want one
     if atoms == "ca":
-        follows = (np.diff(array.res_id) == 1) & (array.chain_id[1:] == array.chain_id[:-1])
-        first = torch.from_numpy(np.flatnonzero(follows))
+        first = torch.from_numpy(np.flatnonzero(_joined(array)))
         bonds = torch.stack((first, first + 1), 1)
         return Molecule(array, bonds, torch.full((len(bonds),), CA_BOND, dtype=torch.float64))
     from biotite.structure import connect_via_distances
@@ -189,6 +189,24 @@ def molecule_of(array: Any, atoms: str) -> Molecule:
     bonds = torch.from_numpy(connect_via_distances(array).as_array()[:, :2].astype(np.int64))
     coordinates = torch.from_numpy(array.coord).double()
     return Molecule(array, bonds, (coordinates[bonds[:, 0]] - coordinates[bonds[:, 1]]).norm(dim=-1))
+
+
+def _joined(array: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Bool[n - 1]: whether a CA atom and the one after it are of residues that are bonded.
+
+    They are of one chain and two residues, and as near as a peptide bond brings them: numbers alone say little, for
+    an insertion repeats one (52, 52A, 53), a numbering scheme skips some, and what is unresolved may be counted or not.
+    Without coordinates numbers have to do.
+    """
+    whole = array.chain_id[1:] == array.chain_id[:-1]
+    if "segment" in array.get_annotation_categories():
+        whole &= array.segment[1:] == array.segment[:-1]
+    whole &= (np.diff(array.res_id) != 0) | (array.ins_code[1:] != array.ins_code[:-1])
+    apart = np.linalg.norm(np.diff(array.coord.astype(np.float64), axis=0), axis=1)
+    if np.isfinite(apart).all() and apart.any():
+        return whole & (apart < CHAIN_BREAK)
+    step = np.diff(array.res_id)
+    return whole & ((step == 1) | (step == 0))
 
 
 def _split(parts: list[Ensemble], share: float) -> Split:

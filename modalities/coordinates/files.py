@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from omnidistill.data.folder import regular, shown
 from omnidistill.errors import UserError
+from omnidistill.modalities.coordinates.archive import Choice, read_mmcif, read_pdb
+from omnidistill.modalities.coordinates.elements import symbol
 
 NAMED = (".pdb", ".ent", ".cif", ".mmcif", ".xyz", ".ply")  # files that say which points there are
 TRAJECTORIES = (".dcd",)
+LARGEST, LARGEST_TRAJECTORY = 1 << 30, 1 << 33  # bytes of a file
 
 
 class Structures(NamedTuple):
@@ -24,8 +28,11 @@ class Structures(NamedTuple):
     coordinates: NDArray[np.float32]
 
 
-def read_structures(path: Path) -> Structures:
+def read_structures(path: Path, choice: Choice | None = None) -> Structures:
     """All models of a structure file.
+
+    Args:
+        choice: the atoms that are asked for; models need not agree in others.
 
     Raises:
         UserError: the file is missing, empty, damaged, of another format, holds models of different atoms, or a
@@ -35,12 +42,12 @@ def read_structures(path: Path) -> Structures:
     if suffix not in NAMED:
         raise UserError(f"{path} is no structure file; its suffix must be one of {', '.join(NAMED)}")
     try:
-        if not path.stat().st_size:
-            raise UserError(f"the structure file {path} is empty")
+        if not regular(path, LARGEST):
+            raise UserError(f"the structure file {shown(path)} is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # elements guessed from names, and the like
             other = {".xyz": _read_xyz, ".ply": _read_ply}.get(suffix)
-            found = other(path) if other else _read_biotite(path, suffix)
+            found = _chosen(other(path), choice) if other else _read_biotite(path, suffix, choice)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except UserError:
@@ -62,26 +69,30 @@ def finite(coordinates: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
     return coordinates
 
 
-def _read_biotite(path: Path, suffix: str) -> Structures:
+def _chosen(found: Structures, choice: Choice | None) -> Structures:
+    if choice is None:
+        return found
+    rows = choice(found.atoms)
+    return Structures(found.atoms[rows], found.coordinates[:, rows])
+
+
+def _read_biotite(path: Path, suffix: str, choice: Choice | None) -> Structures:
     try:
-        from biotite.structure.io import pdb, pdbx
+        import biotite.structure  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"reading {path.name} needs biotite; `pip install omnidistill[coordinates]` installs it"
         ) from error
 
-    if suffix in (".pdb", ".ent"):
-        stack = pdb.PDBFile.read(str(path)).get_structure(model=None)
-    else:
-        stack = pdbx.get_structure(pdbx.CIFFile.read(str(path)), model=None)
-    return Structures(stack[0], np.asarray(stack.coord, np.float32))
+    read = read_pdb if suffix in (".pdb", ".ent") else read_mmcif
+    return Structures(*read(path, choice))
 
 
 def _read_xyz(path: Path) -> Structures:
     """Frames of `count`, a comment, and `count` lines of an element and three numbers in Angstrom."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     frames, elements, place = [], None, 0
-    while place < len(lines) and any(line.strip() for line in lines[place:]):
+    while place < len(lines):
         count = int(lines[place])
         rows = [line.split() for line in lines[place + 2 : place + 2 + count]]
         if count < 1 or len(rows) != count or any(len(row) < 4 for row in rows):
@@ -106,10 +117,14 @@ def _read_ply(path: Path) -> Structures:
         raise UserError(
             f"reading {path.name} needs trimesh; `pip install omnidistill[coordinates]` installs it"
         ) from error
+    raw = path.read_bytes()
+    stated = [int(n) for n in re.findall(rb"element\s+\S+\s+(\d{1,18})", raw.partition(b"end_header")[0])]
+    if any(count > len(raw) for count in stated):  # looked at before memory is taken for them
+        raise UserError(f"{path} is cut short: its head states {max(stated)} elements in {len(raw)} bytes")
     vertices = np.asarray(trimesh.load(path, process=False).vertices, np.float32)
-    stated = re.search(rb"element\s+vertex\s+(\d+)", path.read_bytes().partition(b"end_header")[0])
-    if stated is None or int(stated[1]) != len(vertices):  # which trimesh lets pass
-        count = "no" if stated is None else int(stated[1])
+    found = re.search(rb"element\s+vertex\s+(\d+)", raw.partition(b"end_header")[0])
+    if found is None or int(found[1]) != len(vertices):  # which trimesh lets pass
+        count = "no" if found is None else int(found[1])
         raise UserError(f"{path} is cut short: its head states {count} vertices, it holds {len(vertices)}")
     atoms = unnamed(["C"] * len(vertices))
     atoms.atom_name[:] = "CA"
@@ -121,9 +136,10 @@ def unnamed(elements: list[str]) -> Any:
     from biotite.structure import AtomArray
 
     atoms = AtomArray(len(elements))
-    atoms.element = np.array([element.upper() for element in elements])
+    atoms.element = np.array([symbol(element) for element in elements])
     atoms.atom_name = np.array([f"{element}{i + 1}"[:4] for i, element in enumerate(elements)])
     atoms.res_name[:], atoms.res_id[:], atoms.chain_id[:] = "UNK", 1, "A"
+    atoms.set_annotation("segment", np.zeros(len(elements), dtype=np.int64))
     return atoms
 
 
@@ -139,6 +155,7 @@ def read_dcd(path: Path) -> NDArray[np.float32]:
         UserError: the file is missing, empty, no DCD file, cut short, or stores some atoms only once.
     """
     try:
+        regular(path, LARGEST_TRAJECTORY)
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the trajectory {path}: {error.strerror or error}") from error
@@ -156,6 +173,8 @@ def read_dcd(path: Path) -> NDArray[np.float32]:
     fixed, cell, fourth, charmm = flags[8], flags[10], flags[11], flags[19]
     if fixed or (fourth and charmm):
         raise UserError(f"{path} stores fixed atoms only once or a fourth coordinate; write it anew without")
+    if atoms < 1:
+        raise UserError(f"the trajectory {path} is damaged: it states {atoms} atoms")
     before = 56 if cell and charmm else 0
     size = before + 3 * (4 * atoms + 8)
     frames, rest = divmod(len(raw) - place, size)
