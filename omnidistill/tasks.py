@@ -19,6 +19,9 @@ from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.samplers import Euler, Sampler
 
+REMEASURED = 12
+"""Resamples that are measured for a metric that nobody wrote a quicker way for."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -42,6 +45,7 @@ class Task:
         shape: of one sample, without the batch axis.
         dtype: torch.float32, or torch.long for tokens.
         primary: the metric that "gap closed" is computed from.
+        shown: further metrics that belong beside it in every table, however narrow.
         teacher_steps: the teacher's full number of sampler steps.
         conditional: whether contexts carry a condition.
         classes: where the condition is a class label: their number, labels being 0 ... classes - 1.
@@ -58,6 +62,7 @@ class Task:
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     primary: Metric
+    shown: tuple[str, ...] = ()
     teacher_steps: int = 64
     conditional: bool = False
     classes: int | None = None
@@ -114,6 +119,29 @@ class Task:
         if real.x0 is None:
             return {}
         return self.measure(real.x0, real.context, g)
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        """The primary metric of `measure` on resamples of these samples, Float64[r]: what its interval is made of.
+
+        Written for any metric: the first `REMEASURED` resamples are measured one by one. A metric that is a mean, a
+        ratio of sums, or a function of moments has all of them for little more than one (`evaluation.intervals.mean`,
+        `Energy.resampled`, `resampled_frechet`).
+
+        Args:
+            x0, context, g: as for `measure`; a generator of the same seed gives the same reference.
+            counts: Long[r n], how often each sample is in each resample.
+        """
+        state, values = g.get_state(), []
+        for row in counts[:REMEASURED]:
+            chosen = torch.repeat_interleave(torch.arange(len(row)), row)
+            g.set_state(state)
+            values.append(self.measure(x0[chosen], context[chosen], g)[self.primary.name])
+        return torch.tensor(values, dtype=torch.float64)
+
+    def baseline(self, context: Context) -> Tensor | None:
+        """The inputs themselves as if they were samples, where a task mends what it is given: a student that makes
+        them worse shows beside them. None where inputs are no samples."""
+        return None
 
     def like(self, count: int, device: torch.device | str = "cpu", context: Context = Context()) -> Tensor:
         """An empty tensor of the shape, dtype and device of `count` samples: that of the context's anchor, since a

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.distances import frechet_distance, precision_recall
+from omnidistill.evaluation.distances import NEIGHBOURS, frechet_distance, precision_recall
 
 BANDS = 4  # groups of neighbouring mels, each with patterns of its own: bass and cymbals look different
 FRAMES = 16  # of a patch
@@ -95,7 +95,8 @@ def evaluate(
         real: Float64[m 100], the features of held-out clips.
 
     Returns:
-        `frechet` (lower is better), `label_accuracy`, `precision` and `recall` (higher is better).
+        `frechet` (lower is better), `label_accuracy`, `precision` and `recall` (higher is better; the last two are
+        left out of so few clips that they are not defined).
 
     Raises:
         UserError: a clip is NaN or infinite, or there are too few.
@@ -104,8 +105,9 @@ def evaluate(
         bad = int((~torch.isfinite(clips)).flatten(1).any(dim=1).sum())
         raise UserError(f"{bad} of {len(clips)} clips hold NaN or infinite values; the model has diverged")
     features = texture.features(clips, mask)
-    precision, recall = precision_recall(features, real)
-    figures = {"frechet": frechet_distance(features, real), "precision": precision, "recall": recall}
+    figures = {"frechet": frechet_distance(features, real)}
+    if min(len(features), len(real)) > NEIGHBOURS:
+        figures["precision"], figures["recall"] = precision_recall(features, real)
     if labels is not None:
         figures["label_accuracy"] = float((texture.classify(features) == labels.cpu()).double().mean())
     return figures

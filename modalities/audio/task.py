@@ -15,6 +15,7 @@ from omnidistill.context import Batch, Context
 from omnidistill.data.datasets import locate
 from omnidistill.data.folder import label_name
 from omnidistill.errors import UserError
+from omnidistill.evaluation.distances import resampled_frechet
 from omnidistill.modalities.audio import data, metrics, render
 from omnidistill.modalities.audio.files import write_audio
 from omnidistill.modalities.audio.networks import DEFAULT, music_unet
@@ -162,6 +163,10 @@ class Music(Task):
         assert isinstance(labels, Tensor)
         texture, real = self._texture
         return metrics.evaluate(x0.detach().cpu().float(), context.mask, labels, texture, real)
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        texture, real = self._texture
+        return resampled_frechet(texture.features(x0.detach().cpu().float(), context.mask), real, counts)
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture of the mels, one column a label, then wav files by Griffin-Lim."""

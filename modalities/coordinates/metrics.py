@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
+from omnidistill.evaluation.energy import off_diagonal
 from omnidistill.paths import RigidMotion
 
 BOND_TOLERANCE = 0.2
@@ -39,13 +40,23 @@ def rmsd_matrix(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return proper, mirrored
 
 
-def energy_distance(between: Tensor, within_a: Tensor, within_b: Tensor) -> float:
-    """`2 E|a - b| - E|a - a'| - E|b - b'|` (Székely and Rizzo 2013, eq. 1, V-statistic) from matrices of distances.
+def energy_distance(
+    between: Tensor, within_a: Tensor, within_b: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """Float64[r]: `2 E|a - b| - E|a - a'| - E|b - b'|` (Székely and Rizzo 2013, eq. 1) from matrices of distances.
 
-    0 for equal sets. With distances after alignment it is a statistic in use rather than a proven metric, because those
-    do not embed in a Euclidean space; it has their unit.
+    The means within a set run over different structures (the U-statistic): no bias, 0 on average for two samples of one
+    law and so a little below 0 at times. With distances after alignment it is a statistic in use rather than a proven
+    metric, because those do not embed in a Euclidean space; it has their unit.
+
+    Args:
+        counts: Long[r i], how often each structure of a is in each resample; None: r = 1, each once.
     """
-    return float(2.0 * between.mean() - within_a.mean() - within_b.mean())
+    w = torch.ones(1, len(between), dtype=torch.float64) if counts is None else counts.double()
+    v = torch.ones(1, len(within_b), dtype=torch.float64)
+    own = off_diagonal(((w @ within_a.clone().fill_diagonal_(0.0)) * w).sum(1), w, len(within_a))
+    real = off_diagonal(within_b.sum().reshape(1) - within_b.diagonal().sum(), v, len(within_b))
+    return 2.0 * (w @ between.mean(1)) / w.sum(1) - own - real
 
 
 def tm_score(x: Tensor, to: Tensor) -> Tensor:
@@ -85,12 +96,20 @@ def valid_bonds(x: Tensor, bonds: Tensor, lengths: Tensor) -> Tensor:
     return ((found - lengths).abs() < BOND_TOLERANCE).double().mean(1)
 
 
-def evaluate(x: Tensor, real: Tensor, bonds: Tensor, lengths: Tensor) -> dict[str, float]:
+def bootstrap(x: Tensor, real: Tensor, within: Tensor, counts: Tensor) -> Tensor:
+    """Float64[r]: `energy` of resamples of x, `counts: Long[r i]`; see `evaluate`."""
+    return energy_distance(rmsd_matrix(x, real)[0], rmsd_matrix(x, x)[0], within, counts)
+
+
+def evaluate(
+    x: Tensor, real: Tensor, bonds: Tensor, lengths: Tensor, within: Tensor | None = None
+) -> dict[str, float]:
     """How close the ensemble x comes to real structures of the same molecule.
 
     Args:
         x: Float[i n 3]; real: Float[j n 3], in Angstrom.
         bonds, lengths: see `valid_bonds`.
+        within: Float64[j j], `rmsd_matrix(real, real)[0]`, to compute it once.
 
     Returns:
         energy: energy distance of x and real with aligned RMSD as the distance; sees shapes, their weights, their
@@ -110,10 +129,11 @@ def evaluate(x: Tensor, real: Tensor, bonds: Tensor, lengths: Tensor) -> dict[st
         raise UserError(
             f"{broken} of {len(x)} samples hold NaN or infinite coordinates; the model has diverged"
         )
+    within = rmsd_matrix(real, real)[0] if within is None else within
     between, mirrored = rmsd_matrix(x, real)
     nearest, which = between.min(1)
     return {
-        "energy": energy_distance(between, rmsd_matrix(x, x)[0], rmsd_matrix(real, real)[0]),
+        "energy": float(energy_distance(between, rmsd_matrix(x, x)[0], within)),
         "rmsd": float(nearest.mean()),
         "coverage": float(between.min(0).values.mean()),
         "tm_score": float(tm_score(x, real[which]).mean()),

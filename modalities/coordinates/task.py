@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -77,6 +77,7 @@ class Ensemble(Task):
         self.rotations, self.scale, self.teacher_steps = rotations, float(scale), int(teacher_steps)
         self.path = edm(sigma_min, sigma_max, symmetry=RigidMotion() if align else Centred())
         self._network = dict(network or {})
+        self._within: dict[int, Tensor] = {}
         self.shape = (max(len(molecule) for molecule in self._molecules), 3)
 
     # --- data -------------------------------------------------------------------------------------------------------
@@ -143,19 +144,36 @@ class Ensemble(Task):
 
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         """Metrics of `metrics.evaluate`; where lengths differ, of each length, averaged over samples."""
+        total: dict[str, float] = {}
+        for rows, x, real, within in self._judged(x0, context):
+            molecule = self._molecule(x.shape[1])
+            found = metrics.evaluate(x, real, molecule.bonds, molecule.lengths, within)
+            for key, value in found.items():
+                total[key] = total.get(key, 0.0) + value * len(rows) / len(x0)
+        return total
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        total = torch.zeros(len(counts), dtype=torch.float64)
+        for rows, x, real, within in self._judged(x0, context):
+            drawn = counts[:, rows]
+            # A length that a resample leaves out weighs nothing in it.
+            share, energy = drawn.sum(1) / len(x0), metrics.bootstrap(x, real, within, drawn)
+            total += torch.where(share > 0, share * energy, 0.0)
+        return total
+
+    def _judged(self, x0: Tensor, context: Context) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """For each length the rows of its samples, those samples and the held-out structures in Angstrom, and the
+        aligned RMSDs among the latter, computed once."""
         if self._split is None:
             raise UserError(f"{self.name} judges samples by held-out structures; {self.data_hint}")
         frames, lengths = self._frames["held_out"]
-        total: dict[str, float] = {}
         for length, rows in self._by_length(x0, context).items():
             real = frames[lengths == length][:, :length] * self.scale
             if not len(real):
                 raise UserError(f"no held-out structure has {length} points, as {len(rows)} samples have")
-            molecule = self._molecule(length)
-            x = x0.detach().cpu()[rows, :length].double() * self.scale
-            for key, value in metrics.evaluate(x, real, molecule.bonds, molecule.lengths).items():
-                total[key] = total.get(key, 0.0) + value * len(rows) / len(x0)
-        return total
+            if length not in self._within:
+                self._within[length] = metrics.rmsd_matrix(real, real)[0]
+            yield rows, x0.detach().cpu()[rows, :length].double() * self.scale, real, self._within[length]
 
     def _by_length(self, x0: Tensor, context: Context) -> dict[int, Tensor]:
         if x0.shape[1:] != self.shape or not len(x0):

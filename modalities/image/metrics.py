@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.distances import NEIGHBOURS, frechet_distance, precision_recall
+from omnidistill.evaluation.distances import NEIGHBOURS, frechet_distance, precision_recall, resampled_frechet
 from omnidistill.modalities.image.data import ASSETS
 from omnidistill.modalities.image.networks import Classifier
 
@@ -39,6 +39,13 @@ def features_and_logits(classifier: Classifier, images: Tensor, batch: int = 100
     parts = [classifier.features(part.float()) for part in images.split(batch)]
     features = torch.cat(parts)
     return features, classifier.head(features)
+
+
+def bootstrap(features: Tensor, real_features: Tensor, counts: Tensor) -> Tensor:
+    """Float64[r]: `frechet` of resamples of the pictures behind `features: Float[n d]`, `counts: Long[r n]`."""
+    if len(features) < 2:
+        features, counts = _spread(features), counts.expand(-1, 2)
+    return resampled_frechet(features, _spread(real_features), counts)
 
 
 def evaluate(

@@ -137,6 +137,10 @@ class ImageTask(Task):
         assert isinstance(context.condition, Tensor)
         return self._judged(self.pictures(x0), context.condition.cpu(), self._real_features)
 
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        features, _ = metrics.features_and_logits(self._classifier, self.pictures(x0))
+        return metrics.bootstrap(features, self._real_features, counts)
+
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
         """Training pictures against held-out ones, as pixels: what the autoencoder loses is the generator's loss.
         Where there are no training pictures one half of the held-out ones against the other, which reads a little

@@ -59,6 +59,16 @@ class TextMetrics:
             "characters": float(lengths.double().mean()),
         }
 
+    def bits(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Float64[n] and Long[n]: the bits that all characters of each text cost, and how many there are."""
+        kept = [index for index, text in enumerate(texts) if text]
+        bits, counts = torch.zeros(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.long)
+        ids, lengths = self._characters.encode_all([texts[index] for index in kept])
+        owner = torch.repeat_interleave(torch.tensor(kept, dtype=torch.long), lengths)
+        bits.index_add_(0, owner, -self.judge.log_probs(ids, lengths) * BITS)
+        counts[kept] = lengths
+        return bits, counts
+
     def _entropy(self, texts: Sequence[str]) -> Tensor:
         ids, lengths = self._characters.encode_all(texts)
         rows = torch.repeat_interleave(torch.arange(len(texts)), lengths)

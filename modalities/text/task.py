@@ -158,6 +158,10 @@ class Text(Task):
             found["smollm2_bits_per_char"] = self._language_model.bits_per_char(texts)
         return found
 
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        bits, characters = self.metrics.bits(texts_of(x0, context.mask, self.tokens))
+        return (counts.double() @ bits) / (counts.double() @ characters.double())
+
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
         """Held-out text: the judge has read the training text."""
         if self.split is None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.distances import frechet_distance
+from omnidistill.evaluation.distances import frechet_distance, resampled_frechet
 
 CELLS = 4  # a side
 COMPONENTS = 48  # of the appearance, and as many of the motion
@@ -89,6 +89,12 @@ class Judge:
         """Float64[n f-1 2*COMPONENTS]: appearance, then motion, of every pair of neighbouring frames."""
         seen, moved = describe(clips)
         return torch.cat((self.seen(seen), self.moved(moved)), -1)
+
+    def bootstrap(self, clips: Tensor, counts: Tensor) -> Tensor:
+        """Float64[r]: `frechet` of resamples of the clips, `counts: Long[r n]`; a clip's frames go together."""
+        features = self.features(clips.clamp(-1.0, 1.0))
+        owner = torch.arange(len(clips)).repeat_interleave(features.shape[1])
+        return resampled_frechet(features.flatten(0, 1), self.real.flatten(0, 1), counts, owner)
 
     @staticmethod
     def _mean_appearance(features: Tensor) -> Tensor:

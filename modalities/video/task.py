@@ -142,6 +142,9 @@ class Clips(Task):
         labels = context.condition
         return self._judge(x0.detach().cpu().float(), labels.cpu() if isinstance(labels, Tensor) else None)
 
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        return self._judge.bootstrap(x0.detach().cpu().float(), counts)
+
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A sheet of frames, clips of all labels in turn, and a film of all clips."""
         clips, labels = x0.detach().cpu(), context.condition

@@ -142,7 +142,7 @@ CHECKS: Mapping[str, Check] = {
     "fit.updates": whole(0),
     "fit.batch": optional(whole(1)),
     "fit.lr": optional(_RATE),
-    "evaluation.samples": whole(16),
+    "evaluation.samples": whole(2),
     "evaluation.batch": whole(1),
     "evaluation.teacher_steps": several(whole(1)),
     "evaluation.seed": whole(0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import RunError, UserError
+from omnidistill.evaluation.intervals import Interval, draw, interval
 from omnidistill.random import generator
 from omnidistill.samplers import Sampler
 from omnidistill.tasks import Task
 
 Progress = Callable[[int, int], None]
+KEPT = 64
+"""Samples a point carries for rendering."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Point:
         metrics: what `task.measure` said.
         seconds_per_sample: wall time of sampling alone, over the number of samples, in batches.
         x0, context: the first samples and their contexts on the CPU, for `task.render`.
+        resampled: Float64[r], the primary metric on resamples; None where none were asked for.
+        interval: of the primary metric, see `intervals.interval`.
     """
 
     steps: int
@@ -40,6 +45,8 @@ class Point:
     seconds_per_sample: float
     x0: Tensor = field(repr=False)
     context: Context = field(repr=False)
+    resampled: Tensor | None = field(default=None, repr=False)
+    interval: Interval | None = None
 
     def record(self) -> dict[str, Any]:
         """The point as metrics.json lists it."""
@@ -48,6 +55,7 @@ class Point:
             "nfe": self.nfe,
             "metrics": dict(self.metrics),
             "seconds_per_sample": self.seconds_per_sample,
+            "interval": None if self.interval is None else list(self.interval),
         }
 
 
@@ -62,7 +70,8 @@ def quality(
     progress: Progress | None = None,
     *,
     name: str = "model",
-    keep: int = 64,
+    keep: int = KEPT,
+    resamples: int = 0,
 ) -> list[Point]:
     """The points of `denoiser`'s curve, in the order of `steps`.
 
@@ -76,6 +85,7 @@ def quality(
         progress: called as `progress(done, total)`, counted in sampler steps over all batches and step counts.
         name: what to call the model in errors, e.g. "student".
         keep: samples a point carries for rendering.
+        resamples: of the primary metric, for intervals; the same samples are drawn for every model and step count.
 
     Raises:
         UserError: a step count, `samples` or `batch` below 1.
@@ -112,12 +122,38 @@ def quality(
                 raise RunError(f"the {name} at {count} steps cost {sorted(costs)} calls in different batches")
             x0 = torch.cat(chunks)
             with _in_full(device):
-                metrics = task.measure(x0, context, generator(seed, "evaluation", "held out"))
-            _finite_metrics(metrics, f"the {name} at {_plural(count)}")
-            points.append(
-                Point(count, costs.pop(), metrics, seconds / samples, x0[:keep], context[slice(keep)])
-            )
+                metrics = task.measure(x0, context, _held_out(seed))
+                _finite_metrics(metrics, f"the {name} at {_plural(count)}")
+                found = _resampled(task, x0, context, seed, metrics, resamples)
+            kept = (x0[:keep].clone(), context[slice(keep)])
+            points.append(Point(count, costs.pop(), metrics, seconds / samples, *kept, *found))
     return points
+
+
+def baseline(task: Task, samples: int, seed: int, *, keep: int = KEPT, resamples: int = 0) -> Point | None:
+    """The inputs themselves, judged like samples made from them at no step and no call; None where inputs are none."""
+    context = task.contexts(samples, generator(seed, "evaluation", "contexts"))
+    x0 = task.baseline(context)
+    if x0 is None:
+        return None
+    metrics = task.measure(x0, context, _held_out(seed))
+    _finite_metrics(metrics, "the inputs")
+    found = _resampled(task, x0, context, seed, metrics, resamples)
+    return Point(0, 0, metrics, 0.0, x0[:keep], context[slice(keep)], *found)
+
+
+def _held_out(seed: int) -> torch.Generator:
+    return generator(seed, "evaluation", "held out")
+
+
+def _resampled(
+    task: Task, x0: Tensor, context: Context, seed: int, metrics: Mapping[str, float], resamples: int
+) -> tuple[Tensor | None, Interval | None]:
+    """The primary metric on the resamples of this seed, and its interval."""
+    if not resamples:
+        return None, None
+    values = task.bootstrap(x0, context, _held_out(seed), draw(len(x0), seed, resamples))
+    return values, interval(metrics[task.primary.name], values)
 
 
 def floor(task: Task, samples: int, seed: int) -> dict[str, float]:

@@ -3,7 +3,8 @@
     100 * (m(teacher at k) - m(student at k)) / (m(teacher at k) - m(teacher at full))
 
 0 is the teacher run at k steps, 100 the full teacher, above 100 beyond it, below 0 worse than not distilling at all.
-The ratio is the same for metrics where higher is better, for both differences change their sign.
+The ratio is the same for metrics where higher is better, for both differences change their sign. Where the teacher's
+range, the denominator, is small beside its own interval, there is no gap to close: the ratio would be noise over noise.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from omnidistill.errors import UserError
+from omnidistill.evaluation.intervals import Interval, interval
 
 SMALLEST_GAP = 0.01
 """Share of the larger of the two teacher values below which there is no gap to speak of: two evaluations of one model
 on a few thousand samples differ by about as much, and the ratio would be noise divided by noise."""
+CLEAR = 0.5
+"""Share of its own value that the teacher's range must keep in all but one of forty resamples: then the interval of a
+gap is not ruled by its denominator. With a symmetric interval the range is at least twice as wide as half of it."""
 
 
 def gap_closed(better: str, teacher: float, student: float, full: float) -> float | None:
@@ -40,30 +47,71 @@ def gap_closed(better: str, teacher: float, student: float, full: float) -> floa
 
 def gaps_closed(
     primary: Mapping[str, str], teacher: Sequence[Mapping[str, Any]], student: Sequence[Mapping[str, Any]]
-) -> dict[str, float | None]:
-    """The gap closed at each step count of the student, keyed by the count as JSON wants it: `{"1": 97.2}`.
+) -> dict[str, tuple[float | None, Interval | None]]:
+    """The gap closed at each step count of the student and its interval, keyed by the count as JSON wants it:
+    `{"1": (97.2, (96.8, 97.5))}`; (None, None) where there is no gap to close.
 
     Args:
         primary: `{"name", "better"}`.
-        teacher, student: points of metrics.json. The teacher's largest step count is the full one.
+        teacher, student: points of metrics.json. The teacher's largest step count is the full one. Where all three
+            have `resampled`, their primary metric on the same resamples, the gap has an interval.
 
     Raises:
         UserError: the teacher was not evaluated at one of the student's step counts.
     """
-    name = primary["name"]
-    at = {point["steps"]: point["metrics"][name] for point in teacher}
+    at = {point["steps"]: point for point in teacher}
     missing = sorted({point["steps"] for point in student} - set(at))
     if missing:
         raise UserError(
             f"the teacher was not evaluated at {missing} steps, where the student was; evaluate it there too"
         )
-    full = max(at, default=0)
-    return {
-        str(point["steps"]): None
-        if point["steps"] == full
-        else gap_closed(primary["better"], at[point["steps"]], point["metrics"][name], at[full])
-        for point in student
-    }
+    full = at[max(at)] if at else None
+    return {str(point["steps"]): _gap(primary, at[point["steps"]], point, full) for point in student}
+
+
+def _gap(
+    primary: Mapping[str, str], teacher: Mapping[str, Any], student: Mapping[str, Any], full: Any
+) -> tuple[float | None, Interval | None]:
+    if teacher is full:
+        return None, None
+    points = (teacher, student, full)
+    few, learned, best = (point["metrics"][primary["name"]] for point in points)
+    value = gap_closed(primary["better"], few, learned, best)
+    drawn = [point.get("resampled") for point in points]
+    if value is None or any(one is None for one in drawn):
+        return value, None
+    of_few, of_learned, of_best = drawn
+    ranges = (of_few - of_best) / (few - best)
+    if interval(1.0, ranges) is None:  # too few samples to tell
+        return value, None
+    if float(torch.quantile(ranges[ranges.isfinite()], 0.025)) < CLEAR:
+        return None, None
+    return value, interval(value, 100.0 * (of_few - of_learned) / (of_few - of_best))
+
+
+def falls(primary: Mapping[str, str], points: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The step counts `[fewer, more]` between which quality falls beyond the interval of the difference: more steps
+    against the best of all fewer. [] where it never does, or where nothing is known of intervals."""
+    found, best = [], None
+    sign = 1.0 if primary["better"] == "lower" else -1.0
+    for point in sorted(points, key=lambda point: point["steps"]):
+        if best is not None and worse(primary, point, best):
+            found.append([best["steps"], point["steps"]])
+        if best is None or sign * (point["metrics"][primary["name"]] - best["metrics"][primary["name"]]) < 0:
+            best = point
+    return found
+
+
+def worse(primary: Mapping[str, str], point: Mapping[str, Any], than: Mapping[str, Any]) -> bool:
+    """Whether `point` is worse than another by more than the interval of their difference; both on the same
+    resamples."""
+    sign = 1.0 if primary["better"] == "lower" else -1.0
+    if point.get("resampled") is None or than.get("resampled") is None:
+        return False
+    name = primary["name"]
+    difference = sign * (point["metrics"][name] - than["metrics"][name])
+    between = interval(difference, sign * (point["resampled"] - than["resampled"]))
+    return between is not None and between[0] > 0
 
 
 def best_gap(document: Mapping[str, Any], most: int = 4) -> tuple[int, float] | None:

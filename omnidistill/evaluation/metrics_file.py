@@ -1,7 +1,12 @@
-"""metrics.json, schema 1: what a run measured. Written whole or not at all, and refused when it is not one."""
+"""metrics.json, schema 2: what a run measured. Written whole or not at all, and refused when it is not one.
+
+Beside schema 1 it has `samples`, `interval` with every point, `gap_interval`, `input`, `shown`, `falls` and `warnings`;
+and energy distances are without bias. Schema 1 is still read: what it lacks is empty, and `former` says so.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -11,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from omnidistill.errors import RunError, UserError
+from omnidistill.evaluation.caveats import caveats
 from omnidistill.evaluation.curve import Point
-from omnidistill.evaluation.gap import gaps_closed
+from omnidistill.evaluation.gap import falls, gaps_closed
 from omnidistill.tasks import Task
 
-SCHEMA = 1
+SCHEMA, READ = 2, (1, 2)
 NAME = "metrics.json"
 KEYS: dict[str, type | tuple[type, ...]] = {
     "schema": int,
@@ -30,6 +36,24 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "training": dict,
     "environment": dict,
 }
+NEW: dict[str, type | tuple[type, ...]] = {
+    "samples": int,
+    "shown": list,
+    "input": (dict, type(None)),
+    "gap_interval": dict,
+    "falls": list,
+    "warnings": list,
+}
+"""Keys of schema 2 that schema 1 had not."""
+LATER: dict[str, Any] = {
+    "samples": 0,
+    "shown": [],
+    "input": None,
+    "gap_interval": {},
+    "falls": [],
+    "warnings": [],
+}
+"""What a document without them amounts to."""
 POINT: dict[str, type | tuple[type, ...]] = {
     "steps": int,
     "nfe": int,
@@ -49,28 +73,44 @@ def metrics_document(
     floor: Mapping[str, float],
     training: Mapping[str, Any],
     environment: Mapping[str, Any],
+    samples: int = 0,
+    inputs: Point | None = None,
 ) -> dict[str, Any]:
     """The document of one run, gaps closed worked out from its points.
 
     Args:
         training: `{"student_updates", "seconds", "samples_per_second", "peak_memory_mb", "calls": {role: n}}`.
+        samples: that every point was measured on.
+        inputs: the inputs themselves, where the task mends them (see `Task.baseline`).
     """
     primary = {"name": task.primary.name, "better": task.primary.better}
-    teachers = [point.record() for point in sorted(teacher, key=lambda point: point.steps)]
-    students = [point.record() for point in sorted(student, key=lambda point: point.steps)]
+    teachers = [_compared(point) for point in sorted(teacher, key=lambda point: point.steps)]
+    students = [_compared(point) for point in sorted(student, key=lambda point: point.steps)]
+    given = None if inputs is None else _compared(inputs)
+    gaps = gaps_closed(primary, teachers, students)
     return {
         "schema": SCHEMA,
         "task": task.name,
         "recipe": recipe,
         "seed": seed,
+        "samples": samples,
         "primary": primary,
+        "shown": list(task.shown),
         "floor": dict(floor),
-        "teacher": teachers,
-        "student": students,
-        "gap_closed": gaps_closed(primary, teachers, students),
+        "input": None if given is None else {key: given[key] for key in ("metrics", "interval")},
+        "teacher": [point.record() for point in sorted(teacher, key=lambda point: point.steps)],
+        "student": [point.record() for point in sorted(student, key=lambda point: point.steps)],
+        "gap_closed": {steps: value for steps, (value, _) in gaps.items()},
+        "gap_interval": {steps: None if ends is None else list(ends) for steps, (_, ends) in gaps.items()},
+        "falls": falls(primary, students),
+        "warnings": caveats(primary, teachers, students, floor, given),
         "training": dict(training),
         "environment": dict(environment),
     }
+
+
+def _compared(point: Point) -> dict[str, Any]:
+    return {**point.record(), "resampled": point.resampled}
 
 
 def write_metrics(document: Mapping[str, Any], target: str | Path) -> Path:
@@ -112,16 +152,31 @@ def read_metrics(source: str | Path) -> dict[str, Any]:
     wrong = fault(document)
     if wrong:
         raise UserError(f"{path} is no {NAME} of schema {SCHEMA}: {wrong}")
-    return dict(document)
+    return upgraded(document)
+
+
+def upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of any schema that is read with every key of this one, `schema` as it was."""
+    points = {
+        model: [{"interval": None, **point} for point in document[model]] for model in ("teacher", "student")
+    }
+    later = {key: copy.deepcopy(value) for key, value in LATER.items() if key not in document}
+    return {**document, **later, **points}
+
+
+def former(document: Mapping[str, Any]) -> bool:
+    """Whether its energy distances are of the former statistic, which reads too high near 0."""
+    return bool(document["schema"] < 2)
 
 
 def fault(document: Any) -> str | None:
-    """What keeps `document` from being schema 1, in a few words; None where nothing does."""
+    """What keeps `document` from being of a schema that is read, in a few words; None where nothing does."""
     if not isinstance(document, Mapping):
         return f"expected an object, got {type(document).__name__}"
-    if document.get("schema") != SCHEMA:
-        return f"schema is {document.get('schema')!r}"
-    wrong = _fields(document, KEYS, "")
+    schema = document.get("schema")
+    if isinstance(schema, bool) or schema not in READ:
+        return f"schema is {schema!r}"
+    wrong = _fields(document, KEYS if schema == 1 else KEYS | NEW, "")
     if wrong:
         return wrong
     primary = document["primary"]
@@ -133,13 +188,32 @@ def fault(document: Any) -> str | None:
             wrong = _fields(point, POINT, where) or _numbers(point["metrics"], f"{where}metrics")
             if wrong is None and primary["name"] not in point["metrics"]:
                 wrong = f"{where}metrics lacks the primary '{primary['name']}'"
+            wrong = wrong or _ends(point.get("interval"), f"{where}interval")
             if wrong:
                 return wrong
     lacking = [key for key in TRAINING if key not in document["training"]]
     if lacking:
         return f"training lacks {', '.join(lacking)}"
     gaps = {key: value for key, value in document["gap_closed"].items() if value is not None}
-    return _numbers(gaps, "gap_closed") or _numbers(document["floor"], "floor")
+    wrong = _numbers(gaps, "gap_closed") or _numbers(document["floor"], "floor")
+    return wrong or (_later(document) if schema > 1 else None)
+
+
+def _later(document: Mapping[str, Any]) -> str | None:
+    """The same of what schema 1 had not."""
+    for steps, ends in document["gap_interval"].items():
+        if wrong := _ends(ends, f"gap_interval['{steps}']"):
+            return wrong
+    if not all(isinstance(name, str) for name in (*document["shown"], *document["warnings"])):
+        return "shown and warnings are lists of text"
+    pairs = document["falls"]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs):
+        return f"falls is {pairs!r:.40}"
+    given = document["input"]
+    if given is None:
+        return None
+    wrong = _fields(given, {"metrics": dict}, "input.") or _numbers(given["metrics"], "input.metrics")
+    return wrong or _ends(given.get("interval"), "input.interval")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -170,6 +244,12 @@ def _refuse(constant: str) -> float:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _ends(ends: Any, where: str) -> str | None:
+    """What is wrong with an interval; None is one of which nothing is known."""
+    right = ends is None or (isinstance(ends, list) and len(ends) == 2 and all(map(_number, ends)))
+    return None if right else f"{where} is {ends!r:.40}"
 
 
 def _numbers(values: Mapping[str, Any], where: str) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import RunError, UserError
-from omnidistill.evaluation.distances import energy_distance
+from omnidistill.evaluation.energy import Energy
 from omnidistill.exact import parameters
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.mixture import Mixture
@@ -158,6 +158,7 @@ class BridgeTask(Task):
     """
 
     primary = Metric("energy", "lower")
+    _known: Energy | None = None
 
     def __init__(
         self,
@@ -207,7 +208,7 @@ class BridgeTask(Task):
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         """Against one fresh draw of x0 for each of the same y:
 
-        energy: `energy_distance` of the pairs (x0, y). conditional_mean_error: `sqrt(E|M y + c - (A y + b)|^2 / d)`
+        energy: `Energy` of the pairs (x0, y). conditional_mean_error: `sqrt(E|M y + c - (A y + b)|^2 / d)`
         with the least-squares line `M y + c` of x0 on y; it sees bias only. spread: root mean square of x0 - (A y +
         b) over its true value, 1 is right. modes_recalled, stray, weights_tv: `Mixture.modes` of the whitened
         residual.
@@ -218,18 +219,30 @@ class BridgeTask(Task):
         if not x0.isfinite().all():
             raise RunError(f"{int((~x0.isfinite()).any(1).sum())} of {len(x0)} samples are NaN or infinite")
         law = self.law
-        real, residual = law.sample(y, g), x0 - law.mean(y)
+        residual = x0 - law.mean(y)
         design = torch.cat((y, torch.ones_like(y[:, :1])), dim=1)
         # gelsd also answers where there are fewer samples than unknowns.
         bias = design @ torch.linalg.lstsq(design, residual, driver="gelsd").solution
         truth = law.variance.sum() + law.weights @ law.shifts.square().sum(1)
         modes = law.whitened().modes(law.whiten(x0, y))
         return {
-            "energy": energy_distance(torch.cat((x0, y), dim=1), torch.cat((real, y), dim=1)),
+            "energy": self._energy(y, g)(torch.cat((x0, y), dim=1)),
             "conditional_mean_error": float(bias.square().mean().sqrt()),
             "spread": float((residual.square().sum(1).mean() / truth).sqrt()),
             **{name: modes[name] for name in ("modes_recalled", "stray", "weights_tv")},
         }
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        assert context.anchor is not None
+        x0, y = x0.detach().cpu().double(), context.anchor.detach().cpu().double()
+        return self._energy(y, g).resampled(torch.cat((x0, y), dim=1), counts)
+
+    def _energy(self, y: Tensor, g: torch.Generator) -> Energy:
+        """To a fresh draw for each y, the former one where it is the same: all points of a curve have one reference."""
+        real = torch.cat((self.law.sample(y, g), y), dim=1)
+        if self._known is None or not self._known.matches(real, paired=True):
+            self._known = Energy(real, paired=True)
+        return self._known
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A scatter plot of what is left after the best guess from y, `x0 - (A y + b)`, over real residuals, and x0

@@ -143,16 +143,7 @@ class MarkovTextTask(Task):
         return ".jsonl"
 
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
-        tokens = x0.cpu()
-        if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
-            given = f"{tuple(x0.shape)} {x0.dtype}"
-            raise UserError(f"{self.name} measures token ids of shape (count, length), got {given}")
-        real = _real(tokens, context)
-        low, high = int(tokens[real].min()), int(tokens[real].max())
-        if low < 0 or high >= self.vocab:
-            raise UserError(
-                f"{self.name} has tokens 0 ... {self.vocab - 1}, got samples with {low} to {high}"
-            )
+        tokens, real = self._tokens(x0, context)
         both = real[:, 1:] & real[:, :-1]
         pairs = (tokens[:, :-1] * self.vocab + tokens[:, 1:])[both]
         bigrams = torch.bincount(pairs, minlength=self.vocab**2).double().reshape(self.vocab, self.vocab)
@@ -165,6 +156,31 @@ class MarkovTextTask(Task):
             "entropy": float(_entropy(within).mean()),
             "entropy_rate": float(_entropy(bigrams.flatten()) - _entropy(bigrams.sum(1))),
         }
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        tokens, real = self._tokens(x0, context)
+        both = real[:, 1:] & real[:, :-1]
+        pairs = (tokens[:, :-1] * self.vocab + tokens[:, 1:])[both]
+        owner = torch.arange(len(tokens)).unsqueeze(1).expand_as(both)[both]
+        true, found = self.chain.bigrams.flatten(), []
+        for row in counts.double():
+            bigrams = torch.bincount(pairs, row[owner], minlength=self.vocab**2)
+            found.append(0.5 * (bigrams / bigrams.sum().clamp_min(1.0) - true).abs().sum())
+        return torch.stack(found)
+
+    def _tokens(self, x0: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The samples and where they are real, Long and Bool[count length]; a `UserError` for anything else."""
+        tokens = x0.cpu()
+        if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
+            given = f"{tuple(x0.shape)} {x0.dtype}"
+            raise UserError(f"{self.name} measures token ids of shape (count, length), got {given}")
+        real = _real(tokens, context)
+        low, high = int(tokens[real].min()), int(tokens[real].max())
+        if low < 0 or high >= self.vocab:
+            raise UserError(
+                f"{self.name} has tokens 0 ... {self.vocab - 1}, got samples with {low} to {high}"
+            )
+        return tokens, real
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture, one row a sample and one colour a token, and the token ids, one JSON object a line."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.evaluation.intervals import mean
 from omnidistill.exact import parameters
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.render_clouds import write_clouds
@@ -206,6 +207,11 @@ class RigidCloudTask(Task):
             "mirror": float((mirrored.min(1).values < nearest).double().mean()),
             "orientation": max(float(mean.square().sum(-1).mean().sqrt()) for mean in means),
         }
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        x = self._clouds(x0, context)
+        distance = torch.stack([aligned_rmsd(shape.expand_as(x), x) for shape in self.shapes], 1)
+        return mean(distance.min(1).values, counts)
 
     def _clouds(self, x0: Tensor, context: Context) -> Tensor:
         """Float64[count n 3], without padding. `UserError` for another shape or values that are not finite."""

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+import omnidistill
 from omnidistill.configuration.compose import build, load_config
 from omnidistill.denoisers import Denoiser
-from omnidistill.evaluation.curve import Point, floor, quality
+from omnidistill.context import Context
+from omnidistill.evaluation.curve import KEPT, Point, baseline, floor, quality
 from omnidistill.evaluation.environment import environment
+from omnidistill.evaluation.intervals import RESAMPLES
 from omnidistill.evaluation.metrics_file import metrics_document, read_metrics, write_metrics
 from omnidistill.evaluation.report import write_report
+from omnidistill.evaluation.shared import Shared, digest, home
 from omnidistill.evaluation.table import print_table
 from omnidistill.progress import track
 from omnidistill.random import generator
@@ -28,33 +32,77 @@ def judge(
     cfg: DictConfig, task: Task, teacher: Denoiser, student: Denoiser, training: dict[str, Any], out: FilePath
 ) -> dict[str, Any]:
     """Evaluates both at the run's step counts, the teacher at its full steps too, in the run's precision; writes
-    metrics.json, samples and report.html and prints the table."""
+    metrics.json, samples and report.html and prints the table. A cell of a sweep takes the points of the teacher that a
+    former cell has measured."""
     steps = sorted({int(s) for s in cfg.steps})
-    options = {"samples": cfg.evaluation.samples, "seed": cfg.evaluation.seed, "batch": cfg.evaluation.batch}
+    seed = cfg.evaluation.seed
+    options = {"samples": cfg.evaluation.samples, "seed": seed, "batch": cfg.evaluation.batch}
+    options["resamples"] = RESAMPLES
     full = sorted({*steps, *cfg.evaluation.teacher_steps, task.teacher_steps})
+    real = floor(task, cfg.evaluation.samples, seed)
     low = torch.autocast(setup.device_of(cfg), torch.bfloat16, enabled=cfg.precision == "bf16")
-    with low, _bar(full, options, "sampling the teacher") as progress:
-        teacher_points = quality(
-            teacher, task.sampler(), task, full, progress=progress, name="teacher", **options
-        )
+    kept, context = _kept(cfg, task, teacher, options, real, out), Context()
+    if kept.folder is not None:
+        context = task.contexts(cfg.evaluation.samples, generator(seed, "evaluation", "contexts"))
+    there, missing = kept.missing(full, context)
+    if missing:
+        with low, _bar(missing, options, "sampling the teacher") as progress:
+            made = quality(
+                teacher, task.sampler(), task, missing, progress=progress, name="teacher", **options
+            )
+        for point in made:
+            kept.write(point)
+            there[point.steps] = point
+    teacher_points = [there[count] for count in full]
     with low, _bar(steps, options, "sampling the student") as progress:
         sampler = setup.sampler_of(cfg)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)
+    inputs = baseline(task, cfg.evaluation.samples, seed, resamples=RESAMPLES)
     document = metrics_document(
         task,
         cfg.recipe.name,
         cfg.seed,
         teacher=teacher_points,
         student=student_points,
-        floor=floor(task, cfg.evaluation.samples, cfg.evaluation.seed),
+        floor=real,
         training=training,
         environment=environment(str(setup.device_of(cfg))),
+        samples=cfg.evaluation.samples,
+        inputs=inputs,
     )
     write_metrics(document, out)
-    _render(task, out / "samples", teacher_points, student_points, cfg.evaluation.seed)
+    _render(task, out / "samples", teacher_points, student_points, inputs, seed)
     write_report(out)
     print_table(document)
     return document
+
+
+def _kept(
+    cfg: DictConfig,
+    task: Task,
+    teacher: Denoiser,
+    options: dict[str, Any],
+    real: dict[str, float],
+    out: FilePath,
+) -> Shared:
+    """Where a sweep keeps the teacher's points; the metrics of its real data stand for the data themselves."""
+    folder = home(out)
+    if folder is None:
+        return Shared(None, "", task.primary.name)
+    sampler = task.sampler()
+    key = digest(
+        teacher,
+        task=setup.plain(cfg.task),
+        sampler=[type(sampler).__qualname__, vars(sampler)],
+        guidance=cfg.guidance,
+        precision=cfg.precision,
+        device=setup.device_of(cfg),
+        threads=torch.get_num_threads(),
+        versions=[omnidistill.__version__, torch.__version__],
+        real=real,
+        **options,
+    )
+    return Shared(folder, key, task.primary.name)
 
 
 def _render(
@@ -62,15 +110,22 @@ def _render(
     folder: FilePath,
     teacher: Sequence[Point],
     student: Sequence[Point],
+    inputs: Point | None,
     seed: int,
-    count: int = 64,
+    count: int = KEPT,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("teacher_*"), *folder.glob("student_*")]:
+    for old in [path for name in ("teacher_*", "student_*", "real*", "input*") for path in folder.glob(name)]:
         old.unlink()  # of an evaluation at other step counts; the page shows what lies here
     for name, points in (("teacher", teacher), ("student", student)):
         for point in points:
             task.render(point.x0, point.context, folder / f"{name}_{point.steps}")
+    if inputs is not None:
+        task.render(inputs.x0, inputs.context, folder / "input")
+    context = next((point.context for point in (*teacher, *student)), Context())
+    if context.reference is not None:  # the truth of the very items that the models were asked for
+        task.render(context.reference, context, folder / "real")
+        return
     real = task.batch(count, generator(seed, "evaluation", "real"), "held_out")
     if real.x0 is not None:
         task.render(real.x0, real.context, folder / "real")

@@ -47,9 +47,26 @@ def test_rmsd_ignores_pose_and_sees_handedness():
 
 def test_energy_distance_of_points_on_a_line():
     a, b = torch.tensor([0.0, 2.0]), torch.tensor([1.0])
-    between, within = (torch.cdist(p[:, None], q[:, None]) for p, q in ((a, b), (a, a)))
-    # 2 * 1 - (0 + 2 + 2 + 0) / 4 - 0
-    assert metrics.energy_distance(between, within, torch.zeros(1, 1)) == pytest.approx(1.0)
+    between, within = (torch.cdist(p[:, None], q[:, None]).double() for p, q in ((a, b), (a, a)))
+    # 2 * 1 - (2 + 2) / 2 - 0: two points on both sides of one, of which nothing says that they are another law
+    none = torch.zeros(1, 1, dtype=torch.float64)
+    assert metrics.energy_distance(between, within, none).tolist() == pytest.approx([0.0])
+    counts = torch.tensor([[1, 1], [2, 0]])
+    found = metrics.energy_distance(between, within, none, counts)
+    assert found[0] == 0.0 and found[1].isnan(), "one structure twice is no pair"
+
+
+def test_resamples_are_ensembles_of_the_drawn_structures():
+    real, x = hinge(20, 24, 0), hinge(6, 24, 1)
+    within = metrics.rmsd_matrix(real, real)[0]
+    counts = torch.tensor([[1, 1, 1, 1, 1, 1], [3, 0, 1, 2, 0, 0]])
+    found = metrics.bootstrap(x, real, within, counts)
+    assert float(found[0]) == pytest.approx(metrics.evaluate(x, real, *CHAIN)["energy"], abs=1e-9)
+    rows = torch.repeat_interleave(torch.arange(6), counts[1])
+    between, own = (metrics.rmsd_matrix(x[rows], y)[0] for y in (real, x[rows]))
+    different = rows.unsqueeze(1) != rows
+    expected = 2 * between.mean() - own[different].mean() - within.sum() / (20 * 19)
+    assert float(found[1]) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_good_ensemble_scores_better_than_its_mean_and_than_half_of_it():
@@ -62,7 +79,7 @@ def test_a_good_ensemble_scores_better_than_its_mean_and_than_half_of_it():
         for name, x in (("good", good), ("mean", mean), ("half", half))
     }
     # The mean structure is near to all of them, but it is one structure.
-    assert scores["good"]["energy"] < 0.2 * scores["half"]["energy"] < scores["mean"]["energy"]
+    assert abs(scores["good"]["energy"]) < 0.2 * scores["half"]["energy"] < scores["mean"]["energy"]
     assert scores["good"]["coverage"] < 0.5 * scores["mean"]["coverage"]
     assert scores["good"]["gyration"] < 0.5 * scores["half"]["gyration"]
 
@@ -73,7 +90,7 @@ def test_mirror_images_are_counted_and_cost_energy():
     x[:10] = -x[:10]
     found, clean = metrics.evaluate(x, real, *CHAIN), metrics.evaluate(hinge(40, 24, 1), real, *CHAIN)
     assert found["mirror"] == 0.25 and clean["mirror"] == 0.0
-    assert found["energy"] > 10 * clean["energy"]
+    assert found["energy"] > 10 * abs(clean["energy"])
 
 
 def test_bonds_outside_the_tolerance_are_not_valid():

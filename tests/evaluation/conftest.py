@@ -14,7 +14,7 @@ from omnidistill.exact import GaussianMixtureTask
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 
-SAMPLES, SEED = 256, 3
+SAMPLES, SEED = 1000, 3
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +38,10 @@ def write_run(
     folder: Path, task: GaussianMixtureTask, student: NetworkDenoiser, recipe: str = "dmd2"
 ) -> Path:
     """What `distill` leaves in a folder, but for weights and page."""
-    teacher = quality(task.exact_teacher(), task.sampler(), task, (1, 2, 4, 16), SAMPLES, SEED, batch=100)
-    learned = quality(student, FewStep(), task, (1, 4), SAMPLES, SEED, batch=100)
+    teacher = quality(
+        task.exact_teacher(), task.sampler(), task, (1, 2, 4, 16), SAMPLES, SEED, batch=400, resamples=100
+    )
+    learned = quality(student, FewStep(), task, (1, 4), SAMPLES, SEED, batch=400, resamples=100)
     updates, rows = 30, []
     g = generator(SEED, "log")
     for update in range(1, updates + 1):
@@ -89,6 +91,7 @@ def write_run(
             "calls": {"teacher": updates, "student": 2 * updates, "fake_score": 6 * updates},
         },
         environment=environment(),
+        samples=SAMPLES,
     )
     write_metrics(document, folder)
     return folder

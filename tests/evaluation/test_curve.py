@@ -31,10 +31,10 @@ def test_nfe_is_what_the_sampler_asked_for(labelled, sampler, calls, guided) -> 
 
 def test_more_steps_bring_the_exact_teacher_to_the_floor(task) -> None:
     points = quality(task.exact_teacher(), task.sampler(), task, (1, 4, 32), samples=2000, seed=1)
-    real = floor(task, 2000, seed=1)["energy"]
     energies = [point.metrics["energy"] for point in points]
-    assert energies[0] > 3 * energies[1] > 6 * energies[2]
-    assert energies[2] < 2.5 * real
+    assert energies[0] > 3 * energies[1] > 6 * abs(energies[2])
+    real = floor(task, 2000, seed=1)["energy"]
+    assert abs(real) < 0.05 and abs(energies[2]) < 0.05, "both scatter about 0"
     assert all(point.seconds_per_sample > 0 for point in points)
     assert points[2].seconds_per_sample > points[0].seconds_per_sample
 

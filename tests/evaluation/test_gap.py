@@ -1,9 +1,12 @@
 """Gap closed against figures worked out by hand."""
 
 import pytest
+import torch
+from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.gap import gap_closed, gaps_closed
+from omnidistill.evaluation.caveats import caveats
+from omnidistill.evaluation.gap import falls, gap_closed, gaps_closed
 
 
 @pytest.mark.parametrize(
@@ -52,10 +55,71 @@ def test_each_step_count_has_its_own_baseline_and_full_has_none() -> None:
     teacher = [point(1, 10.0), point(4, 4.0), point(64, 2.0)]
     student = [point(1, 4.0), point(4, 3.0), point(64, 1.0)]
     gaps = gaps_closed({"name": "fid", "better": "lower"}, teacher, student)
-    assert gaps == {"1": pytest.approx(75.0), "4": pytest.approx(50.0), "64": None}
+    assert {steps: gap for steps, (gap, _) in gaps.items()} == {
+        "1": pytest.approx(75.0),
+        "4": pytest.approx(50.0),
+        "64": None,
+    }
 
 
 def test_a_student_without_its_baseline_is_refused() -> None:
     teacher = [{"steps": 64, "metrics": {"fid": 2.0}}]
     with pytest.raises(UserError, match=r"\[1\]"):
         gaps_closed({"name": "fid", "better": "lower"}, teacher, [{"steps": 1, "metrics": {"fid": 4.0}}])
+
+
+LOWER = {"name": "fid", "better": "lower"}
+
+
+def noise(key: int, std: float) -> Tensor:
+    drawn = torch.randn(200, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
+    return std * (drawn - drawn.mean()) / drawn.std()
+
+
+def measured(steps: int, value: float, std: float = 0.1, common: float = 0.0) -> dict[str, object]:
+    """A point whose resamples have a part of their own and one in common with all others."""
+    return {
+        "steps": steps,
+        "metrics": {"fid": value},
+        "resampled": value + noise(steps + int(1000 * value), std) + noise(0, common),
+    }
+
+
+def test_a_gap_has_an_interval_from_the_resamples_that_all_three_share() -> None:
+    teacher, full = measured(1, 11.0), measured(64, 1.0)
+    student = measured(1, 3.0)
+    ((gap, ends),) = gaps_closed(LOWER, [teacher, full], [student]).values()
+    assert gap == pytest.approx(80.0)
+    # d gap = 100 (dS / 10, 0.2 dT / 10, 0.8 dF / 10): independent parts of 0.1 each.
+    assert ends[1] - ends[0] == pytest.approx(2 * 1.96 * (1 + 0.04 + 0.64) ** 0.5, rel=0.2)
+    noisy = [measured(1, 11.0, common=5.0), measured(64, 1.0, common=5.0)]
+    (again,) = gaps_closed(LOWER, noisy, [measured(1, 3.0, common=5.0)]).values()
+    assert again[1] == pytest.approx(ends, abs=1e-6), "what they share does not blur it"
+
+
+def test_a_range_that_is_small_beside_its_interval_is_no_gap() -> None:
+    """Range 0.3 with an interval of +-0.28: without it a student at 2.0 would read -300 %."""
+    teacher, full, student = measured(1, 1.3), measured(64, 1.0), measured(1, 2.0)
+    assert gap_closed("lower", 1.3, 2.0, 1.0) == pytest.approx(-700 / 3)
+    assert gaps_closed(LOWER, [teacher, full], [student]) == {"1": (None, None)}
+    clear = measured(1, 1.3, std=0.01), measured(64, 1.0, std=0.01)
+    assert gaps_closed(LOWER, clear, [student])["1"][0] == pytest.approx(-700 / 3)
+
+
+def test_quality_that_falls_with_more_steps_is_found_beyond_the_interval_alone() -> None:
+    points = [measured(1, 3.0), measured(2, 2.0), measured(4, 2.1), measured(8, 2.9)]
+    assert falls(LOWER, points) == [[2, 8]], "0.1 is within it, 0.9 is not"
+    assert falls({"name": "fid", "better": "higher"}, points) == [[1, 2], [1, 4]]
+    assert falls(LOWER, [{"steps": k, "metrics": {"fid": float(k)}} for k in (1, 2)]) == []
+
+
+def test_an_untrained_teacher_and_a_student_that_harms_are_said() -> None:
+    flat = [measured(1, 5.0), measured(64, 4.95)]
+    (said,) = caveats(LOWER, flat, [], {"fid": 1.0}, None)
+    assert "64 steps is no better than at 1" in said
+    (said,) = caveats(LOWER, [measured(1, 5.0), measured(64, 4.0)], [], {"fid": 1.0}, None)
+    assert "covers only 25 % of the way" in said
+    good = [measured(1, 5.0), measured(64, 1.2)]
+    assert caveats(LOWER, good, [measured(1, 2.0)], {"fid": 1.0}, measured(0, 3.0)) == []
+    (said,) = caveats(LOWER, good, [measured(1, 2.0), measured(2, 3.5)], {"fid": 1.0}, measured(0, 3.0))
+    assert said.startswith("The student at 2 steps makes the inputs worse")

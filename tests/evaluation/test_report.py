@@ -15,7 +15,7 @@ from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.environment import cpu_model, environment
 from omnidistill.evaluation.metrics_file import read_metrics, write_metrics
 from omnidistill.evaluation.report import write_report
-from omnidistill.evaluation.table import figures, number, percent, print_table
+from omnidistill.evaluation.table import figures, gap_text, number, percent, print_table, within
 
 LOADING = {"src", "srcset", "poster", "data", "background", "xlink:href", "action"}
 
@@ -82,35 +82,88 @@ def document(run: Path) -> dict:
 # --- metrics.json -------------------------------------------------------------------------------------------------
 
 
-def test_schema_1(document: dict) -> None:
-    assert list(document) == [
-        *(
-            "schema",
-            "task",
-            "recipe",
-            "seed",
-            "primary",
-            "floor",
-            "teacher",
-            "student",
-            "gap_closed",
-            "training",
-        ),
-        "environment",
-    ]
-    assert document["schema"] == 1
+def test_schema_2(document: dict) -> None:
+    keys = "schema task recipe seed samples primary shown floor input teacher student gap_closed gap_interval falls"
+    assert list(document) == [*keys.split(), "warnings", "training", "environment"]
+    assert document["schema"] == 2 and document["samples"] == 1000 and document["input"] is None
     assert document["primary"] == {"name": "energy", "better": "lower"}
     assert [point["steps"] for point in document["teacher"]] == [1, 2, 4, 16]
     assert [point["nfe"] for point in document["teacher"]] == [1, 3, 7, 31]  # Heun
     assert [point["nfe"] for point in document["student"]] == [1, 4]
     for point in (*document["teacher"], *document["student"]):
-        assert set(point) == {"steps", "nfe", "metrics", "seconds_per_sample"}
+        assert set(point) == {"steps", "nfe", "metrics", "seconds_per_sample", "interval"}
         assert set(point["metrics"]) == set(document["floor"])
-    assert set(document["gap_closed"]) == {"1", "4"}
+        assert point["interval"][0] < point["metrics"]["energy"] < point["interval"][1]
+    assert set(document["gap_closed"]) == set(document["gap_interval"]) == {"1", "4"}
+    low, high = document["gap_interval"]["1"]
+    assert low < document["gap_closed"]["1"] < high
+    assert document["gap_closed"]["4"] is None, "0.115 of range with 0.03 to 0.14 on the resamples"
 
 
-def test_an_untrained_student_closes_no_gap_at_four_steps(document: dict) -> None:
-    assert document["gap_closed"]["4"] < 0
+def test_files_of_schema_1_are_read_and_marked(document: dict, folder: Path) -> None:
+    for key in ("samples", "shown", "input", "gap_interval", "falls", "warnings"):
+        del document[key]
+    for point in (*document["teacher"], *document["student"]):
+        del point["interval"]
+    (folder / "metrics.json").write_text(json.dumps({**document, "schema": 1}))
+    found = read_metrics(folder)
+    assert found["schema"] == 1 and found["input"] is None and found["teacher"][0]["interval"] is None
+    assert "former statistic" in Page(write_report(folder).read_text()).text
+    assert "±" not in "".join(map("".join, figures(found)[1]))
+    (folder / "metrics.json").write_text(json.dumps({**document, "schema": 2}))
+    with pytest.raises(UserError, match="samples is missing"):
+        read_metrics(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("gap_interval", {"1": [1.0]}),
+        ("gap_interval", {"1": "x"}),
+        ("falls", [[1]]),
+        ("warnings", [3]),
+        ("input", {"metrics": {"energy": "x"}}),
+        ("samples", True),
+    ],
+)
+def test_foreign_values_of_schema_2(document: dict, tmp_path: Path, key: str, value: object) -> None:
+    document[key] = value
+    (tmp_path / "metrics.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=key) as caught:
+        read_metrics(tmp_path)
+    assert_one_line(caught)
+
+
+def test_inputs_and_named_metrics_are_in_the_table_and_on_the_page(document: dict, folder: Path) -> None:
+    metrics = {**document["floor"], "energy": 0.5}
+    document.update(shown=["stray"], input={"metrics": metrics, "interval": [0.4, 0.7]})
+    write_metrics(document, folder)
+    head, rows = figures(document)
+    assert head[5] == "stray"
+    (given,) = (row for row in rows if row[0] == "input")
+    assert given[3] == "0.500 ±0.15"
+    assert "input 0.500 ±0.15" in Page(write_report(folder).read_text()).text
+
+
+def test_warnings_are_on_the_page_and_under_the_table(document: dict, folder: Path) -> None:
+    from rich.console import Console
+
+    document["warnings"] = ["The teacher <did> nothing."]
+    document["falls"] = [[1, 4]]
+    write_metrics(document, folder)
+    page = Page(write_report(folder).read_text())
+    assert "The teacher <did> nothing." in page.text
+    assert "energy gets worse from 1 to 4 steps, by more than the interval" in page.text
+    console = Console(file=io.StringIO(), width=80)
+    print_table(document, console)
+    assert "warning: The teacher <did> nothing." in console.file.getvalue()
+    document.update(warnings=[], falls=[])
+    write_metrics(document, folder)
+    assert "More steps never make the student worse" in Page(write_report(folder).read_text()).text
+
+
+def test_an_untrained_student_closes_no_gap(document: dict) -> None:
+    assert document["gap_closed"]["1"] < 0
 
 
 def test_round_trip(document: dict, tmp_path: Path) -> None:
@@ -160,6 +213,7 @@ def test_truncated(run: Path, tmp_path: Path, share: float) -> None:
         "{}",
         "3",
         '{"schema": 2}',
+        '{"schema": 3}',
         '{"schema": 1, "task": "x"}',
         '{"schema": NaN}',
         '"\\ud800"',
@@ -237,7 +291,8 @@ def test_full_teacher_and_every_baseline_are_listed(folder: Path, document: dict
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr class=.*?</tr>", source)]
     for model in ("teacher", "student"):
         expected = [
-            [model, str(p["steps"]), str(p["nfe"]), number(p["metrics"]["energy"])] for p in document[model]
+            [model, str(p["steps"]), str(p["nfe"]), within(p["metrics"]["energy"], p["interval"])]
+            for p in document[model]
         ]
         assert [row[:4] for row in rows if row[0] == model] == expected
     assert {row[1] for row in rows if row[0] == "teacher"} >= {"16", "1", "4"}
@@ -412,7 +467,7 @@ def test_the_table_in_the_terminal(document: dict, width: int) -> None:
     print_table(document, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     rows = [
-        line.replace(" %", "%").split()
+        line.replace(" %", "%").replace(" ±", "±").replace("no gap", "nogap").split()
         for line in text.splitlines()
         if re.match(r" +(teacher|student) ", line)
     ]
@@ -424,9 +479,9 @@ def test_the_table_in_the_terminal(document: dict, width: int) -> None:
     ]
     for row, whole in zip(rows, expected, strict=True):
         assert row == whole[: len(row)]  # columns are left out, cells never cut
-        assert len(row) >= 5
+        assert len(row) >= 4
     assert [row[4] for row in rows if row[0] == "student"] == [
-        f"{document['gap_closed'][k]:.1f}%".replace("-", "−") for k in ("1", "4")
+        gap_text(document, int(k)).replace(" ", "") for k in ("1", "4")
     ]
     assert f" {number(document['floor']['energy'])}" in next(x for x in text.splitlines() if "real data" in x)
     assert ("also measured:" in text) == (width < 100)

@@ -129,7 +129,7 @@ def test_full_steps_reach_the_floor_and_one_step_does_not(path: str, dim: int, s
     task = BridgeTask(dim, seed, modes, path)
     batch, teacher = task.batch(2000, generator(0), "held_out"), task.exact_teacher()
     assert batch.x0 is not None
-    floor = task.measure(batch.x0, batch.context, generator(1))
+    scatter = max(abs(task.measure(batch.x0, batch.context, generator(seed))["energy"]) for seed in (1, 2, 3))
     full, one = (
         task.measure(
             task.sampler().sample(teacher, task.like(2000), steps, batch.context, g=generator(2)).x0,
@@ -138,7 +138,7 @@ def test_full_steps_reach_the_floor_and_one_step_does_not(path: str, dim: int, s
         )
         for steps in (task.teacher_steps, 1)
     )
-    assert full["energy"] < 1.6 * floor["energy"] < 0.5 * one["energy"]
+    assert abs(full["energy"]) < 1.6 * scatter < 0.3 * one["energy"]
     assert full["modes_recalled"] == 1.0 and full["stray"] < 0.01 and full["weights_tv"] < 0.06
     assert full["spread"] == pytest.approx(1.0, abs=0.06) and one["spread"] < 0.6
     assert one["stray"] > 0.5
@@ -171,14 +171,14 @@ def test_each_metric_sees_its_own_failure() -> None:
     assert good["modes_recalled"] == 1.0 and good["stray"] < 0.01 and good["weights_tv"] < 0.05
     mean = score(task.law.mean(y))
     assert mean["conditional_mean_error"] < 1e-9 and mean["spread"] < 1e-9, "the conditional mean is unbiased"
-    assert mean["stray"] == 1.0 and mean["energy"] > 4 * good["energy"]
+    assert mean["stray"] == 1.0 and mean["energy"] > 4 * abs(good["energy"])
     shifted = score(x0 + 0.2)
     assert shifted["conditional_mean_error"] == pytest.approx(0.2, abs=0.05)
-    assert shifted["energy"] > 2 * good["energy"]
+    assert shifted["energy"] > 4 * abs(good["energy"])
     one_mode = task.law.mean(y) + task.law.shifts[0]
     assert score(one_mode)["modes_recalled"] == 0.5
     unpaired = score(x0.roll(1, 0))
-    assert unpaired["energy"] > 3 * good["energy"], "right samples for the wrong anchors"
+    assert unpaired["energy"] > 3 * abs(good["energy"]), "right samples for the wrong anchors"
 
 
 def test_a_large_shared_error_is_not_hidden_by_few_samples() -> None:
@@ -216,7 +216,7 @@ def test_untrained_student_scores_badly_and_reads_the_anchor(path: str) -> None:
     sample = FewStep().sample(student, task.like(1000), 1, batch.context, g=generator(1)).x0
     floor = task.measure(batch.x0, batch.context, generator(2))
     untrained = task.measure(sample, batch.context, generator(2))
-    assert untrained["energy"] > 4 * floor["energy"] and untrained["stray"] > 0.8
+    assert untrained["energy"] > 4 * abs(floor["energy"]) and untrained["stray"] > 0.8
     torch.nn.init.normal_(student.network.last.weight, generator=generator(0))  # type: ignore[union-attr, arg-type]
     other = Context(anchor=batch.context.anchor.flip(0))
     x = task.path.prior(task.like(1000), batch.context, g=generator(3))

@@ -41,7 +41,7 @@ def test_writes_what_the_design_pins(run: Path) -> None:
 
 def test_metrics_list_the_teacher_at_full_steps_and_at_the_students(run: Path) -> None:
     document = json.loads((run / "metrics.json").read_text())
-    assert document["schema"] == 1 and document["recipe"] == "dmd2" and document["task"] == "exact/gaussian_mixture"
+    assert document["schema"] == 2 and document["recipe"] == "dmd2" and document["task"] == "exact/gaussian_mixture"
     assert [p["steps"] for p in document["teacher"]] == [1, 2, 16]
     assert [p["nfe"] for p in document["teacher"]] == [1, 3, 31]  # Heun: two calls a step but the last
     assert [(p["steps"], p["nfe"]) for p in document["student"]] == [(1, 1), (2, 2)]

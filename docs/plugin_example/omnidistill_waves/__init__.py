@@ -7,7 +7,7 @@ import torch
 
 from omnidistill import paths
 from omnidistill.context import Batch
-from omnidistill.evaluation.distances import energy_distance
+from omnidistill.evaluation.energy import energy_distance
 from omnidistill.exact import MLP
 from omnidistill.random import generator
 from omnidistill.tasks import Metric, Task

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.distances import frechet_distance
+from omnidistill.evaluation.distances import frechet_distance, resampled_frechet
 from omnidistill.modalities.audio.files import resample
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
 
@@ -85,6 +85,18 @@ def log_mel_patches(wave: Tensor) -> Tensor:
     mel = log_mel(wave, SIGNATURE).T  # Float[frames 40]
     usable = len(mel) // PATCH * PATCH
     return mel[:usable].reshape(-1, PATCH * mel.shape[1])
+
+
+def bootstrap(
+    estimates: Sequence[Tensor], clean: Sequence[Tensor], counts: Tensor, *, rate: int = RATE
+) -> Tensor:
+    """Float64[r]: `frechet` of resamples of the pairs, `counts: Long[r n]`; the patches of a recording go together."""
+    patches, owners = [], []
+    for waves in (estimates, clean):
+        found = [log_mel_patches(resample(wave, rate, RATE)) for wave in waves]
+        patches.append(torch.cat(found))
+        owners.append(torch.repeat_interleave(torch.arange(len(found)), torch.tensor([*map(len, found)])))
+    return resampled_frechet(*patches, counts, *owners)
 
 
 def evaluate(

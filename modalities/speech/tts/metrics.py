@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.evaluation.distances import frechet_distance
+from omnidistill.evaluation.distances import frechet_distance, resampled_frechet
 
 PATCH, STRIDE = 8, 4  # frames; 128 ms every 64 ms at 16 kHz
 COMPONENTS = 64
@@ -94,6 +94,13 @@ def texture(mels: Sequence[Tensor], real: Sequence[Tensor]) -> float:
         return float(torch.cat(steps).mean())
 
     return roughness(mels) / roughness(real)
+
+
+def bootstrap(mels: Sequence[Tensor], real_features: Tensor, space: PatchSpace, counts: Tensor) -> Tensor:
+    """Float64[r]: `frechet` of resamples of the mels, `counts: Long[r n]`; the patches of a mel go together."""
+    rows = torch.tensor([max(0, (mel.shape[1] - PATCH) // STRIDE + 1) for mel in mels])
+    owner = torch.repeat_interleave(torch.arange(len(mels)), rows)
+    return resampled_frechet(space(mels), real_features, counts, owner)
 
 
 def frechet(mels: Sequence[Tensor], real_features: Tensor, space: PatchSpace) -> float:

@@ -205,6 +205,9 @@ class TextToSpeech(Task):
         found["audio_seconds"] = sum(mel.shape[1] for mel in made) / len(made) * self.signature.seconds
         return found
 
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
+        return metrics.bootstrap(_cut(x0, context), self._real_features, self._space, counts)
+
     def _word_errors(self, mels: list[Tensor], texts: list[str]) -> float:
         assert self._recogniser is not None
         waves = [render.sound(self.log_mel(mel), self.signature) for mel in mels[:RECOGNISED]]

@@ -11,7 +11,7 @@ from typing import Any
 from omnidistill.evaluation.report.plots import quality_curve, scalar_curve
 from omnidistill.evaluation.report.run import Run
 from omnidistill.evaluation.report.words import duration, headline
-from omnidistill.evaluation.table import figures, metric_names, number
+from omnidistill.evaluation.table import basis, figures, metric_names, number
 
 
 def header(run: Run) -> str:
@@ -23,7 +23,8 @@ def header(run: Run) -> str:
     departures = recipe.get("departures") if isinstance(recipe, Mapping) else None
     if isinstance(departures, list) and departures:
         source += f'<p class="paper">Departs from the paper: {escape("; ".join(map(str, departures)))}.</p>'
-    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in headline(document))
+    said = [f"Warning: {line}" for line in document["warnings"]]
+    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*headline(document), *said))
     return (
         f"<header><h1>{escape(document['task'])} <span>distilled by</span> {escape(document['recipe'])}</h1>"
         f'{source}<div class="headline">{sentences}</div></header>'
@@ -74,7 +75,7 @@ def table_section(run: Run) -> str:
     )
     return (
         f'<section><h2>Figures</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div><p class="note">{note}</p></section>'
+        f'<tbody>{rows}</tbody></table></div><p class="note">{note} {escape(basis(run.metrics))}</p></section>'
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omnidistill.evaluation.table import gap_text, number
+from omnidistill.evaluation.table import number, percent, within
 
 
 def plural(steps: int) -> str:
@@ -13,29 +13,51 @@ def plural(steps: int) -> str:
 
 
 def headline(document: Mapping[str, Any]) -> list[str]:
-    """One sentence for each step count of the student, fewest steps first."""
+    """One sentence for each step count of the student, fewest steps first, and one on all of them."""
     if not document["student"]:
         return ["No student was evaluated in this run."]
-    return [_sentence(document, point) for point in sorted(document["student"], key=lambda p: p["steps"])]
+    points = sorted(document["student"], key=lambda p: p["steps"])
+    return [*(_sentence(document, point) for point in points), *_order(document, points)]
+
+
+def _order(document: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether more steps are ever worse; nothing where there is nothing to compare."""
+    if len(points) < 2 or not all(point.get("interval") for point in points):
+        return []
+    name = document["primary"]["name"]
+    if not document["falls"]:
+        return [f"More steps never make the student worse in {name} by more than the interval."]
+    listed = " and ".join(f"from {fewer} to {plural(more)}" for fewer, more in document["falls"])
+    return [f"The student's {name} gets worse {listed}, by more than the interval."]
 
 
 def _sentence(document: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     name, k = document["primary"]["name"], point["steps"]
     teacher = {p["steps"]: p["metrics"][name] for p in document["teacher"]}
-    full, value = max(teacher), point["metrics"][name]
+    full, value = max(teacher), within(point["metrics"][name], point.get("interval"))
     gap = document["gap_closed"].get(str(k))
     at = f"{plural(k).capitalize()}"
-    figures = f"{name} {number(value)}; the teacher has {number(teacher[k])} at {plural(k)}"
+    figures = f"{name} {value}; the teacher has {number(teacher[k])} at {plural(k)}"
     if k != full:
         figures += f" and {number(teacher[full])} at {full}"
+    if gap is None and k == full:
+        return f"{at}: there is no gap to close at the full teacher's own steps ({figures})."
     if gap is None:
-        return f"{at}: there is no gap to close, for the teacher is no worse here than at {plural(full)} ({figures})."
-    percent = gap_text(document, k)
+        return (
+            f"{at}: there is no gap to close, for the teacher is no worse here than at {plural(full)}, or by too "
+            f"little to tell ({figures})."
+        )
+    ends = document.get("gap_interval", {}).get(str(k))
+    closed = percent(gap)
+    if ends is not None:
+        figures = f"95 % interval {percent(ends[0])[:-2]} to {percent(ends[1])}; {figures}"
     if gap <= 0:
-        return f"{at}: the student is no better than the teacher at {plural(k)} ({percent} of the gap; {figures})."
+        return f"{at}: the student is no better than the teacher at {plural(k)} ({closed} of the gap; {figures})."
     if gap > 100:
-        return f"{at}: the student goes beyond the full teacher on this metric ({percent} of the gap; {figures})."
-    return f"{at}: the student closes {percent} of the gap between {plural(k)} and {full} of the teacher ({figures})."
+        return (
+            f"{at}: the student goes beyond the full teacher on this metric ({closed} of the gap; {figures})."
+        )
+    return f"{at}: the student closes {closed} of the gap between {plural(k)} and {full} of the teacher ({figures})."
 
 
 def duration(seconds: float) -> str:
