@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 from omnidistill import __version__
 from omnidistill.commands import Arguments, Command, commands
+from omnidistill.commands.streams import tolerant
 from omnidistill.errors import RunError, UserError, unknown
 
 # Threads that wait by spinning for long stall each other when another process wants the cores too: two trainings side
@@ -41,7 +43,11 @@ exit status: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted (th
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    with tolerant():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
     debug = "--debug" in words
     try:
         status = _run([word for word in words if word != "--debug"])
@@ -52,9 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         said = str(stop)
         return _say(f"interrupted{f': {said}; resume=true goes on from there' if said else ''}", 130)
-    except BrokenPipeError:  # `omnidistill recipes | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if debug:
             raise
@@ -62,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> int:
-    from omnidistill.runs import folders
+    from omnidistill.data.files import fault
 
     words = " ".join(str(error).split())
     if isinstance(error, UserError):
         return _say(f"error: {words}", 2)
-    if place := folders.fault(error):
+    if place := fault(error):
         return _say(f"error: {place}; choose another out or make room", 2)
     hint = "run again with --debug for the traceback"
     if isinstance(error, RunError):
@@ -76,7 +79,8 @@ def _explain(error: Exception) -> int:
 
 
 def _say(line: str, status: int) -> int:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a full disk has been said, or is what is said here
+        sys.stdout.flush()
     print(line, file=sys.stderr)
     return status
 
@@ -107,6 +111,8 @@ def parse(command: Command, words: Sequence[str]) -> Arguments:
         UserError: a flag that the command does not have, or a word where it takes key=value alone.
     """
     positional, overrides, json = [], [], False
+    if nul := next((word for word in words if "\0" in word), None):
+        raise UserError(f"{nul!r} holds a NUL, which no name can have")
     waiting = iter(words)
     for word in waiting:
         if word == "--config-dir" or word.startswith("--config-dir="):
@@ -120,13 +126,21 @@ def parse(command: Command, words: Sequence[str]) -> Arguments:
             raise unknown(
                 f"flag of {command.name}", word, ["--help", "--debug", "--config-dir", *command.flags]
             )
-        elif _OVERRIDE.fullmatch(word):
+        elif _OVERRIDE.fullmatch(word) and not (command.bare and not positional and _is_folder(word)):
             overrides.append(word)
         elif command.bare:
             positional.append(word)
         else:
             raise UserError(f"{command.name} takes key=value, got '{word}'; usage: {_usage(command)}")
     return Arguments(tuple(positional), tuple(overrides), json)
+
+
+def _is_folder(word: str) -> bool:
+    """Whether a word with `=` in it is the name of a folder that is there."""
+    try:
+        return os.path.isdir(word)
+    except ValueError:
+        return False
 
 
 def page(known: dict[str, Command]) -> str:

@@ -6,7 +6,7 @@ With a mask only real elements draw numbers, in order, so a sample and its zero-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,38 +21,70 @@ def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Gen
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _device(g: torch.Generator | None) -> torch.device | None:
+class PerSample:
+    """A generator for each sample of a batch: what is drawn for one does not depend on which others are beside it.
+
+    Takes the place of one generator in `normal`, `uniform` and `categorical`. Slower, one draw a sample, and so for
+    sampling alone; training derives one stream from each update's number.
+
+    Args:
+        generators: one for each entry of the first axis of what is drawn.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = tuple(generators)
+        self.device = self.generators[0].device
+
+    def draw(self, counts: Sequence[int], draw: Draw) -> Tensor:
+        """`counts[i]` numbers of the generator i, one after another in one vector."""
+        if len(counts) != len(self.generators):
+            raise ValueError(f"{len(self.generators)} generators for a batch of {len(counts)}")
+        return torch.cat([draw(n, g) for n, g in zip(counts, self.generators, strict=True)])
+
+
+Draw = Callable[[int, "torch.Generator | None"], Tensor]
+Source = torch.Generator | PerSample | None
+
+
+def _device(g: Source) -> torch.device | None:
     return None if g is None else g.device
 
 
-def normal(
-    like: Tensor, g: torch.Generator | None, mask: Tensor | None = None, dtype: torch.dtype | None = None
-) -> Tensor:
+def normal(like: Tensor, g: Source, mask: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Standard normal noise shaped like `like`; zero where `mask` is False."""
     dtype = dtype or (like.dtype if like.is_floating_point() else torch.float32)
-    if mask is None:
+    if mask is None and not isinstance(g, PerSample):
         return torch.randn(like.shape, generator=g, device=_device(g), dtype=dtype).to(like.device)
-    return _scatter(like, mask, g, lambda n: torch.randn(n, generator=g, device=_device(g), dtype=dtype))
+    return _drawn(like, g, mask, lambda n, g: torch.randn(n, generator=g, device=_device(g), dtype=dtype))
 
 
-def uniform(like: Tensor, g: torch.Generator | None, mask: Tensor | None = None) -> Tensor:
+def uniform(like: Tensor, g: Source, mask: Tensor | None = None) -> Tensor:
     """Uniform [0, 1) float64 numbers shaped like `like`; zero where `mask` is False."""
-    if mask is None:
+    if mask is None and not isinstance(g, PerSample):
         return torch.rand(like.shape, generator=g, device=_device(g), dtype=torch.float64).to(like.device)
-    return _scatter(
-        like, mask, g, lambda n: torch.rand(n, generator=g, device=_device(g), dtype=torch.float64)
+    return _drawn(
+        like, g, mask, lambda n, g: torch.rand(n, generator=g, device=_device(g), dtype=torch.float64)
     )
 
 
-def _scatter(like: Tensor, mask: Tensor, g: torch.Generator | None, draw: Callable[[int], Tensor]) -> Tensor:
-    real = mask.expand(like.shape)
-    # A part of a batch takes its share of the whole batch's draw (`training.parts`).
-    part = getattr(g, "under", None)
-    values = (draw(int(real.sum())) if part is None else part(like, mask, draw)).to(like.device)
+def _drawn(like: Tensor, g: Source, mask: Tensor | None, draw: Draw) -> Tensor:
+    """Numbers for the real elements, in order: of one generator, or of each sample's own."""
+    real = torch.ones_like(like, dtype=torch.bool) if mask is None else mask.expand(like.shape)
+    if isinstance(g, PerSample):
+        values = g.draw(real.flatten(1).sum(1).tolist() if like.ndim > 1 else real.long().tolist(), draw)
+    elif part := getattr(
+        g, "under", None
+    ):  # part of a batch takes its share of the whole one's (`training.parts`)
+        values = part(like, mask, lambda n: draw(n, g))
+    else:
+        values = draw(int(real.sum()), g)
+    values = values.to(like.device)
+    if mask is None:
+        return values.reshape(like.shape)
     return torch.zeros(like.shape, dtype=values.dtype, device=like.device).masked_scatter_(real, values)
 
 
-def categorical(probs: Tensor, g: torch.Generator | None, mask: Tensor | None = None) -> Tensor:
+def categorical(probs: Tensor, g: Source, mask: Tensor | None = None) -> Tensor:
     """Samples from `probs: Float[... k]` by inverse distribution function in float64.
 
     Float32 Gumbel noise truncates its tail and sharpens the distribution (Zheng et al. 2024, "Masked diffusion

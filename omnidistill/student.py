@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
+import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -19,16 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omnidistill.configuration import received, student_file
 from omnidistill.context import Condition, Context
+from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told, Windowed
 from omnidistill.denoisers.second import with_second
-from omnidistill.errors import UserError, unknown
+from omnidistill.errors import RunError, UserError, unknown
 from omnidistill.paths import Path
-from omnidistill.random import generator
+from omnidistill.random import PerSample, generator
 from omnidistill.samplers import FewStep
 from omnidistill.tasks import Task
 from omnidistill.training import adapters
+from omnidistill.training.memory import check_bytes, check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 
 SCHEMA = 1
@@ -99,19 +103,24 @@ class Student:
             condition: one label for all samples, by its number or its name, or a label (or other condition) for each;
                 drawn if not given.
             context: the whole context instead, e.g. with anchors and masks; overrides `condition`.
-            batch: samples a network call.
+            batch: samples a network call. A sample depends on the seed, its place and its context alone: the first
+                of six is the first of one, whatever the batch.
         """
         steps = self.steps if steps is None else steps
         if count < 1:
             raise UserError(f"count must be >= 1, got {count}")
+        if batch < 1:
+            raise UserError(f"batch must be >= 1, got {batch}")
+        check_bytes(4 * count * math.prod(self.shape), f"{count} samples", "ask for fewer")
         context = self.context(count, seed, condition) if context is None else context
         device = next(self.denoiser.parameters()).device
         chunks = []
-        for index, start in enumerate(range(0, count, batch)):
+        for start in range(0, count, batch):
             size = min(batch, count - start)
             part = context[slice(start, start + size)].to(device)
             like = self._like(size, device, part)
-            g = generator(seed, "sample", index, device=device)
+            # One for each sample, on the CPU: whatever is beside it and wherever it is made, a sample is the same.
+            g = PerSample([generator(seed, "sample", start + i) for i in range(size)])
             chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)
         return torch.cat(chunks)
 
@@ -237,21 +246,21 @@ def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "stud
             write_safetensors(base, folder / BASE)
     write_safetensors(tensors, folder / f"{name}.safetensors")
     document = {"schema": SCHEMA, **asdict(recipe)}
-    temporary = folder / f"{name}.json.part"
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(temporary, folder / f"{name}.json")
+    write_text(json.dumps(document, indent=1) + "\n", folder / f"{name}.json")
 
 
 def read_recipe(folder: FilePath, name: str) -> Recipe:
     path = folder / f"{name}.json"
     if not path.is_file():
         raise UserError(f"no {name}.json in {folder}; give the folder that the command wrote with out=")
+    document = received.read_json(path)
     try:
-        document = json.loads(path.read_text())
         if document.pop("schema") != SCHEMA:
             raise UserError(f"{path} has another schema than {SCHEMA}; it was written by another version")
-        return Recipe(**document)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return Recipe(**student_file.check(document))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a description of a saved model ({error})") from error
 
 
@@ -277,14 +286,31 @@ def _filled(
     return adapters.join(network, recipe.adapter, read_safetensors(place)[0], tensors, file)
 
 
+@contextmanager
+def _described_by(path: FilePath) -> Iterator[None]:
+    """What goes wrong while a model is made of somebody's description is a fault of the description."""
+    try:
+        yield
+    except (UserError, RunError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path} describes what cannot be built ({reason[:300]})") from error
+
+
 def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") -> tuple[Denoiser, Recipe]:
     """The saved denoiser on a task that is already built."""
     recipe = read_recipe(folder, name)
     check_labels(recipe, task, name)
-    network = task.network(target_time=recipe.target_time, guidance=recipe.guided)
     tensors, _ = read_safetensors(folder / f"{name}.safetensors")
-    network = _filled(network, tensors, folder, name, recipe, task)
-    return assemble(network, task.path, recipe).to(device).eval(), recipe
+
+    def network() -> nn.Module:
+        return task.network(target_time=recipe.target_time, guidance=recipe.guided)
+
+    with _described_by(folder / f"{name}.json"):
+        check_network(network, tensors if recipe.adapter is None else None)
+        made = _filled(network(), tensors, folder, name, recipe, task)
+        return assemble(made, task.path, recipe).to(device).eval(), recipe
 
 
 def load(
@@ -325,6 +351,9 @@ def load(
         return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype)
     from omnidistill.configuration.instantiation import build, trusting
 
-    task: Task = build(trusting(recipe.task, trust))
+    with _described_by(folder / "student.json"):
+        task: Task = build(trusting(recipe.task, trust))
+        if not isinstance(task, Task):
+            raise UserError(f"{folder / 'student.json'}: {recipe.task['_target_']} is no task")
     denoiser, _ = read_denoiser(folder, "student", task, device)
     return Student(denoiser, recipe.sampler(), recipe.steps, task, task.shape, task.dtype)

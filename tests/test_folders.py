@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from omnidistill.data.files import fault
 from omnidistill.errors import UserError
-from omnidistill.runs.folders import fault, prepare
+from omnidistill.runs.folders import prepare
 
 
 def test_a_folder_is_made_with_those_above(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omnidistill.commands import Arguments, Command
+from omnidistill.data.files import expanded
 from omnidistill.errors import RunError, UserError, unknown
 
 EXAMPLE = "omnidistill check ./my_plugin"
@@ -32,7 +33,7 @@ def _lines(target: str) -> Iterator[str]:
     from omnidistill.configuration import listing, plugins
     from omnidistill.testing import check_plugin
 
-    path = Path(target).expanduser()
+    path = expanded(target)
     known, tasks = plugins.points(), listing.names("task")
     if target in tasks:
         yield from _task(target)

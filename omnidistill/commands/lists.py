@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidistill.commands import Arguments, Command
+from omnidistill.data.files import expanded
 from omnidistill.errors import UserError
 
 
@@ -28,7 +29,7 @@ def _directory(arguments: Arguments) -> Path | None:
         raise UserError(f"a list takes no keys but configs=DIR, got {dotted[0]}")
     if "configs" not in given:
         return None
-    directory = Path(given["configs"]).expanduser()
+    directory = expanded(given["configs"])
     if not directory.is_dir():
         raise UserError(f"configs={directory} is no folder")
     return directory

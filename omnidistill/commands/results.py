@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnidistill.commands import Arguments, Command
@@ -85,12 +86,14 @@ def evaluate(arguments: Arguments) -> None:
     overrides = [*(f"{key}={value}" for key, value in given.items()), *dotted]
     cfg = config.load_config(folder, overrides)
     from omnidistill import runs
+    from omnidistill.runs import folders
 
     def changes(_: DictConfig) -> DictConfig:
         return cfg
 
     # With --json the table goes to stderr, so that stdout is one JSON document.
-    with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+    table = contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout)
+    with folders.opened(folder, resume=True), table:
         document = runs.evaluate(folder, changes)
     if arguments.json:
         print(json.dumps(document))
@@ -100,8 +103,10 @@ def report(arguments: Arguments) -> None:
     folder = arguments.one("folder of a run", "omnidistill report runs/first")
     if arguments.overrides:
         raise UserError(f"report takes no keys, got {arguments.overrides[0]}")
+    from omnidistill.data.files import refuse_links
     from omnidistill.evaluation.report import write_report
 
+    refuse_links(Path(folder), (".",))
     print(write_report(folder))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ DISTIL_KEYS = {
     "steps=1,2,4": "step counts to evaluate",
     **KEYS,
     "evaluation.samples=N": "samples a metric is computed from",
+    "student.steps=N": "sampler steps that the student is trained for; `steps` only says at which it is judged",
+    "student.transition=T": "how it goes from step to step: renoise, ode or ancestral",
+    "student.guidance=S": "the scale it is told when sampled, if it is trained for a range; null: none",
+    "guidance=S": "scale under which the teacher is sampled, and imitated; 1: none",
     "objective.F=W": "weight of an objective family, e.g. objective.adversarial=0.1",
     "families.F.X=V": "an option of it, e.g. families.matching.critic_updates=2",
     "task.X=V": "an option of the task, e.g. task.std=0.2",
@@ -53,10 +58,10 @@ def train(arguments: Arguments) -> None:
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("train", arguments.overrides)
-    _make(cfg, "train", arguments.overrides)
-    from omnidistill import runs
+    with _made(cfg, "train", arguments.overrides):
+        from omnidistill import runs
 
-    folder = runs.train(cfg)
+        folder = runs.train(cfg)
     print(f"teacher: {folder / 'teacher.safetensors'}")
 
 
@@ -64,29 +69,34 @@ def _distill(overrides: Sequence[str], *, again: bool = False) -> None:
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("config", overrides)
-    _make(cfg, "distill", overrides, again=again)
-    from omnidistill import runs
+    with _made(cfg, "distill", overrides, again=again):
+        from omnidistill import runs
 
-    folder = runs.distill(cfg)
+        folder = runs.distill(cfg)
     print(f"report: {folder / 'report.html'}")
 
 
-def _make(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False) -> None:
-    """Makes the run's folder and keeps the command in it, for the report page."""
+@contextlib.contextmanager
+def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False) -> Iterator[None]:
+    """Around a run: its folder, which no other process uses meanwhile, with the command in it for the report page."""
     import shlex
 
     from omnidistill.configuration import compose as config
+    from omnidistill.configuration import listing
+    from omnidistill.data.files import write_text
     from omnidistill.runs import folders
 
+    if cfg.task.get("name") == listing.OWN:
+        raise UserError("task=own is a teacher that is given from Python: omnidistill.distill(teacher, ...)")
     if cfg.get("teacher") and not Path(cfg.teacher).exists():
         raise UserError(
             f"teacher={cfg.teacher} does not exist; give the folder that `omnidistill train` made"
         )
-    folder = folders.prepare(cfg.out, resume=cfg.resume, again=again)
-    if cfg.resume and (folder / "config.yaml").exists():
-        config.check_resumable(cfg, folder)
-    (folder / "logs").mkdir(exist_ok=True)
-    (folder / "logs" / "command.txt").write_text(shlex.join(["omnidistill", command, *overrides]) + "\n")
+    with folders.opened(cfg.out, resume=cfg.resume, again=again) as folder:
+        if cfg.resume and (folder / "config.yaml").exists():
+            config.check_resumable(cfg, folder)
+        write_text(shlex.join(["omnidistill", command, *overrides]) + "\n", folder / "logs" / "command.txt")
+        yield
 
 
 COMMANDS = (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omnidistill.configuration import listing, plugins, received, settings
 from omnidistill.configuration.instantiation import TRUSTING, build
 from omnidistill.configuration.overrides import Override, last, quoted, read
-from omnidistill.data.files import write_text
+from omnidistill.data.files import expanded, write_text
 from omnidistill.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     given = [item for item in given if item.key != "configs"]
     directory = None if folder is None else _directory(folder)
     for group in ROOTS[root]:
-        _check_choice(group, last(given, group), listing.names(group, directory))
+        if (group, last(given, group)) != ("task", listing.OWN):
+            _check_choice(group, last(given, group), listing.names(group, directory))
     if root == "train" and last(given, "recipe") is not None:
         raise UserError("train makes a teacher and takes no recipe; to distil, use `omnidistill distill`")
     tuned = _tuning(root, last(given, "task") or "", last(given, "recipe"), directory)
@@ -176,7 +177,7 @@ def _unknown_key(key: str) -> UserError:
 
 
 def _directory(folder: str) -> Path:
-    directory = Path(folder).expanduser().resolve()
+    directory = expanded(folder).resolve()
     if not directory.is_dir():
         raise UserError(f"configs={folder} is no folder; it holds task/, recipe/ and tuning/ with YAML files")
     for group in ("task", "recipe", "tuning"):

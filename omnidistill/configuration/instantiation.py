@@ -50,6 +50,7 @@ def build(node: Any, **kwargs: Any) -> Any:
         return None
     plain, where, trust = _plain(node)
     _check_strings(plain, where)
+    _check_sizes(plain, where)
     for place, part in _targets(plain, where):
         if "_args_" in part:
             raise UserError(f"{place}: _args_ is not supported; name the arguments")
@@ -164,6 +165,23 @@ def _check_strings(value: Any, where: str) -> None:
             _check_strings(item, f"{where}[{index}]")
     elif isinstance(value, str) and "${" in value:
         raise UserError(f"{where}: '{value}' holds an interpolation that cannot be resolved here")
+
+
+DEEP = ("depth", "layers", "blocks", "levels")
+
+
+def _check_sizes(value: Any, where: str, network: bool = False) -> None:
+    """Sizes of a network that no machine could hold are refused before one is built."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_sizes(item, f"{where}.{key}", network or key == "network")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_sizes(item, where, network)
+    elif network and isinstance(value, int | float) and not isinstance(value, bool):
+        most = 4096 if where.endswith(DEEP) else 1 << 22
+        if not abs(value) <= most:
+            raise UserError(f"{where} must be at most {most}, got {value}")
 
 
 def _targets(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -11,11 +12,15 @@ from typing import Any
 from omnidistill.configuration import plugins
 from omnidistill.errors import UserError, unknown
 
+OWN = "own"
+"""The task of a teacher that is given from Python: no command can use it, so no list has it."""
+
 
 def names(group: str, directory: Path | None = None, *, alone: bool = False) -> list[str]:
     """The names of a group (`task`, `recipe`), sorted: the packaged ones, those of plug-ins and of the user's folder,
     or of that folder `alone`."""
-    return sorted(dict(_files(group, directory, alone)))
+    found = dict(_files(group, directory, alone))
+    return sorted(name for name in found if (group, name) != ("task", OWN))
 
 
 def recipes(directory: Path | None = None) -> list[dict[str, Any]]:
@@ -23,6 +28,8 @@ def recipes(directory: Path | None = None) -> list[dict[str, Any]]:
     listed = []
     for name, file in sorted(dict(_files("recipe", directory)).items()):
         about = _section(file, "recipe")
+        if about is None:
+            continue
         listed.append(
             {
                 "name": name,
@@ -40,6 +47,8 @@ def tasks(directory: Path | None = None) -> list[dict[str, Any]]:
     listed = []
     for name, file in sorted(dict(_files("task", directory)).items()):
         about = _section(file, "about")
+        if about is None or name == OWN:
+            continue
         modality = about.get("modality") or name.partition("/")[0]
         listed.append({"name": name, "title": about.get("title", ""), "modality": modality})
     return listed
@@ -71,8 +80,13 @@ def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversab
             yield above + entry.name.removesuffix(".yaml"), entry
 
 
-def _section(file: Traversable, key: str) -> dict[str, Any]:
-    section = _content(file).get(key)
+def _section(file: Traversable, key: str) -> dict[str, Any] | None:
+    """A section of a file that is listed among others; None, with a line on stderr, where the file is broken."""
+    try:
+        section = _content(file).get(key)
+    except UserError as error:
+        print(f"warning: {error}; it is left out", file=sys.stderr)
+        return None
     return section if isinstance(section, dict) else {}
 
 
@@ -82,6 +96,6 @@ def _content(file: Traversable) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"'{file}' is no YAML: {' '.join(str(error).split())}") from error
     return content if isinstance(content, dict) else {}

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omnidistill.configuration.settings import OPEN
+from omnidistill.data.files import expanded
 from omnidistill.errors import UserError
 
 LISTS = ("steps", "trust", "optim.betas")
@@ -72,12 +72,14 @@ def quoted(text: str) -> str:
 
 
 def _read(item: str) -> Override:
+    if "\0" in item:
+        raise UserError(f"{item!r} holds a NUL, which no name can have")
     form = _FORM.fullmatch(item)
     if form is None or (form["text"] is None and form["prefix"] != "~"):
         raise UserError(f"'{item}' is not of the form key=value")
     key, text, prefix = form["key"], (form["text"] or "").strip(), form["prefix"] or ""
     if key in PATHS and text and text != "null" and text[0] not in "'\"":
-        text = quoted(str(Path(text).expanduser()))
+        text = quoted(str(expanded(text)))
     if key in LISTS and text and text[0] not in "[$" and text != "null":
         text = f"[{text}]"
     override = Override(key, text, adds=prefix.startswith("+"), removes=prefix == "~")

@@ -12,8 +12,9 @@ Nothing is imported before it is asked for, and a plug-in that cannot be importe
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from functools import cache
-from importlib import import_module, util
+from importlib import import_module, resources, util
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +33,8 @@ def points() -> dict[str, EntryPoint]:
     """The installed entry points by name; of two with one name the first found counts."""
     found = dict(_sources)
     for point in entry_points(group=GROUP):
-        found.setdefault(point.name, point)
+        if point.pattern.match(point.value):  # else it names no module, and asking for one fails
+            found.setdefault(point.name, point)
     return dict(sorted(found.items()))
 
 
@@ -70,8 +72,9 @@ def load(name: str) -> ModuleType:
     if name not in known:
         raise unknown("plug-in", name, known)
     try:
-        return import_module(known[name].module)
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # what it prints is no part of what a command answers
+            return import_module(known[name].module)
+    except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"plug-in '{name}' ({known[name].value}) cannot be imported: {reason}") from error
 
@@ -83,12 +86,17 @@ def config_packages(module: ModuleType) -> list[str]:
         UserError: CONFIGS names something that is no importable package.
     """
     declared = getattr(module, "CONFIGS", ())
+    if not isinstance(declared, str | list | tuple):
+        raise UserError(
+            f"plug-in '{module.__name__}' has CONFIGS {declared!r:.80}, which is no name or list of them"
+        )
     names = [declared] if isinstance(declared, str) else list(declared)
     names = [str(name).removeprefix("pkg://") for name in names]
     for name in names:
         try:
             spec = util.find_spec(name)
-        except (ImportError, ValueError):
+            resources.files(name)
+        except (Exception, SystemExit):  # of whatever code its packages hold
             spec = None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"plug-in '{module.__name__}' has CONFIGS '{name}', which is no package")

@@ -37,13 +37,15 @@ def number(
     return check
 
 
-def whole(low: int) -> Check:
-    """A whole number of at least `low`; 1e4 is one."""
+def whole(low: int, high: int = 1 << 53) -> Check:
+    """A whole number of at least `low`, and at most `high`, which by default all floats can tell apart; 1e4 is one."""
 
     def check(key: str, value: Any) -> int:
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not good or value != int(value) or value < low:
             raise UserError(f"{key} must be a whole number of at least {low}, got {_shown(value)}")
+        if value > high:
+            raise UserError(f"{key} must be at most {high}, got {_shown(value)}")
         return int(value)
 
     return check
@@ -119,7 +121,7 @@ CHECKS: Mapping[str, Check] = {
     "precision": one_of("fp32", "bf16"),
     "resume": flag,
     "on_bad": one_of("stop", "skip"),
-    "threads": optional(whole(1)),
+    "threads": optional(whole(1, 1024)),
     "trust": several(text),
     "ema": optional(number(0, 1, below=True)),
     "optim.lr": _RATE,

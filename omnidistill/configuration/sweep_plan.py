@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omnidistill.configuration import listing, overrides, settings
+from omnidistill.data.files import expanded
 from omnidistill.errors import UserError, unknown
 
 OWN = "of its field"
@@ -87,7 +88,7 @@ def plan(given: Sequence[str], name: str | None = None) -> list[Wish]:
     """
     lists, rest = _sorted(given)
     folder = overrides.last(overrides.read(rest), "configs")
-    directory = None if folder is None else Path(folder).expanduser()
+    directory = None if folder is None else expanded(folder)
     file = _File() if name is None else _read(name, directory)
     rows = {task: file.task.get(task, _Row()) for task in lists.get("task", tuple(file.task))}
     recipes = lists.get("recipe", file.recipe)

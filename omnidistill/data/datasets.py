@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -24,7 +25,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from omnidistill.data.sources import SOURCES, SourceError, describe_source
+from omnidistill.configuration import received
+from omnidistill.data.files import expanded
+from omnidistill.data.sources import SOURCES, SourceError, check_source, describe_source, inside
 from omnidistill.errors import UserError, unknown
 
 
@@ -52,7 +55,7 @@ class DataSet:
 
 def cache() -> Path:
     """The folder of fetched data sets: $OMNIDISTILL_DATA, else ~/.cache/omnidistill."""
-    return Path(os.environ.get("OMNIDISTILL_DATA") or "~/.cache/omnidistill").expanduser()
+    return expanded(os.environ.get("OMNIDISTILL_DATA") or "~/.cache/omnidistill")
 
 
 def available() -> list[str]:
@@ -68,23 +71,19 @@ def describe(name: str) -> DataSet:
     import yaml
 
     if name.endswith((".yaml", ".yml")):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot read the data set description '{name}': {error.strerror}") from error
+        raw = received.read_yaml(Path(name))
     else:
         known = available()
         if name.replace("-", "_") not in known:
             raise unknown("data set", name, known)
         file = resources.files("omnidistill.configs").joinpath("data", name.replace("-", "_") + ".yaml")
-        text = file.read_text(encoding="utf-8")
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
-        raw = yaml.safe_load(text)
         raw["files"] = {file: Stored(**stored) for file, stored in raw["files"].items()}
         raw["sources"] = tuple(raw["sources"])
         found = DataSet(**raw)
         _check(found)
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"'{name}' does not describe a data set: {reason}") from error
     return found
@@ -141,14 +140,32 @@ def fetch(name: str, folder: str | Path | None = None, say: Callable[[str], None
     return target
 
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+SUM = re.compile(r"[0-9a-f]{64}")
+
+
 def _check(data: DataSet) -> None:
-    # A name with a separator would write outside the cache.
+    """What names a place or a program's argument is a plain name: the description may be anybody's."""
+    # An empty name would be the cache itself, one with a separator something outside of it.
     for name in (data.name, *data.files):
-        if Path(name).name != name or name.startswith("."):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"'{name}' is not a plain name")
+    if not all(isinstance(text, str) for text in (data.title, data.licence, data.attribution)):
+        raise ValueError("title, licence and attribution are texts")
+    if not data.files:
+        raise ValueError("it has no files")
+    for name, stored in data.files.items():
+        if type(stored.bytes) is not int or stored.bytes < 0:
+            raise ValueError(f"files.{name}.bytes is no number of bytes")
+        if not isinstance(stored.sha256, str) or not SUM.fullmatch(stored.sha256):
+            raise ValueError(f"files.{name}.sha256 is no sum")
+        if stored.pattern is not None:
+            inside(stored.pattern)
     for source in data.sources:
-        if source["kind"] not in SOURCES:
-            raise ValueError(f"source kind '{source['kind']}', known: {', '.join(SOURCES)}")
+        if not isinstance(source, Mapping) or source.get("kind") not in SOURCES:
+            kind = source.get("kind") if isinstance(source, Mapping) else source
+            raise ValueError(f"source kind '{kind}', known: {', '.join(SOURCES)}")
+        check_source(source)
 
 
 def _gather(data: DataSet, sources: tuple[Mapping[str, Any], ...], work: Path) -> str:
@@ -179,7 +196,7 @@ def tree_sum(folder: Path) -> str:
 
 
 def _tree(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 def _sum(path: Path) -> str:
@@ -200,7 +217,8 @@ def _store_tree(found: Path, folder: Path, stored: Stored) -> None:
     root, pattern = (
         (found / folder.name, "**/*") if (found / folder.name).is_dir() else (found, stored.pattern)
     )
-    files = [path for path in root.glob(pattern) if path.is_file()]
+    # Links that came with an archive lead to other people's files.
+    files = [path for path in root.glob(pattern) if path.is_file() and not path.is_symlink()]
     if not files:
         raise SourceError(f"has no {stored.pattern}")
     if (size := sum(path.stat().st_size for path in files)) != stored.bytes:

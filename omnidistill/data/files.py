@@ -7,11 +7,30 @@ a new file of this process, and `refuse_links` says no before anything is delete
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from omnidistill.errors import UserError
+
+FAULTS = {
+    errno.ENOSPC: "no space is left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+}
+"""Faults of the place, not of the run: the user can mend them by another `out` or a free disk."""
+
+
+def expanded(text: str | Path) -> Path:
+    """A path with `~` as the home of its user; where there is no such user, a name like any other."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def umask() -> int:
@@ -74,3 +93,16 @@ def _below(path: Path) -> Iterator[Path]:
     if path.is_dir() and not path.is_symlink():
         for root, folders, files in os.walk(path):  # links to folders are listed and not entered
             yield from (Path(root) / name for name in (*folders, *files))
+
+
+def fault(error: BaseException | None) -> str | None:
+    """What is wrong with the place written to, if that is what an exception or one of its causes says."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FAULTS:
+            where = f" '{error.filename}'" if error.filename else ""
+            return f"cannot write or read{where}: {FAULTS[error.errno]}"
+        for number, words in FAULTS.items():
+            if f"os error {number})" in str(error):  # as safetensors reports what its own library met
+                return f"cannot write: {words}"
+        error = error.__cause__ or error.__context__
+    return None

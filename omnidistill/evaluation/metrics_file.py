@@ -9,12 +9,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnidistill.data.files import write_text
 from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.caveats import caveats
 from omnidistill.evaluation.curve import Point
@@ -139,12 +138,14 @@ def read_metrics(source: str | Path) -> dict[str, Any]:
     """
     path = _file(source)
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no file")  # a pipe would never end
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(f"no {NAME} at {path}; a run of `omnidistill distill` writes one") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # JSON and UTF-8 errors are both ValueErrors
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are both ValueErrors
         first = str(error).splitlines()[0]
         raise UserError(
             f"{path} is truncated or no JSON ({first}); run `omnidistill evaluate` again"
@@ -219,16 +220,7 @@ def _later(document: Mapping[str, Any]) -> str | None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file beside its target and renames it, making the folder; a `UserError` where that fails."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, 0o644)  # mkstemp's files are the owner's alone; results are for sharing
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_text(text, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -14,7 +14,7 @@ from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
 from omnidistill.errors import UserError
 from omnidistill.objectives import Weighted
-from omnidistill.runs import setup
+from omnidistill.runs import folders, setup
 from omnidistill.runs.evaluate import judge
 from omnidistill.student import Recipe, save
 from omnidistill.tasks import Task
@@ -22,6 +22,9 @@ from omnidistill.training.resume import check
 
 if TYPE_CHECKING:
     from omnidistill.training.module import Distillation
+
+
+WRITTEN = ("config.yaml", "student.safetensors", "student.json", "metrics.json", "report.html")
 
 
 class Distilled(NamedTuple):
@@ -42,10 +45,12 @@ def distill(cfg: DictConfig) -> FilePath:
     setup.objective_of(cfg, task)
     if cfg.resume:
         check(out, setup.settings_of(cfg))
+    folders.say_threads(out, torch.get_num_threads(), resume=cfg.resume)
     save_config(cfg, out)
     student, recipe, module = train_student(cfg, task, teacher, out, device)
     save(student, recipe, out)
     judge(cfg, task, setup.guided(teacher, task, cfg.guidance), student, training_record(module), out)
+    folders.check_whole(out, WRITTEN)
     return out
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,6 +28,7 @@ def wait(command: Sequence[str], log: IO[str], lock: IO[str]) -> tuple[int, bool
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=(lock.fileno(),),
+            preexec_fn=with_its_parent(),
         )
         while True:
             try:
@@ -34,6 +37,25 @@ def wait(command: Sequence[str], log: IO[str], lock: IO[str]) -> tuple[int, bool
             except KeyboardInterrupt:
                 asked += 1
                 child.send_signal(signal.SIGINT if asked < 3 else signal.SIGKILL)
+
+
+def with_its_parent() -> Callable[[], None] | None:
+    """Where the system can: makes a child stop when its parent is gone, however that ended. To be run in the child.
+
+    SIGTERM and not SIGKILL, so that what the child has in hand is closed; its last checkpoint is on the disk.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    library, parent = ctypes.CDLL(None, use_errno=True), os.getpid()
+
+    def bind() -> None:
+        library.prctl(1, int(signal.SIGTERM))  # 1: PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was gone before
+            os._exit(128 + signal.SIGTERM)
+
+    return bind
 
 
 @contextmanager

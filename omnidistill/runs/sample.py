@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
 from omnidistill.runs import folders
+from omnidistill.data.files import expanded
 from omnidistill.errors import UserError
 from omnidistill.progress import track
 from omnidistill.student import load
@@ -61,9 +62,11 @@ def sample_inputs(
     Raises:
         UserError: there is no such source, `out` holds files already or is where the inputs are, or nothing was read.
     """
-    place, target = FilePath(source).expanduser().resolve(), FilePath(out).expanduser()
+    place, target = Fileexpanded(source).resolve(), expanded(out)
     if not place.exists():
         raise UserError(f"input={source} does not exist")
+    if not (place.is_dir() or place.is_file()):
+        raise UserError(f"input={source} is neither a file nor a folder; a pipe or a device may never end")
     inside = place if place.is_dir() else place.parent
     if target.resolve() == inside or (place.is_dir() and inside in target.resolve().parents):
         raise UserError(f"out={out} is where the inputs are; choose another folder")

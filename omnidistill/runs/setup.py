@@ -22,6 +22,7 @@ from omnidistill.random import generator
 from omnidistill.samplers import FewStep, deterministic
 from omnidistill.student import BASE, Recipe, assemble, described, read_denoiser
 from omnidistill.tasks import Task
+from omnidistill.training.memory import check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.adapters import Adapter, adapt, bare
 from omnidistill.training.frozen import fixed, twin
@@ -102,6 +103,7 @@ def origin_of(
     """
     if isinstance(teacher, NetworkDenoiser):
         return twin(teacher) if adapter_of(cfg) is None else twin(teacher, teacher.parameters())
+    check_network(task.network)
     torch.manual_seed(cfg.seed)  # layers draw their initial weights without a generator
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
     if cfg.fit.updates < 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from omnidistill.configuration import compose as config
-from omnidistill.runs import folders
+from omnidistill.data.files import refuse_links
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.cells import Cell, Found, Outcome
 from omnidistill.evaluation.gap import best_gap
 from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.report.words import duration, plural
-from omnidistill.runs import process
+from omnidistill.runs import folders, process
 from omnidistill.runs.board import Board
 from omnidistill.configuration.sweep_plan import Wish
 
@@ -76,6 +77,7 @@ def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False) -> Sw
             _composed(wish, recipe, out)
     folder = folders.prepare(out, resume=True, mark=cells.NAME)
     with _alone(folder) as lock:
+        refuse_links(folder, (".",))
         former = {cell.key: cell for cell in cells.read_cells(folder)}
         jobs = _resolved(wishes, folder, former)
         for job in jobs:
@@ -122,6 +124,8 @@ def _resolved(wishes: Sequence[Wish], folder: Path, former: dict[Any, Cell]) -> 
     made: list[Cell | None] = []
     for wish in wishes:
         known = former.get((wish.task, wish.column, wish.choice, wish.seed))
+        if known and known.recipe and known.recipe not in wish.choices:
+            raise UserError(f"{folder / cells.NAME} has {known}, which is none of {wish.choice}; choose another out")
         made.append(known if known and known.recipe else None)
     open_ = [wish for wish, cell in zip(wishes, made, strict=True) if cell is None]
     answers = iter(_reasons([[wish.run(recipe, folder) for recipe in wish.choices] for wish in open_]))
@@ -148,7 +152,12 @@ def _reasons(choices: Sequence[Sequence[Sequence[str]]]) -> list[list[str | None
     ]
     different = list(dict.fromkeys(asked))
     done = subprocess.run(
-        POSSIBLE, input=json.dumps(different), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        POSSIBLE,
+        input=json.dumps(different),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=process.with_its_parent(),
     )
     if done.returncode != 0:
         return [[None] for _ in choices]
@@ -176,7 +185,7 @@ def _missing(jobs: Sequence[_Job], folder: Path, retry: bool) -> list[_Job]:
 
 def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
     """One cell in its own process, and whether it was stopped: Ctrl-C reaches it, and it keeps its checkpoint."""
-    place = folder / job.cell.folder
+    place = folders.inside(folder, job.cell.folder)
     resume = (place / "config.yaml").is_file()
     if not resume and place.is_dir():
         shutil.rmtree(place)  # stopped before there was anything to go on with
@@ -205,7 +214,9 @@ def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[IO[str]]:
     """Keeps a second sweep out, also while a cell outlives the sweep that started it."""
-    with (folder / LOCK).open("w") as lock:
+    # A file rather than the folder: a cell is given it, too, and holds it for as long as it lives.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    with open(os.open(folder / LOCK, flags, 0o666), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

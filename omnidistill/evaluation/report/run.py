@@ -114,7 +114,7 @@ def find_samples(folder: Path) -> dict[tuple[str, int | None], list[Path]]:
     found: dict[tuple[str, int | None], list[Path]] = {}
     for path in sorted((folder / "samples").glob("*"), key=order):
         match = SAMPLE.fullmatch(path.stem)
-        if path.is_file() and match:
+        if path.is_file() and not path.is_symlink() and match:  # a link may lead to anything
             key = ("real", None) if match["real"] else (match["model"], int(match["steps"]))
             found.setdefault(key, []).append(path)
     return found
