@@ -45,7 +45,6 @@ def distill(cfg: DictConfig) -> FilePath:
     setup.objective_of(cfg, task)
     if cfg.resume:
         check(out, setup.settings_of(cfg))
-    folders.say_threads(out, torch.get_num_threads(), resume=cfg.resume)
     save_config(cfg, out)
     student, recipe, module = train_student(cfg, task, teacher, out, device)
     save(student, recipe, out)

@@ -6,12 +6,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from omnidistill.data.files import FAULTS, refuse_links, write_text
+from omnidistill.data.files import FAULTS, refuse_links
 from omnidistill.errors import RunError, UserError
 
 WRITTEN = (
@@ -49,22 +48,6 @@ def opened(out: str | Path, *, resume: bool = False, again: bool = False) -> Ite
             raise
         if not _there(folder) or not os.path.samestat(os.fstat(handle), os.stat(folder)):
             raise RunError(f"out={out} is gone: it was removed or replaced while the run was at work in it")
-
-
-def say_threads(folder: Path, threads: int, *, resume: bool) -> None:
-    """Keeps the number of threads of a run, and says where it goes on with another: sums over parts run in another order
-    then, and its last bits differ from those of a run never stopped."""
-    note = folder / "logs" / "threads.txt"
-    if resume and note.is_file():
-        before = note.read_text(encoding="utf-8", errors="replace").strip()
-        if before.isdecimal() and int(before) != threads:
-            print(
-                f"warning: the run began with {before} threads and goes on with {threads}, so its last bits may differ "
-                f"from those of a run never stopped; threads={before} keeps them",
-                file=sys.stderr,
-            )
-            return
-    write_text(f"{threads}\n", note)
 
 
 def check_whole(folder: Path, names: Sequence[str]) -> None:
@@ -109,7 +92,7 @@ def _content(folder: Path) -> list[str]:
     for entry in sorted(folder.iterdir()):
         nothing = entry.name == ".lock" or (entry.name.startswith(".") and entry.name.endswith((".partial", ".part")))
         if entry.name == "logs" and entry.is_dir() and not entry.is_symlink():
-            nothing = all(inner.name.removeprefix(".").startswith(("command.txt", "threads.txt")) for inner in entry.iterdir())
+            nothing = all(inner.name.removeprefix(".").startswith("command.txt") for inner in entry.iterdir())
         if not nothing:
             names.append(entry.name)
     return names

@@ -30,7 +30,6 @@ def train(cfg: DictConfig) -> FilePath:
     if cfg.resume:
         check(out, setup.settings_of(cfg))
     check_network(task.network)
-    folders.say_threads(out, torch.get_num_threads(), resume=cfg.resume)
     save_config(cfg, out)
     torch.manual_seed(cfg.seed)
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())

@@ -6,12 +6,19 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from omnidistill.data.files import replacing
-from omnidistill.errors import UserError
+from omnidistill.errors import RunError, UserError
+
+TYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
+    **{torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64"},
+}
 
 MARK, SUM = "omnidistill", "sha256"
 """Metadata of a file with a digest. One without either is somebody else's, or of before there was one; a single
@@ -21,12 +28,31 @@ damaged bit cannot take away both."""
 def write_safetensors(
     tensors: Mapping[str, Tensor], path: FilePath, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes the file whole or not at all, with the digest of its names, types, shapes, numbers and metadata."""
-    from safetensors.torch import save_file
+    """Writes the file whole or not at all, with the digest of its names, types, shapes, numbers and metadata.
 
+    The same content gives the same bytes: the library that reads the format writes metadata in any order.
+    """
     held, said = _apart(tensors), {**(metadata or {}), MARK: "1"}
-    with replacing(path) as partial:
-        save_file(held, partial, {**said, SUM: digest(held, said)})
+    header: dict[str, Any] = {"__metadata__": {**said, SUM: digest(held, said)}}
+    place = 0
+    names = sorted(held, key=lambda name: (-held[name].element_size(), name))  # all aligned without gaps
+    for name in names:
+        tensor = held[name]
+        if tensor.dtype not in TYPES:
+            raise RunError(f"'{name}' is {tensor.dtype}, which safetensors files do not hold")
+        end = place + tensor.numel() * tensor.element_size()
+        about = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        header[name], place = about, end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as partial, partial.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(_bytes(held[name]))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -35,7 +61,7 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        found.update(_bytes(tensor))
     return found.hexdigest()
 
 

@@ -3,9 +3,12 @@
 import os
 import random
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from omnidistill.errors import UserError
@@ -32,6 +35,20 @@ def test_what_is_written_is_read(tmp_path):
     assert metadata == read_metadata(path) == {"state": "{}"}
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS) and len(tensors) == len(TENSORS)
     assert os.listdir(tmp_path) == ["w.safetensors"]
+    with safe_open(path, framework="pt") as file:  # what the format's own library makes of it
+        assert all(torch.equal(file.get_tensor(name), TENSORS[name]) for name in file.keys())  # noqa: SIM118
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path):
+    code = """
+import sys, torch; from pathlib import Path
+from omnidistill.training.safetensors_file import write_safetensors
+write_safetensors({n: torch.ones(3) for n in "abc"}, Path(sys.argv[1]), {n: n for n in "xyz"})
+"""
+    files = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for file in files:
+        subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_any_single_bit_is_noticed(tmp_path):
