@@ -47,7 +47,7 @@ class Recipe:
         task: the resolved configuration of the task, or None for a model made without one.
         reading: keywords of `NetworkDenoiser`.
         target_time, guided: whether the network has the second embeddings.
-        transition, times, shift, gamma: of the few-step sampler.
+        transition, times, shift, gamma, block: of the few-step sampler.
         steps: the step count the student was trained for.
         random_tokens: share of random tokens in its initial state, None for the path's own prior.
         guidance: the scale it is told when sampling, None where it was not trained for a range.
@@ -69,9 +69,10 @@ class Recipe:
     guidance: float | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
+    block: int | None = None
 
     def sampler(self) -> FewStep:
-        return FewStep(self.transition, self.times, self.shift, self.gamma)
+        return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
 
 
 @dataclass
@@ -162,7 +163,11 @@ class Student:
     def _like(self, count: int, device: torch.device, context: Context) -> Tensor:
         if self.task is not None:
             return self.task.like(count, device, context)
-        return torch.empty((count, *self.shape), dtype=self.dtype, device=device)
+        known = context.anchor
+        if known is None and not self.dtype.is_floating_point:
+            known = context.mask  # of tokens, Bool[b n]: they may be fewer or more than in training
+        shape = (count, *self.shape) if known is None else known.shape
+        return torch.empty(shape, dtype=self.dtype, device=device)
 
     def context(self, count: int, seed: int = 0, condition: Condition | int | str = None) -> Context:
         """The contexts of `count` samples: drawn by the task, with the condition that is asked for."""

@@ -20,6 +20,7 @@ from omnidistill.data import lines
 from omnidistill.data.datasets import locate
 from omnidistill.data.folder import Contents, read_each, scan
 from omnidistill.errors import UserError
+from omnidistill.modalities.text.own_tokens import OwnTokens
 from omnidistill.modalities.text.tokens import Tokens
 
 Document = list[str]
@@ -60,7 +61,7 @@ class Stretches:
         ids = self.ids[(self.starts[rows].unsqueeze(1) + places).clamp_max(len(self.ids) - 1)]
         return torch.where(mask, ids, fill), mask
 
-    def texts(self, tokens: Tokens) -> list[str]:
+    def texts(self, tokens: Tokens | OwnTokens) -> list[str]:
         ids = self.ids.tolist()
         bounds = zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
         return [tokens.decode(ids[start : start + length]) for start, length in bounds]
@@ -163,7 +164,7 @@ def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]
     return [d for i, d in enumerate(documents) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1], held_out
 
 
-def stretches(documents: Iterable[Document], tokens: Tokens, longest: int) -> Stretches:
+def stretches(documents: Iterable[Document], tokens: Tokens | OwnTokens, longest: int) -> Stretches:
     """Documents cut into pieces of at most `longest` tokens: as many whole consecutive sentences as fit, or the about
     equal parts of a sentence that is longer, cut at spaces."""
     texts = [
@@ -194,7 +195,7 @@ def _plain(file: Path) -> bool:
     return file.suffix.lower() == ".txt"
 
 
-def _packed(sentences: Iterable[str], tokens: Tokens, longest: int) -> Iterable[str]:
+def _packed(sentences: Iterable[str], tokens: Tokens | OwnTokens, longest: int) -> Iterable[str]:
     held = ""
     for sentence in sentences:
         joined = f"{held} {sentence}".strip()
@@ -210,7 +211,7 @@ def _packed(sentences: Iterable[str], tokens: Tokens, longest: int) -> Iterable[
     yield held
 
 
-def _parts(sentence: str, tokens: Tokens, longest: int) -> list[str]:
+def _parts(sentence: str, tokens: Tokens | OwnTokens, longest: int) -> list[str]:
     words = sentence.split(" ")
     sizes = [tokens.count(word) + 1 for word in words]
     wanted = -(-sum(sizes) // longest)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.modalities.text.judge import BITS, NGrams
+from omnidistill.modalities.text.own_tokens import OwnTokens
 from omnidistill.modalities.text.tokens import Tokens
 
 
@@ -83,7 +84,7 @@ def _words(text: str) -> list[str]:
     return [word for word in stripped if word]
 
 
-def texts_of(x0: Tensor, mask: Tensor | None, tokens: Tokens) -> list[str]:
+def texts_of(x0: Tensor, mask: Tensor | None, tokens: Tokens | OwnTokens) -> list[str]:
     """x0: Long[b n]; mask: Bool[b n], True where a token is real.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby, islice
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from omnidistill.errors import UserError, unknown
 from omnidistill.modalities.text import data, render
 from omnidistill.modalities.text.metrics import TextMetrics, texts_of
 from omnidistill.modalities.text.networks import TextNetwork
+from omnidistill.modalities.text.own_tokens import OwnTokens
 from omnidistill.modalities.text.tokens import ALPHABET, Tokens
 from omnidistill.paths import MaskedPath
 from omnidistill.random import uniform
@@ -44,9 +46,12 @@ class Text(Task):
         on_bad: `stop` at a file of it that cannot be read, or `skip` it and say so.
         length: of the longest stretch, tokens.
         alphabet, merges: see `Tokens`; they are all of the tokenizer, and a saved model's configuration has them.
+        tokenizer: your own instead of `alphabet` and `merges`: a tokenizer.json, or a folder that transformers wrote;
+            see `OwnTokens`. The file must be there when teacher and student are loaded.
         schedule: of the masks, see `omnidistill.paths.schedules`.
         network: keywords of `TextNetwork`.
         teacher_steps: the teacher's full number of steps.
+        sampler: of the teacher; None: `Ancestral`. `samplers.Confidence` decodes the surest first, or block by block.
         judge: `ngram`, or `smollm2` to have that model's bits per character besides.
     """
 
@@ -68,6 +73,8 @@ class Text(Task):
         teacher_steps: int = 96,
         judge: str = "ngram",
         on_bad: str = "stop",
+        tokenizer: str | None = None,
+        sampler: Sampler | None = None,
         name: str = "text/brown",
     ) -> None:
         if length < data.SHORTEST:
@@ -76,7 +83,11 @@ class Text(Task):
             raise unknown("judge of text", judge, ("ngram", "smollm2"))
         self.name, self.folder, self.text, self.judge, self.on_bad = name, folder, text, judge, on_bad
         self.shape, self.teacher_steps = (int(length),), int(teacher_steps)
-        self.tokens = Tokens(alphabet, merges)
+        if tokenizer is not None and merges:
+            raise UserError("a tokenizer has merges of its own; give task.tokenizer or task.merges")
+        self.tokens: Tokens | OwnTokens
+        self.tokens = Tokens(alphabet, merges) if tokenizer is None else OwnTokens(tokenizer, alphabet)
+        self._sampler = sampler or Ancestral()
         self.path = MaskedPath(self.tokens.vocab, schedule)
         self._network = dict(network or {})
 
@@ -130,7 +141,7 @@ class Text(Task):
         return {"parameterisation": "logits"}
 
     def sampler(self) -> Sampler:
-        return Ancestral()
+        return self._sampler
 
     def shipped_teacher(self) -> FilePath:
         return TEACHERS / self.name.split("/")[-1]
@@ -141,7 +152,9 @@ class Text(Task):
     def metrics(self) -> TextMetrics:
         if self.split is None:
             raise UserError(f"judging {self.name} needs its text; {self.data_hint}")
-        train, held_out = (part.texts(self.tokens) for part in self.split)
+        train, held_out = (
+            [self.tokens.judged(text) for text in part.texts(self.tokens)] for part in self.split
+        )
         return TextMetrics(train, held_out, self.tokens.alphabet)
 
     @cached_property
@@ -153,7 +166,7 @@ class Text(Task):
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         """See `TextMetrics`. With `judge: smollm2` also `smollm2_bits_per_char`."""
         texts = texts_of(x0, context.mask, self.tokens)
-        found = self.metrics.measure(texts)
+        found = self.metrics.measure([self.tokens.judged(text) for text in texts])
         if self.judge == "smollm2":
             found["smollm2_bits_per_char"] = self._language_model.bits_per_char(texts)
         return found
@@ -208,7 +221,13 @@ class Text(Task):
         texts = texts_of(x0, context.mask, self.tokens)
         if context.reference is not None and context.anchor is not None:
             given = "".join(map(chr, context.reference[0].tolist()))
-            missing = x0[0][context.anchor[0].to(x0.device) == self.path.mask_id]
-            found = (self.tokens.decode([token]) for token in missing.tolist())
-            texts = ["".join(next(found) if c == GAP else c for c in given)]
+            missing = iter(x0[0][context.anchor[0].to(x0.device) == self.path.mask_id].tolist())
+            # Tokens of one gap are read together: a character may be made of several.
+            runs = (list(run) for _, run in groupby(given, lambda character: character == GAP))
+            texts = [
+                "".join(
+                    self.tokens.decode(list(islice(missing, len(run)))) if run[0] == GAP else "".join(run)
+                    for run in runs
+                )
+            ]
         return render.lines(texts, target.with_name(target.name + ".txt"))

@@ -90,6 +90,10 @@ class Tokens:
         numbers = ids.tolist() if isinstance(ids, Tensor) else ids
         return "".join(self.entries[number] for number in numbers)
 
+    def judged(self, text: str) -> str:
+        """`text` in the alphabet that it is judged in: as it is."""
+        return text
+
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self.alphabet)

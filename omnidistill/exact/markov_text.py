@@ -21,6 +21,7 @@ from omnidistill.networks.transformer import Transformer
 from omnidistill.paths import MaskedPath, Path, UniformPath
 from omnidistill.paths.base import as_time, per_sample, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior
+from omnidistill.samplers import Euler, Sampler
 from omnidistill.tasks import Metric, Task
 
 
@@ -87,7 +88,8 @@ class MarkovTextTask(Task):
         seed: of the chain, not of the samples.
         path: `masked` (the default), `uniform`, or such a path over the same tokens.
         teacher_steps: steps of the full teacher.
-        network: `width`, `depth`, `heads` of the students' transformer.
+        network: `width`, `depth`, `heads` of the students' transformer, which takes sequences of at most `length`.
+        sampler: of the teacher; None: `Euler`. `samplers.Confidence` reveals the surest tokens first.
 
     Metrics, over real (unpadded) tokens:
         bigram_tv: total variation in [0, 1] between the samples' pooled bigrams and the chain's; primary, because it
@@ -109,11 +111,12 @@ class MarkovTextTask(Task):
         path: Path | str | None = None,
         teacher_steps: int = 64,
         network: Mapping[str, int] | None = None,
+        sampler: Sampler | None = None,
         name: str = "exact/markov_text",
     ) -> None:
         self.name, self.vocab, self.seed = name, whole("vocab", vocab, 2), whole("seed", seed, 0)
         self.shape = (whole("length", length, 2),)
-        self.teacher_steps = whole("teacher_steps", teacher_steps, 1)
+        self.teacher_steps, self._sampler = whole("teacher_steps", teacher_steps, 1), sampler or Euler()
         self.title = f"A Markov chain over {self.vocab} tokens, {self.shape[0]} long"
         self.path = _path(path, self.vocab)
         self.chain = MarkovChain.random(self.vocab, self.seed)
@@ -138,6 +141,15 @@ class MarkovTextTask(Task):
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         return Context()
+
+    def like(self, count: int, device: torch.device | str = "cpu", context: Context = Context()) -> Tensor:
+        """As long as what is given, or as the mask, where there is one: a chain has no length of its own."""
+        known = context.mask if context.anchor is None else context.anchor
+        shape = (count, *self.shape) if known is None else known.shape
+        return torch.empty(shape, dtype=self.dtype, device=device)
+
+    def sampler(self) -> Sampler:
+        return self._sampler
 
     def file_suffix(self) -> str:
         return ".jsonl"

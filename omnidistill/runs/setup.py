@@ -182,6 +182,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
         times=plain(options.times),
         shift=options.shift,
         gamma=options.gamma,
+        block=options.get("block"),
         steps=options.steps,
         random_tokens=options.random_tokens,
         guidance=options.guidance,
@@ -238,7 +239,7 @@ def sampler_of(cfg: DictConfig) -> FewStep:
         raise UserError(
             f"student.times has {len(times)} entries and student.steps is {given['steps']}; give as many times as steps"
         )
-    return FewStep(given["transition"], times, given.get("shift", 1.0), given.get("gamma"))
+    return FewStep(given["transition"], times, given.get("shift", 1.0), given.get("gamma"), given.get("block"))
 
 
 def bank_of(

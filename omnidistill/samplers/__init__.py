@@ -1,11 +1,13 @@
 """Walk a grid of times with a denoiser, count every network call."""
 
 from omnidistill.samplers.base import Rollout, Sample, Sampler, Trajectory
+from omnidistill.samplers.confidence import Confidence
 from omnidistill.samplers.few_step import FewStep
 from omnidistill.samplers.solvers import Ancestral, Euler, Heun, deterministic
 
 __all__ = [
     "Ancestral",
+    "Confidence",
     "Euler",
     "FewStep",
     "Heun",

@@ -14,8 +14,9 @@ from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Rollout, Sampler, Trajectory
+from omnidistill.samplers.confidence import Confidence
 
-TRANSITIONS = ("renoise", "ode", "ancestral", "gamma")
+TRANSITIONS = ("renoise", "ode", "ancestral", "gamma", "confidence")
 KEEP = ("none", "one", "last", "all")
 
 
@@ -26,12 +27,14 @@ class FewStep(Sampler):
         transition: how to go on from a predicted x0. `renoise`: fresh noise, `x_s ~ q(x_s | x0)` (consistency
             models, Song et al. 2023, alg. 1; DMD2). `ode`: keep the own noise (DDIM; progressive distillation).
             `ancestral`: the path's own posterior, which for tokens is the only one that keeps what is resolved.
+            `confidence`: on masked tokens, the surest of the open ones stay (`samplers.confidence`).
             `gamma`: jump below s and re-noise up to it (Kim et al. 2023, CTM, alg. 1; `GaussianPath.bridge_law`).
         times: where the steps lie, from the prior's end downwards, without the 0 at the end, e.g. [1, 0.9375, 0.8333,
             0.625]. Other step counts read the same list at even distances, between two entries on a line.
             None: the path's own grid.
         shift: moves that grid towards noise (`paths.shifted`); 1 leaves it.
         gamma: of the transition `gamma`: 0 is `ode`, 1 is `renoise`.
+        block: of the transition `confidence`: tokens of a block, filled from left to right; None: all are one.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class FewStep(Sampler):
         times: Sequence[float] | None = None,
         shift: float = 1.0,
         gamma: float | None = None,
+        block: int | None = None,
     ) -> None:
         super().__init__(shift=shift)
         if transition not in TRANSITIONS:
@@ -50,6 +54,10 @@ class FewStep(Sampler):
             )
         if gamma is not None and not 0.0 <= gamma <= 1.0:
             raise UserError(f"student.gamma is a share of the noise from 0 to 1, got {gamma}")
+        if block is not None and transition != "confidence":
+            raise UserError(
+                f"student.block belongs to student.transition=confidence, got block={block} and transition={transition}"
+            )
         if times is not None:
             falls = all(a > b for a, b in itertools.pairwise(times))
             if not len(times) or not falls or not times[-1] > 0.0 or not times[0] <= 1.0:
@@ -57,6 +65,7 @@ class FewStep(Sampler):
             if shift != 1.0:
                 raise UserError(f"student.times are the times themselves; leave student.shift={shift:g} out")
         self.transition, self.gamma = transition, gamma
+        self.order = Confidence(block=block) if transition == "confidence" else None
         self.listed = None if times is None else tuple(float(t) for t in times)
 
     @property
@@ -93,6 +102,7 @@ class FewStep(Sampler):
         self,
         denoiser: Denoiser,
         x_t: Tensor,
+        belief: Posterior,
         x0: Tensor,
         t: Tensor,
         s: Tensor,
@@ -100,6 +110,8 @@ class FewStep(Sampler):
         g: torch.Generator | None,
     ) -> Tensor:
         path = denoiser.path
+        if self.order is not None:
+            return self.order.kept(path, belief, x_t, x0, t, s, context, g)
         if float(s) == 0.0:
             return x0
         if self.transition == "renoise":
@@ -129,8 +141,8 @@ class FewStep(Sampler):
         context: Context,
         g: torch.Generator | None,
     ) -> Tensor:
-        _, x0 = self._answer(denoiser, x_t, t, s, context, g)
-        return self._go_on(denoiser, x_t, x0, t, s, context, g)
+        belief, x0 = self._answer(denoiser, x_t, t, s, context, g)
+        return self._go_on(denoiser, x_t, belief, x0, t, s, context, g)
 
     def rollout(
         self,
@@ -197,7 +209,7 @@ class FewStep(Sampler):
             t, s = times[i], times[i + 1]
             with torch.set_grad_enabled(i in kept and torch.is_grad_enabled()):
                 belief, x0 = self._answer(denoiser, x, t, s, context, g)
-                x = self._go_on(denoiser, x, x0, t, s, context, g)
+                x = self._go_on(denoiser, x, belief, x0, t, s, context, g)
                 if keep == "one" and i + 1 < steps:
                     x = x.detach()  # later steps are asked as they are in sampling
             states.append(x)

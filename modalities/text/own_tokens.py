@@ -1,0 +1,106 @@
+"""A tokenizer of one's own, as Hugging Face's libraries save them, behind the few verbs that the task uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnidistill.data.folder import regular, shown
+from omnidistill.data.lines import folded
+from omnidistill.errors import UserError
+from omnidistill.modalities.text.tokens import ALPHABET, MARKER, Tokens
+
+LARGEST = 256 << 20  # bytes of a tokenizer's file
+
+
+class OwnTokens:
+    """The verbs of `Tokens` with a tokenizer that lies in a file. Text keeps its capitals and every character that the
+    tokenizer knows; special tokens are never added, and left out of what is read. The file stays where it is: teacher
+    and student name it.
+
+    Args:
+        source: a `tokenizer.json`, or a folder of transformers' `save_pretrained` (of which no code is run).
+        alphabet: characters that texts are judged in, for every tokenizer the same.
+    """
+
+    def __init__(self, source: str | Path, alphabet: str = ALPHABET) -> None:
+        self.source, self.alphabet = Path(source).expanduser(), alphabet
+        self._judged = Tokens(alphabet)
+        self.vocab = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        if self.vocab < 2:
+            raise UserError(
+                f"the tokenizer {shown(self.source)} has {self.vocab} tokens, at least 2 are needed"
+            )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise UserError(
+                "a tokenizer of your own needs the package `tokenizers` (the extra `text`)"
+            ) from error
+        file = self.source / "tokenizer.json" if self.source.is_dir() else self.source
+        if self.source.is_dir() and not file.exists():
+            return self._of_transformers()
+        regular(file, LARGEST)
+        try:
+            made = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise self._unreadable(error) from error
+        made.no_padding()
+        made.no_truncation()
+        return made
+
+    def _of_transformers(self) -> Any:
+        """A tokenizer saved as vocabulary and merges, which transformers turns into one of tokenizers'."""
+        try:
+            from transformers import AutoTokenizer
+
+            made = AutoTokenizer.from_pretrained(
+                str(self.source), local_files_only=True, trust_remote_code=False, use_fast=True
+            )
+            return made.backend_tokenizer
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> UserError:
+        reason = shown(" ".join(str(error).split()))[:160]
+        return UserError(
+            f"cannot read the tokenizer {shown(self.source)} ({reason}); give a tokenizer.json or a folder that "
+            "save_pretrained wrote"
+        )
+
+    def clean(self, text: str) -> str:
+        """Composed Unicode, white space as single spaces."""
+        return " ".join(folded(text).split())
+
+    def clean_around(self, text: str, gap: str) -> list[str]:
+        """The parts of `text` between its gaps, which keep the space beside a gap; ends are stripped."""
+        marked = MARKER.join(folded(part.replace(MARKER, " ")) for part in text.split(gap))
+        return " ".join(marked.split()).split(MARKER)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids of all texts one after another, Long[total], and how many each has, Long[texts]."""
+        found = [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        ids = torch.tensor([i for one in found for i in one], dtype=torch.long)
+        return ids, torch.tensor([len(one) for one in found], dtype=torch.long)
+
+    def count(self, text: str) -> int:
+        return len(self.encode(text))
+
+    def decode(self, ids: Tensor | Iterable[int]) -> str:
+        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        return str(self._tokenizer.decode(numbers, skip_special_tokens=True))
+
+    def judged(self, text: str) -> str:
+        """`text` in the alphabet that it is judged in."""
+        return self._judged.clean(text)
