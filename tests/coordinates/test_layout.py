@@ -93,7 +93,7 @@ def test_samples_are_judged_on_the_residues_that_references_share(gaps: Path):
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-4), key
     floor = task.floor(64, generator("floor"))
-    assert 0 < floor["energy"] < 1.0 and floor["mirror"] == 0.0
+    assert abs(floor["energy"]) < 0.1 < figures_of_noise(task) and floor["mirror"] == 0.0
 
 
 def test_structures_with_all_the_points_are_preferred_as_references():
@@ -148,3 +148,23 @@ def test_a_mask_that_no_molecule_has_is_refused(gaps: Path):
     mask[:, :5] = True
     with pytest.raises(UserError, match="no molecule of the 5 points"):
         small(gaps).measure(torch.zeros(2, 24, 3), Context(mask=mask), generator("mask"))
+
+
+def test_three_files_of_one_structure_are_trained_on_and_judged(tmp_path: Path):
+    for number in range(3):
+        write(tmp_path / f"m{number}.pdb", list(range(24)), number, count=1)
+    task = small(tmp_path)
+    batch = task.batch(16, generator("three"))
+    assert batch.x0 is not None
+    figures = task.measure(batch.x0, batch.context, generator("three"))
+    alone = task.measure(batch.x0[:1], batch.context[:1], generator("three"))
+    for found in (figures, alone, task.floor(16, generator("three"))):
+        assert all(np.isfinite(value) for value in found.values()), found
+
+
+def figures_of_noise(task: Ensemble) -> float:
+    """The energy of held-out structures with an Angstrom of noise."""
+    batch = task.batch(32, generator("noise"), "held_out")
+    assert batch.x0 is not None and batch.context.mask is not None
+    noised = (batch.x0 + 0.1 * torch.randn(batch.x0.shape, generator=generator("noise"))) * batch.context.mask
+    return task.measure(noised, batch.context, generator("noise"))["energy"]
