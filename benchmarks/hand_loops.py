@@ -165,9 +165,8 @@ class DMD2(Loop):
             layer.register_forward_hook(lambda module, inputs, out: setattr(self, "seen", out))
         self.optimizers["fake"] = self.adam(*(m for m in (self.fake, self.head) if m is not None))
 
-    def logit(self, x0: Tensor, given: tuple[Tensor, ...]) -> Tensor:
-        t = self.uniform()
-        self.fake(self.corrupt(x0, t), t, *given)
+    def logits(self) -> Tensor:
+        """Of what the critic was asked last."""
         assert self.head is not None
         return self.head(self.seen.flatten(2).mean(-1) if self.seen.ndim > 2 else self.seen)
 
@@ -179,30 +178,41 @@ class DMD2(Loop):
             x0, given = self.draw()
             with torch.no_grad():
                 made = self.generate(x0, given)
-            t = self.uniform(0.02, 0.98)
-            answer = self.ask(self.fake, self.corrupt(made, t), t, *given)
-            loss = (0.5 * _wide(t, made) ** -2 * (answer - made).square()).mean()
-            if self.head is not None:
-                loss = (
-                    loss
-                    + 1e-2 * (F.softplus(self.logit(made, given)) + F.softplus(-self.logit(x0, given))).mean()
-                )
-            self.learn("fake", loss)
+            self.learn("fake", self.critic_loss(x0, made, given))
         x0, given = self.draw()
         self.fake.requires_grad_(False)
         self.learn("student", self.student_loss(x0, given))
         self.fake.requires_grad_(True)
 
+    def critic_loss(self, x0: Tensor, made: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        """Denoising of the samples, and with a head real against fake: one call for all of it."""
+        t = self.uniform(0.02, 0.98)
+        x_t = self.corrupt(made, t)
+        if self.head is None:
+            answer = self.ask(self.fake, x_t, t, *given)
+        else:
+            late = self.uniform(0.02, 0.98)
+            both, times = torch.cat((x_t, self.corrupt(x0, late))), torch.cat((t, late))
+            twice = tuple(torch.cat((each, each)) for each in given)
+            answer = self.ask(self.fake, both, times, *twice)[: self.batch]
+        loss = (0.5 * _wide(t, made) ** -2 * (answer - made).square()).mean()
+        if self.head is None:
+            return loss
+        fake, real = self.logits().chunk(2)
+        return loss + 1e-2 * (F.softplus(fake) + F.softplus(-real)).mean()
+
     def student_loss(self, x0: Tensor, given: tuple[Tensor, ...]) -> Tensor:
         made = self.generate(x0, given)
+        t = self.uniform(0.02, 0.98)
+        x_t = self.corrupt(made, t)
         with torch.no_grad():
-            t = self.uniform(0.02, 0.98)
-            x_t = self.corrupt(made, t)
-            real, fake = (self.ask(net, x_t, t, *given) for net in (self.teacher, self.fake))
-            scale = (made - real).abs().flatten(1).mean(1).clamp_min(1e-4)
-            wanted = made - (fake - real) / _wide(scale, made)
+            real = self.ask(self.teacher, x_t, t, *given)
+        with torch.set_grad_enabled(self.head is not None):
+            fake = self.ask(self.fake, x_t, t, *given).detach()
+        scale = (made - real).abs().flatten(1).mean(1).clamp_min(1e-4).detach()
+        wanted = (made - (fake - real) / _wide(scale, made)).detach()
         loss = 0.5 * (made - wanted).square().mean()
-        return loss if self.head is None else loss + 1e-2 * F.softplus(-self.logit(made, given)).mean()
+        return loss if self.head is None else loss + 1e-2 * F.softplus(-self.logits()).mean()
 
 
 class DMD(DMD2):
