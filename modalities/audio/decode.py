@@ -71,8 +71,9 @@ def _by_av(path: Path) -> tuple[Samples, int]:
                 raise UserError(f"{shown(path)} has no audio in it")
             stream = container.streams.audio[0]
             rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-            seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-            seconds = seconds or float(container.duration or 0) / 1e6
+            seconds = float(container.duration or 0) / 1e6
+            if stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
             certain = container.format.name not in ESTIMATED or _counted(path)
             _reasonable(path, rate, channels, round(seconds * rate) if certain else 0)
             blocks = _limited(path, _frames(path, container, stream))

@@ -166,13 +166,16 @@ class Text(Task):
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         """See `TextMetrics`. With `judge: smollm2` also `smollm2_bits_per_char`."""
         texts = texts_of(x0, context.mask, self.tokens)
-        found = self.metrics.measure([self.tokens.judged(text) for text in texts])
+        found = self.metrics.measure(self._judged(x0, context))
         if self.judge == "smollm2":
             found["smollm2_bits_per_char"] = self._language_model.bits_per_char(texts)
         return found
 
+    def _judged(self, x0: Tensor, context: Context) -> list[str]:
+        return [self.tokens.judged(text) for text in texts_of(x0, context.mask, self.tokens)]
+
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
-        bits, characters = self.metrics.bits(texts_of(x0, context.mask, self.tokens))
+        bits, characters = self.metrics.bits(self._judged(x0, context))
         return (counts.double() @ bits) / (counts.double() @ characters.double())
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:

@@ -97,7 +97,12 @@ def test_the_recipes_take_the_tasks_settings(recipe: str) -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    for values, says in (({"hop": 400}, "hop"), ({"fft": 3}, "n_fft"), ({"power": 0.0}, "power")):
+    for values, says in (
+        ({"hop": 400}, "hop"),
+        ({"fft": 3}, "n_fft"),
+        ({"power": 0.0}, "power"),
+        ({"rate": "fast"}, "rate"),
+    ):
         with pytest.raises(UserError, match=says):
             Spectrogram.of(values)
     with pytest.raises(UserError, match="16000 Hz, the spectrogram at 48000"):

@@ -59,6 +59,10 @@ def test_a_task_reads_judges_and_fills_in_with_it(file, text_folder, tmp_path):
     found = task.measure(batch.x0, batch.context, generator(0))
     assert found["real_words"] == 1.0 and task.path.vocab == 320
     assert found["characters"] > 1.3 * float(batch.context.mask.sum(1).double().mean())
+    counts = torch.ones(2, 24, dtype=torch.long)
+    assert task.bootstrap(batch.x0, batch.context, generator(0), counts).tolist() == pytest.approx(
+        [found["bits_per_char"]] * 2
+    )
     line = "The OLD\u2028 __ of Zo\u0308e _!"
     (tmp_path / "a.txt").write_text(line, encoding="utf-8")
     ((name, context),) = task.inputs(tmp_path / "a.txt")

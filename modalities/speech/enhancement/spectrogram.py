@@ -53,11 +53,16 @@ class Spectrogram:
     @classmethod
     def of(cls, values: Mapping[str, Any] | None) -> Spectrogram:
         """From plain values, those not given as SGMSE+ has them at 16 kHz."""
-        names = {field.name: field.type for field in fields(cls)}
-        for name in values or {}:
+        names = {field.name: int if field.type == "int" else float for field in fields(cls)}
+        given: dict[str, Any] = {}
+        for name, value in (values or {}).items():
             if name not in names:
                 raise unknown("key of a spectrogram", str(name), names)
-        return cls(**{k: int(v) if names[k] == "int" else float(v) for k, v in (values or {}).items()})
+            try:
+                given[name] = names[name](value)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UserError(f"a spectrogram's {name} is a number, got {value!r}") from error
+        return cls(**given)
 
     @property
     def bins(self) -> int:
