@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
+from omnidistill.data.folder import regular
 from omnidistill.errors import UserError, unknown
 
 ASSETS = Path(__file__).parent / "assets"
@@ -27,6 +28,8 @@ FASHION_CLASSES = (
 )  # fmt: skip
 DIGITS_HELD_OUT = 360  # one fifth of the 1797
 DIGITS_SPLIT_SEED = 20180219
+
+LARGEST = 1 << 31  # bytes of an idx file, unpacked
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _SPLIT_FILES = {"train": "train", "test": "t10k"}
@@ -50,8 +53,13 @@ def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        regular(path, LARGEST)
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            data = file.read(LARGEST + 1)  # a few packed bytes may stand for any number of them
+        if len(data) > LARGEST:
+            raise UserError(f"the idx file {path} unpacks to more than {LARGEST >> 20} MiB")
     except OSError as error:  # BadGzipFile too
         raise UserError(f"cannot read the idx file {path}: {error.strerror or error}") from error
     except (EOFError, zlib.error) as error:

@@ -279,3 +279,15 @@ def test_unknown_names_get_near_matches():
     assert datasets.describe("fashion-mnist").licence == "MIT"
     with pytest.raises(UserError, match="unknown data set 'fashon_mnist'; did you mean fashion_mnist"):
         datasets.describe("fashon_mnist")
+
+
+def test_packed_bombs_and_fifos_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.setattr(data, "LARGEST", 1 << 20)
+    (tmp_path / "bomb").write_bytes(gzip.compress(bytes(1 << 22)))
+    with pytest.raises(UserError, match="bomb unpacks to more than 1 MiB"):
+        data.read_idx(tmp_path / "bomb")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a fifo"):
+        data.read_idx(tmp_path / "pipe")

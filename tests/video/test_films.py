@@ -164,3 +164,20 @@ def test_mutations_of_good_films_are_read_or_refused_in_one_line(tmp_path, films
             refused += 1
             assert "\n" not in str(error) and file.name in str(error)
     assert refused > 5
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_films_with_damaged_frames_are_refused(tmp_path, films, suffix):
+    r = np.random.default_rng(3)
+    good = films.write(tmp_path / f"good{suffix}", films.frames(60, 0)).read_bytes()
+    refused = 0
+    for _ in range(10):
+        raw = bytearray(good)
+        for place in len(raw) // 2 + r.integers(len(raw) // 2, size=40):
+            raw[place] = r.integers(256)
+        (tmp_path / f"bad{suffix}").write_bytes(raw)
+        try:
+            read_video(tmp_path / f"bad{suffix}", 32, 16)
+        except UserError as error:
+            refused += "\n" not in str(error) and "cannot read the video" in str(error)
+    assert refused >= 8  # what a decoder cannot tell from a film is one
