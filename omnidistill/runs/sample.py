@@ -62,7 +62,7 @@ def sample_inputs(
     Raises:
         UserError: there is no such source, `out` holds files already or is where the inputs are, or nothing was read.
     """
-    place, target = Fileexpanded(source).resolve(), expanded(out)
+    place, target = expanded(source).resolve(), expanded(out)
     if not place.exists():
         raise UserError(f"input={source} does not exist")
     if not (place.is_dir() or place.is_file()):

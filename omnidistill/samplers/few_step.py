@@ -45,6 +45,11 @@ class FewStep(Sampler):
         gamma: float | None = None,
         block: int | None = None,
     ) -> None:
+        for name, given in (("times", times), ("shift", shift), ("gamma", gamma)):
+            values = given if isinstance(given, Sequence) else [0 if given is None else given]
+            numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+            if isinstance(given, str) or not numbers:
+                raise UserError(f"student.{name} is made of numbers, got {given!r}")
         super().__init__(shift=shift)
         if transition not in TRANSITIONS:
             raise unknown("transition", transition, TRANSITIONS)

@@ -58,3 +58,15 @@ def test_mistakes_are_named():
         times.Uniform(0.6, 0.4)
     with pytest.raises(UserError, match="needs a Gaussian path"):
         times.LogNormalSigma()(3, paths.MaskedPath(4), torch.Generator())
+
+
+def test_times_that_miss_the_span_are_one_line():
+    with pytest.raises(UserError, match=r"times from 0\.9995 to 1 lie outside the span"):
+        times.Uniform(0.9995, 1.0)(4, paths.vp_cosine(), torch.Generator())
+
+
+@pytest.mark.parametrize("make", [paths.edm, paths.vp_cosine, paths.rectified_flow])
+def test_noise_levels_read_back_stay_in_the_span_to_the_last_bit(make):
+    path = make()
+    t = times.LogNormalSigma(-8.0, 6.0)(100_000, path, torch.Generator().manual_seed(0))
+    assert float(t.min()) >= path.span[0] and float(t.max()) <= path.span[1]
