@@ -28,6 +28,7 @@ DISTIL_KEYS = {
     "task=T": "what is generated: a name of `omnidistill tasks`",
     "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
     "teacher=PATH": "a trained teacher; by default the task's own",
+    "teacher_check=false": "takes a teacher even if it does not denoise the data",
     "steps=1,2,4": "step counts to evaluate",
     **KEYS,
     "evaluation.samples=N": "samples a metric is computed from",

@@ -111,6 +111,7 @@ _RATE = number(0, above=True)
 CHECKS: Mapping[str, Check] = {
     "out": text,
     "teacher": optional(text),
+    "teacher_check": flag,
     "updates": whole(1),
     "batch": whole(1),
     "accumulate": whole(1),

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
+from omnidistill.denoisers.plausible import heed
 from omnidistill.errors import UserError
 from omnidistill.objectives import Weighted
 from omnidistill.runs import folders, setup
@@ -60,6 +61,8 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     from omnidistill.training.roles import cast
 
     objective = setup.objective_of(cfg, task)
+    if cfg.get("teacher_check", True):
+        heed(teacher, setup.samples_of(task, cfg.seed), device, cfg.seed)
     origin = setup.origin_of(cfg, task, teacher, out, device)
     student, recipe = setup.student_of(cfg, task, origin, device)
     check_told(objective, recipe)

@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from omnidistill.configuration.compose import build
+from omnidistill.context import Batch
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
@@ -138,6 +140,13 @@ def origin_of(
     fitted: NetworkDenoiser = module.trained["ema"]  # type: ignore[assignment]
     write_safetensors(dict(fitted.state_dict()), kept)
     return fitted
+
+
+def samples_of(task: Task, seed: int) -> Batch:
+    """Clean samples to ask a teacher about: of the training data, else of what is held out and comes with the package."""
+    count, g = enough(task.shape), generator(seed, "probe")
+    batch = task.batch(count, g)
+    return batch if batch.x0 is not None else task.batch(count, g, "held_out")
 
 
 def objective_of(cfg: DictConfig, task: Task) -> Weighted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
+from omnidistill.denoisers.plausible import doubt
 from omnidistill.posteriors import Posterior
 from omnidistill.testing.base import Report, close, gap, rewritten, seeded
 
@@ -24,6 +26,8 @@ def check_denoiser(
     4. Samples do not see one another: order and company in the batch change nothing.
     5. What padding holds changes nothing (where the context has a mask).
     6. On `differentiable` paths the gradient with respect to x_t is finite.
+    7. No other reading of a network's answers, e.g. with its time reversed, denoises x0 far better (Gaussian paths, 128
+       numbers in x0 or more; see `denoisers.plausible`). Where one does better but not by far, a warning says so.
 
     Args:
         x0: [b ...], at least two clean samples on the denoiser's device.
@@ -49,6 +53,11 @@ def check_denoiser(
                     )
                     gradient = torch.autograd.grad(total, x_t)[0]
                     report.require(torch.isfinite(gradient).all(), "the gradient is finite", f"t={t:g}")
+        with report.section("no other reading of its answers denoises far better"):
+            found = doubt(denoiser, x0, context, seed)
+            report.require(found is None or not found.hopeless, "the teacher denoises these data", found)
+        if found is not None:
+            warnings.warn(str(found), stacklevel=2)
     finally:
         denoiser.train(training)
     return report.lines
