@@ -170,6 +170,32 @@ def test_a_parameter_gradient_goes_through_a_tangent() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["mlp", "unet", "points"])
+def test_vmap_over_samples_and_over_directions(name: str) -> None:
+    denoiser, context, x = point(name, torch.float64)
+    t = torch.tensor([0.7, 0.8], dtype=torch.float64)
+    keys = [k for k in ("mask", "condition") if getattr(context, k) is not None]
+    rows = [getattr(context, k) for k in keys]
+
+    def one(x: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
+        told = Context(**{k: v[None] for k, v in zip(keys, rest, strict=True)})
+        return denoiser(x[None], t[None], told, target_time=0.5 * t[None]).mean[0]
+
+    whole = denoiser(x, t, context, target_time=0.5 * t).mean
+    torch.testing.assert_close(torch.func.vmap(one)(x, t, *rows), whole)
+    directions = torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(4)).double()
+    f = lambda x: denoiser(x, t, context, target_time=0.5 * t).mean  # noqa: E731
+    each = lambda v: torch.func.jvp(f, (x,), (v,))[1]  # noqa: E731
+    torch.testing.assert_close(torch.func.vmap(each)(directions), torch.stack([each(v) for v in directions]))
+
+
+def test_a_denoiser_compiles_as_one_graph() -> None:
+    denoiser, context, x = point("points", torch.float32)
+    t = torch.tensor([0.7, 0.8], dtype=torch.float64)
+    ask = lambda x, t: denoiser(x, t, context, target_time=0.5 * t).mean  # noqa: E731
+    torch.testing.assert_close(torch.compile(ask, fullgraph=True, backend="eager")(x, t), ask(x, t))
+
+
 def test_times_reach_a_network_of_float64_undiminished() -> None:
     seen = {}
 
