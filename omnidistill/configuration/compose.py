@@ -27,6 +27,20 @@ ROOTS = {"config": ("task", "recipe"), "train": ("task",)}
 
 EXAMPLES = {"task": "task=exact/gaussian_mixture", "recipe": "recipe=dmd2", "out": "out=runs/first"}
 
+NEEDED = (
+    "task",
+    "objective",
+    "families",
+    "updates",
+    "batch",
+    "seed",
+    "steps",
+    "out",
+    "student",
+    "evaluation",
+)
+"""What every configuration has, a received one too."""
+
 FREE_TO_CHANGE = (
     "updates",
     "steps",
@@ -231,6 +245,8 @@ def _checked(cfg: DictConfig, given: Sequence[Override]) -> DictConfig:
     from omegaconf import OmegaConf
 
     plain = settings.check(_container(cfg))
+    if lacking := [key for key in NEEDED if key not in plain]:
+        raise UserError(f"the configuration lacks {', '.join(lacking)}")
     if plain.get("trust") and last(given, "trust") is None:
         raise UserError(
             "trust is set in a configuration file; it counts only on the command line: trust=[...]"
