@@ -5,7 +5,8 @@
 Kills: `distill`, `train`, `sweep` and `evaluate` of a tiny task are killed (SIGKILL) after a drawn time and started
 again until they end; the student, the teacher or the metrics must then be those of a run never stopped. Commands run in
 forks of this process, so that a kill falls into their work and not into imports (the cells of a sweep are processes of
-their own). Damage: a finished student and a checkpoint are cut or have a bit flipped; reading must refuse them in one line.
+their own). Damage: a finished student and a checkpoint are cut or have a bit flipped; reading must refuse them in one
+line.
 """
 
 from __future__ import annotations
