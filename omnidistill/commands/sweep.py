@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from omnidistill.commands import Arguments, Command
 from omnidistill.errors import UserError
 
@@ -48,7 +50,10 @@ def sweep(arguments: Arguments) -> int:
     from omnidistill import runs
     from omnidistill.evaluation import cells
 
-    swept = runs.sweep(wishes, own["out"], retry=own["retry"] == "true")
+    # Without its place and what it was told of this call: the page shows how to make the same sweep elsewhere.
+    kept = [item for item in arguments.overrides if item.partition("=")[0] not in ("out", "retry")]
+    command = shlex.join(["omnidistill", "sweep", *kept, "out=DIR"])
+    swept = runs.sweep(wishes, own["out"], retry=own["retry"] == "true", command=command)
     statuses = [each.status for each in cells.single(swept.cells)]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     print(("" if swept.ran else "nothing was left to run; ") + f"{len(statuses)} cells: {counts}")

@@ -126,8 +126,19 @@ def _checked(cell: Cell) -> Cell:
     return cell
 
 
-def write_cells(cells: Iterable[Cell], folder: Path) -> None:
-    document = {"schema": SCHEMA, "cells": [asdict(cell) for cell in cells]}
+def read_commands(folder: Path) -> list[str]:
+    """The commands that made a sweep, in their order; [] where none was recorded."""
+    try:
+        commands = json.loads((folder / NAME).read_text(encoding="utf-8")).get("commands", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [command for command in commands if isinstance(command, str)] if isinstance(commands, list) else []
+
+
+def write_cells(cells: Iterable[Cell], folder: Path, command: str = "") -> None:
+    """Writes sweep.json; `command` is added to those that are recorded there."""
+    commands = list(dict.fromkeys([*read_commands(folder), *([command] if command else [])]))
+    document = {"schema": SCHEMA, "commands": commands, "cells": [asdict(cell) for cell in cells]}
     metrics_file.write_whole(folder / NAME, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -141,7 +141,7 @@ class Shared:
         return there, [count for count in steps if count not in there]
 
     def _path(self, steps: int) -> Path | None:
-        if self.folder is None:
+        if self.folder is None or (self.folder / FOLDER).is_symlink():  # a link may lead anywhere
             return None
         name = hashlib.sha256(f"{self.key} {steps}".encode()).hexdigest()[:32]
         return self.folder / FOLDER / f"{name}.safetensors"

@@ -90,9 +90,11 @@ def _kept(
     if folder is None:
         return Shared(None, "", task.primary.name)
     sampler = task.sampler()
+    # A recipe may give its students a network of another size; the teacher's own is in its weights.
+    told = {key: value for key, value in setup.plain(cfg.task).items() if key != "network"}
     key = digest(
         teacher,
-        task=setup.plain(cfg.task),
+        task=told,
         sampler=[type(sampler).__qualname__, vars(sampler)],
         guidance=cfg.guidance,
         precision=cfg.precision,

@@ -58,7 +58,7 @@ class Swept:
     ran: int
 
 
-def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False) -> Swept:
+def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False, command: str = "") -> Swept:
     """Runs what is missing of the cells.
 
     Writes `sweep.json`, `results.jsonl` (after each cell) and `report.html` in `out`.
@@ -82,7 +82,7 @@ def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False) -> Sw
         jobs = _resolved(wishes, folder, former)
         for job in jobs:
             _check_same(job, folder)
-        cells.write_cells({**former, **{job.cell.key: job.cell for job in jobs}}.values(), folder)
+        cells.write_cells({**former, **{job.cell.key: job.cell for job in jobs}}.values(), folder, command)
         todo = _missing(jobs, folder, retry)
         try:
             with Board(len(todo), sys.stderr) as board:

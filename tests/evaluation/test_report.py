@@ -375,7 +375,9 @@ def test_players_of_one_figure_say_which_file_they_play(folder: Path) -> None:
     for kind in ("noisy", "cleaned"):
         (folder / "samples" / f"student_1_1_{kind}.wav").write_bytes(b"RIFF")
     page = Page(write_report(folder).read_text())
-    assert page.text.index("student_1_1_cleaned") < page.text.index("student_1_1_noisy")
+    assert page.text.index("student, 1 step · item 1 cleaned") < page.text.index(
+        "student, 1 step · item 1 noisy"
+    )
 
 
 def test_what_a_page_holds_is_capped_and_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

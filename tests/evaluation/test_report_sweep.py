@@ -23,6 +23,7 @@ from omnidistill.evaluation.report.matrix import entries
 from omnidistill.evaluation.report.plots import SIGNS
 from omnidistill.evaluation.report.sweep import colours, teachers
 from omnidistill.evaluation.report.thumbnails import thumbnail
+from omnidistill.evaluation.table import number
 
 
 class Text(HTMLParser):
@@ -112,18 +113,21 @@ def sweep(tmp_path: Path, run: Path) -> Sweep:
 def test_the_matrix_has_the_best_few_step_student_and_every_step_count(sweep: Sweep) -> None:
     sweep.add("a/b", "x", 0, gap_closed={"1": 91.0, "4": 80.0, "8": 99.0})
     sweep.add("a/b", "x", 1, gap_closed={"1": 93.0, "4": 88.0, "8": 99.0})
-    sweep.add("a/b", "y", 0, column="z/y", gap_closed={"1": None, "4": -3.0})
+    sweep.add("a/b", "y", 0, column="z/y", gap_closed={"1": None, "4": -3.0}, gap_interval={})
     sweep.add("c", "x", 0, gap_closed={"1": None})
     page = page_of(sweep.folder)
+    one = number(sweep.document["student"][0]["metrics"]["energy"])
     assert page.rows[0] == ["task", "x", "z / y"]
     first, second = page.rows[1:3]
     assert first[0] == "a/b"
     expected = "92.0 % at 1 step1 step: 92.0 % [91.0 … 93.0]4 steps: 84.0 % [80.0 … 88.0]"
     assert first[1].startswith(expected), "best of at most four steps, means over seeds with their range"
     assert "8 steps: 99.0 % [99.0 … 99.0]" in first[1] and first[1].endswith("seed 0 seed 1 ")
-    assert first[2] == "y−3.0 % at 4 steps1 step: –4 steps: −3.0 %seed 0 "
-    assert second[1].startswith("1 step: –") and second[2] == "–"
-    assert [link for link in page.links if link.startswith("a/b")] == [
+    assert first[2] == (f"y−3.0 % at 4 steps1 step: no gap to close, energy {one}4 steps: −3.0 %seed 0 "), (
+        "the metric where there is no gap"
+    )
+    assert second[1].startswith("1 step: no gap to close, energy") and second[2] == "–"
+    assert list(dict.fromkeys(link for link in page.links if link.startswith("a/b"))) == [
         *("a/b/x/0/report.html", "a/b/x/1/report.html", "a/b/y/0/report.html")
     ]
     assert "a/b: x closes 92.0 % of the gap at 1 step." in page.text
@@ -176,8 +180,6 @@ def test_seconds_and_cost(sweep: Sweep) -> None:
 
 
 def test_every_figure_of_every_model(sweep: Sweep) -> None:
-    from omnidistill.evaluation.table import number
-
     sweep.add("a", "x")
     page = page_of(sweep.folder)
     metrics = sweep.document
@@ -196,12 +198,17 @@ def test_pictures_of_each_cell_are_small_and_inside(sweep: Sweep) -> None:
     Image.new("RGB", (1000, 500), "red").save(place / "samples" / "student_1.png")
     source = write_report(sweep.folder).read_text()
     captions = re.findall(
-        r"<figcaption>([^<]*)</figcaption><img src=\"data:image/(?:png|jpeg);base64,", source
+        r"<figcaption>([^<]*)</figcaption><a href=\"[^\"]*\"><img src=\"data:image/(?:png|jpeg);base64,",
+        source,
     )
     assert captions == ["real data", "teacher, 16 steps", "x, 4 steps", "y, 1 step"]
     shown = re.findall(r'<img src="data:image/\w+;base64,([^"]*)"', source)
     sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in shown]
-    assert sizes[3] == (420, 210) and max(width for width, _ in sizes) <= 420
+    assert sizes[3] == (480, 250), "half of 960 x 500: what is smaller cannot be read"
+    assert max(width for width, _ in sizes) <= 480
+    assert re.findall(r'</figcaption><a href="([^"]*)"><img', source)[2:] == [
+        *("a/x/0/report.html", "a/y/0/report.html")
+    ]
 
 
 def test_a_text_is_read_and_a_sound_is_heard_where_they_are_compared(sweep: Sweep) -> None:
@@ -216,6 +223,7 @@ def test_a_text_is_read_and_a_sound_is_heard_where_they_are_compared(sweep: Swee
     lines = text.split("\n")
     assert lines[0] == "&lt;first&gt; line" and len(lines) == 6
     assert len(lines[1]) == 90 and lines[1].endswith("…")
+    assert "x, 1 step · item 0" in figure, "a player says what it plays"
     assert figure.count("<audio") == 1 and base64.b64encode(b"a short sound").decode() in figure
     assert page.count("<audio") == 1, "a long one is left to the page of the run"
 
@@ -255,11 +263,44 @@ def test_a_recipe_has_one_colour_and_no_other_on_its_task_has_it(sweep: Sweep) -
     }
 
 
+def test_no_colour_stands_twice_in_a_legend(sweep: Sweep) -> None:
+    for task, recipes in (("a", "pqrstuvw"), ("b", "xyzp")):
+        for recipe in recipes:
+            sweep.add(task, recipe)
+    source = write_report(sweep.folder).read_text()
+    legends = re.findall(r'<p class="keys">(.*?)</p>', source)
+    assert len(legends) == 2
+    for legend, count in zip(legends, (8, 4), strict=True):
+        keys = re.findall(r'style="color: var\(--c(\d+)\)">(.) \w', legend)
+        assert len({colour for colour, _ in keys}) == len({sign for _, sign in keys}) == count
+        assert all(f"--c{colour}:" in source for colour, _ in keys)
+
+
+def test_the_page_says_how_it_was_made_and_on_how_many_samples(sweep: Sweep) -> None:
+    sweep.add("a", "x")
+    cells.write_cells(sweep.cells, sweep.folder, "omnidistill sweep task=a 'recipe=x<b>' out=DIR")
+    cells.write_cells(sweep.cells, sweep.folder)
+    page = page_of(sweep.folder)
+    assert page.text.endswith("Again omnidistill sweep task=a 'recipe=x<b>' out=DIR")
+    assert "a on 1,000 samples" in page.text
+
+
+def test_text_from_a_cell_cannot_become_markup(sweep: Sweep) -> None:
+    bad = "<script>alert(1)</script>"
+    warning = f"The teacher {bad}"
+    sweep.add("a", "x", warnings=[warning], environment={"torch": bad}, shown=[bad])
+    sweep.add(bad.replace("/", "|"), "y'\"><img src=x>")
+    sweep.fail("a", "z", 0, 1, bad)
+    source = write_report(sweep.folder).read_text()
+    assert "<script" not in source and "<img src=x" not in source
+    assert f"a: {warning}" in Text(source).text
+
+
 def test_a_recipe_in_two_columns_is_drawn_once(sweep: Sweep) -> None:
     sweep.add("a", "x", column="x")
     sweep.add("a", "x", column="w/x")
     page = page_of(sweep.folder)
-    assert page.text.startswith("sw eep tasks × recipes 1 cells: 1 finished.")
+    assert page.text.startswith("sw eep tasks × recipes 1 cells: 1 finished. Judged:")
     assert sum(row[:2] == ["a", "x"] for row in page.rows) == 2, "one row in seconds, one in cost"
     assert page.rows[1][1].startswith("−") or "at" in page.rows[1][1]
 

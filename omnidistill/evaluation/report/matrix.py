@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +12,7 @@ from urllib.parse import quote
 from omnidistill.evaluation.cells import FINISHED, Found
 from omnidistill.evaluation.gap import best_of
 from omnidistill.evaluation.report.words import plural
-from omnidistill.evaluation.table import number, percent
+from omnidistill.evaluation.table import gap_text, number, percent
 
 FEW = 4
 """The most steps at which a student counts as a few-step one."""
@@ -64,56 +63,54 @@ def entries(found: Sequence[Found]) -> list[Entry]:
     ]
 
 
-def matrix_section(folder: Path, listed: Sequence[Entry]) -> str:
+def matrix(folder: Path, listed: Sequence[Entry]) -> dict[str, Any]:
     """A row a task, a column a recipe: the best few-step student large, each step count below it, with links."""
     columns = list(dict.fromkeys(entry.column for entry in listed if entry.column))
     tasks = list(dict.fromkeys(entry.task for entry in listed if entry.column))
-    if not columns:
-        return ""
-    cells: dict[tuple[str, str], list[str]] = {}
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in listed:
         cells.setdefault((entry.task, entry.column), []).append(_cell(folder, entry))
-    head = "".join(f"<th>{escape(column).replace('/', ' /<wbr> ')}</th>" for column in columns)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(task).replace("/", "/<wbr>")}</th>'
-        + "".join(f"<td>{''.join(cells.get((task, column), ['–']))}</td>" for column in columns)
-        + "</tr>"
-        for task in tasks
-    )
-    return (
-        '<section><h2>Gap closed</h2><div class="scroll"><table class="matrix">'
-        f"<thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        '<p class="note">Percent of the way from the teacher at the student\'s steps to the full teacher, by the '
-        f"task's primary metric: large, the best student of at most {FEW} steps; below it, each step count. Means over "
-        "seeds, their range in brackets. A dash where there is no gap to close or no run.</p></section>"
-    )
+    rows = [(task, [cells.get((task, column), []) for column in columns]) for task in tasks]
+    return {"columns": columns, "matrix": rows, "few": FEW}
 
 
-def _cell(folder: Path, entry: Entry) -> str:
-    name = "" if entry.recipe == entry.column else f'<div class="taken">{escape(entry.recipe)}</div>'
-    best = entry.best()
-    parts = []
+def _cell(folder: Path, entry: Entry) -> dict[str, Any]:
+    best, shade = entry.best(), 0.0
     if best is not None:
         shade = min(max(best[1], 0.0), 100.0) ** 2 / 100.0  # the eye is to tell 97 from 85
-        parts.append(
-            f'<div class="gap" style="--gap:{shade:.0f}"><b>{percent(best[1])}</b> at {plural(best[0])}</div>'
-        )
-    for steps, values in entry.gaps().items():
-        parts.append(f"<div>{plural(steps)}: {_spread(values)}</div>")
-    links = "".join(_link(folder, found) for found in entry.done)
     states: dict[str, list[int]] = {}
     for found in entry.rest:
         states.setdefault(found.status, []).append(found.cell.seed)
-    for status, seeds in states.items():
-        which = f" (seed {', '.join(map(str, seeds))})" if entry.done or len(seeds) > 1 else ""
-        parts.append(f'<div class="state {status.replace(" ", "-")}">{escape(status)}{which}</div>')
-    return f'<div class="cell">{name}{"".join(parts)}{f"<div>{links}</div>" if links else ""}</div>'
+    return {
+        "taken": "" if entry.recipe == entry.column else entry.recipe,
+        "best": None if best is None else (plural(best[0]), percent(best[1])),
+        "shade": f"{shade:.0f}",
+        "gaps": [(plural(steps), _closed(entry, steps, values)) for steps, values in entry.gaps().items()],
+        "states": [
+            (
+                status.replace(" ", "-"),
+                status + (f" (seed {', '.join(map(str, seeds))})" if entry.done or len(seeds) > 1 else ""),
+            )
+            for status, seeds in states.items()
+        ],
+        "links": [_link(folder, found) for found in entry.done],
+    }
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def _closed(entry: Entry, steps: int, values: Sequence[float | None]) -> str:
+    """The gap closed by all seeds; where there is none to close the metric itself."""
     there = [value for value in values if value is not None]
-    if not there:
-        return "–"
+    if len(there) == len(values) == 1:
+        return gap_text(Entry.document(entry.done[0]), steps)
+    if there:
+        return _spread(there)
+    documents = [Entry.document(found) for found in entry.done]
+    name = documents[0]["primary"]["name"]
+    found = [p["metrics"][name] for d in documents for p in d["student"] if p["steps"] == steps]
+    return f"no gap to close, {name} {number(fmean(found))}" if found else "–"
+
+
+def _spread(there: Sequence[float]) -> str:
     text = percent(fmean(there))
     if len(there) > 1:
         text += f" [{percent(min(there))[:-2]} … {percent(max(there))[:-2]}]"
@@ -125,12 +122,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(there) if there else None
 
 
-def _link(folder: Path, found: Found) -> str:
-    text = f"seed {found.cell.seed}"
+def _link(folder: Path, found: Found) -> tuple[str, str]:
+    """The words and the address, empty where there is no page."""
     page = found.run / "report.html"
-    if not page.is_file():
-        return f"<span>{text}</span> "
-    return f'<a href="{escape(quote(page.relative_to(folder).as_posix()), quote=True)}">{text}</a> '
+    address = quote(page.relative_to(folder).as_posix()) if page.is_file() else ""
+    return f"seed {found.cell.seed}", address
 
 
 def mean_points(entry: Entry, model: str) -> list[dict[str, Any]]:
@@ -149,7 +145,3 @@ def mean_points(entry: Entry, model: str) -> list[dict[str, Any]]:
         }
         for steps, same in sorted(points.items())
     ]
-
-
-def figures_text(value: float | None) -> str:
-    return number(value) or "–"

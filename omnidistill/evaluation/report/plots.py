@@ -19,10 +19,10 @@ STAND_INS = {
     "student": "#010204",
     "floor": "#010205",
     "raw": "#010206",
-    **{f"c{index}": f"#01020{7 + index:x}" for index in range(6)},
+    **{f"c{index}": f"#0102{7 + index:02x}" for index in range(12)},
 }
-MARKERS = "Ds^vPX"  # of the recipes c0 ... c5, so that no curve is told by its colour alone
-SIGNS = "◆■▲▼✚✖"  # the same for a legend in HTML
+MARKERS = "Ds^vPX<>ph*d"  # of the recipes c0 ... c11, so that no curve is told by its colour alone
+SIGNS = "◆■▲▼✚✖◀▶⬟⬢★♦"  # the same for a legend in HTML
 ARROWS = {"lower": "↓", "higher": "↑"}
 POINTS = 240  # of a curve; more than a small plot has pixels for
 ROUNDING = 1e9  # a zero that rounding made 1e-17 would stretch a logarithmic axis over all of the plot
@@ -30,7 +30,8 @@ WIDE, MEDIUM, SMALL = (4.7, 2.9), (4.2, 2.7), (3.3, 2.0)  # inches, 72 units eac
 
 
 def quality_curve(document: Mapping[str, Any], metric: str, wide: bool) -> str:
-    """One metric against sampler steps: the teacher's line, the student's points, the floor."""
+    """One metric against sampler steps: the teacher's line, the student's points, the inputs, the floor; with intervals
+    where the metric is the primary one."""
     figure, axes = _figure(WIDE if wide else SMALL)
     shown: list[float] = []
     for model, style in (("teacher", "o-"), ("student", "D")):
@@ -40,6 +41,14 @@ def quality_curve(document: Mapping[str, Any], metric: str, wide: bool) -> str:
             size = 6 if model == "student" else 3.5
             axes.plot(x, y, style, color=STAND_INS[model], label=model, markersize=size, linewidth=1.6)
             shown += y
+        if metric == document["primary"]["name"]:
+            spans = [(p["steps"], *p["interval"]) for p in document[model] if p.get("interval")]
+            if spans:
+                axes.vlines(*zip(*spans, strict=True), color=STAND_INS[model], linewidth=1.1)
+    given = (document.get("input") or {}).get("metrics", {}).get(metric)
+    if given is not None:
+        axes.axhline(given, color=STAND_INS["ink"], linestyle=(0, (1, 2)), linewidth=1.1, label="input")
+        shown.append(given)
     if metric in document["floor"]:
         value = document["floor"][metric]
         axes.axhline(value, color=STAND_INS["floor"], linestyle=(0, (4, 3)), linewidth=1.1, label="real data")

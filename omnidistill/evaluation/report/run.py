@@ -13,7 +13,7 @@ from typing import Any
 from omnidistill.errors import UserError
 from omnidistill.evaluation.metrics_file import read_metrics
 
-SAMPLE = re.compile(r"(?:(?P<real>real)|(?P<model>teacher|student)_(?P<steps>\d+))(?:[_.-].*)?")
+SAMPLE = re.compile(r"(?:(?P<real>real|input)|(?P<model>teacher|student)_(?P<steps>\d+))(?:[_.-].*)?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Run:
         config: config.yaml as a mapping; empty where there is none.
         config_text: config.yaml as it was written.
         scalars: the columns of logs/metrics.csv against student updates.
-        samples: files by model ("real", "teacher", "student") and step count (None for "real"), pictures first.
+        samples: files by model ("real", "input", "teacher", "student") and step count (None for the first two),
+            pictures first.
     """
 
     folder: Path
@@ -115,6 +116,6 @@ def find_samples(folder: Path) -> dict[tuple[str, int | None], list[Path]]:
     for path in sorted((folder / "samples").glob("*"), key=order):
         match = SAMPLE.fullmatch(path.stem)
         if path.is_file() and not path.is_symlink() and match:  # a link may lead to anything
-            key = ("real", None) if match["real"] else (match["model"], int(match["steps"]))
+            key = (match["real"], None) if match["real"] else (match["model"], int(match["steps"]))
             found.setdefault(key, []).append(path)
     return found

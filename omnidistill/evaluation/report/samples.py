@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omnidistill.evaluation.report.run import Run
 from omnidistill.evaluation.report.words import plural
@@ -24,41 +25,67 @@ TYPES = {
     ".pdb": "chemical/x-pdb",
     ".wav": "audio/wav",
 }
+Key = tuple[str, int | None]
 
 
-def samples_section(run: Run) -> str:
-    """Real data, the full teacher, then teacher and student at each of the student's step counts, side by side."""
+@dataclass(frozen=True)
+class File:
+    """One file as the page shows it.
+
+    Attributes:
+        kind: image, audio, video or other.
+        label: what it is, for those who cannot see it.
+        name: written above a player, for nobody can tell sounds apart by looking.
+        text: the beginning of a text; None for what is none.
+        file: its name as a download; empty for what is shown or played.
+    """
+
+    kind: str
+    uri: str
+    label: str
+    name: str = ""
+    text: str | None = None
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The files of one model at one step count; a picture leads to `link` where there is one."""
+
+    model: str
+    caption: str
+    files: list[File]
+    link: str = ""
+
+
+def samples_of(run: Run) -> dict[str, Any]:
+    """Real data, what the models were given, the full teacher, then teacher and student at each of the student's step
+    counts, side by side."""
     figures, room, left_out = [], WHOLE, 0
-    for (model, steps), caption in _order(run):
-        body, kinds = "", dict[str, int]()
-        for path in run.samples.get((model, steps), []):
+    for key, caption in _order(run):
+        files, kinds = [], dict[str, int]()
+        for path in run.samples.get(key, []):
             kinds[path.suffix] = kinds.get(path.suffix, 0) + 1
             size = path.stat().st_size
             if kinds[path.suffix] > EACH or size > min(LARGEST, room):
                 left_out += 1
                 continue
             room -= size
-            body += _named(path) + embedded(path, caption)
+            files.append(embedded(path, caption))
         if kinds:
-            figures.append(
-                f'<figure class="{model}"><figcaption>{escape(caption)}</figcaption>{body}</figure>'
-            )
-    if not figures:
-        return ""
-    # Pictures still compare side by side on a telephone; players and texts want its whole width.
-    pictures = all(path.suffix in (".png", ".csv") for paths in run.samples.values() for path in paths)
-    wide = "" if pictures else " wide"
+            figures.append(Figure(key[0], caption, files))
     note = "Teacher and student start from the same noise and conditions."
     if left_out:
         note += f" {left_out} file{'s are' if left_out > 1 else ' is'} not shown. {CAPS}"
-    grid = f'<div class="samples{wide}">{"".join(figures)}</div>'
-    return f'<section><h2>Samples</h2><p class="note">{note}</p>{grid}</section>'
+    # Pictures still compare side by side on a telephone; players and texts want its whole width.
+    pictures = all(path.suffix in (".png", ".csv") for paths in run.samples.values() for path in paths)
+    return {"figures": figures, "samples_note": note, "pictures": pictures}
 
 
-def _order(run: Run) -> list[tuple[tuple[str, int | None], str]]:
+def _order(run: Run) -> list[tuple[Key, str]]:
     student = sorted({p["steps"] for p in run.metrics["student"]})
     full = max((p["steps"] for p in run.metrics["teacher"]), default=None)
-    keys: dict[tuple[str, int | None], str] = {("real", None): "real data"}
+    keys: dict[Key, str] = {("real", None): "real data", ("input", None): "input"}
     if full is not None:
         keys["teacher", full] = f"teacher, {plural(full)} (full)"
     for k in student:
@@ -69,9 +96,13 @@ def _order(run: Run) -> list[tuple[tuple[str, int | None], str]]:
     return list(keys.items())
 
 
-def _named(path: Path) -> str:
-    """The file's name above a player: of several in one figure nobody could tell which is which."""
-    return f'<p class="note">{escape(path.stem)}</p>' if kind_of(path).startswith("audio/") else ""
+def item_of(path: Path) -> str:
+    """Which of its model's files it is: "3 cleaned" of student_1_3_cleaned.wav; files are counted from 0, and the first
+    often has no number."""
+    parts = path.stem.split("_")
+    rest = parts[2:] if parts[0] in ("teacher", "student") else parts[1:]
+    number = next((part for part in rest if part.isdecimal()), "0")
+    return " ".join((f"item {number}", *(part for part in rest if not part.isdecimal())))
 
 
 def kind_of(path: Path) -> str:
@@ -79,20 +110,18 @@ def kind_of(path: Path) -> str:
     return TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
-def embedded(path: Path, caption: str) -> str:
-    """One file as the element that shows or plays it, or as a download."""
-    kind = kind_of(path)
-    uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    label = escape(caption, quote=True)
-    if kind.startswith("image/"):
-        return f'<img src="{uri}" alt="samples: {label}">'
-    if kind.startswith("audio/"):
-        return f'<audio controls preload="none" src="{uri}" aria-label="{label}"></audio>'
-    if kind.startswith("video/"):
-        return f'<video controls loop muted playsinline src="{uri}" aria-label="{label}"></video>'
-    download = f'<p><a download="{escape(path.name, quote=True)}" href="{uri}">{escape(path.name)}</a></p>'
+def embedded(path: Path, caption: str) -> File:
+    """One file with its content: to be shown, played or downloaded."""
+    media = kind_of(path)
+    uri = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    kind = media.split("/")[0]
+    if kind == "image":
+        return File(kind, uri, caption)
+    if kind in ("audio", "video"):
+        name = f"{caption} · {item_of(path)}"
+        return File(kind, uri, name, name if kind == "audio" else "")
+    cut = None
     if path.suffix in (".txt", ".jsonl"):
         text = path.read_text(encoding="utf-8", errors="replace")
         cut = text if len(text) <= EXCERPT else text[:EXCERPT].rsplit("\n", 1)[0] + "\n…"
-        return f"<pre>{escape(cut)}</pre>{download}"
-    return download
+    return File("other", uri, caption, text=cut, file=path.name)

@@ -4,40 +4,48 @@ cost; what failed and why."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.cells import Found
 from omnidistill.evaluation.gap import rank
-from omnidistill.evaluation.report.matrix import Entry, entries, matrix_section, mean_points
+from omnidistill.evaluation.report.matrix import Entry, entries, matrix, mean_points
 from omnidistill.evaluation.report.plots import MARKERS, SIGNS, Line, comparison_curve
-from omnidistill.evaluation.report.thumbnails import pictures_section
+from omnidistill.evaluation.report.thumbnails import NOTE, pictures
 from omnidistill.evaluation.report.words import duration, plural
-from omnidistill.evaluation.table import number, percent
+from omnidistill.evaluation.table import basis, gap_text, number, percent
 
 
-def sweep_page(folder: Path, found: list[Found]) -> str:
-    """The body of the page."""
+def values(folder: Path, found: list[Found]) -> dict[str, Any]:
+    """Everything that `sweep.html` asks for."""
     listed = entries(found)
     done = [entry for entry in listed if entry.done]
-    marks = colours(done)
-    return "\n".join(
-        (
-            _header(folder, found, done),
-            matrix_section(folder, listed),
-            _quality(done, marks),
-            pictures_section(done),
-            _unfinished(folder, found),
-            _seconds(done),
-            _cost(done),
-            _tables(done),
-            _machines(done),
-        )
-    )
+    statuses = [each.status for each in cells.single(found)]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    return {
+        "title": f"sweep {folder.resolve().name}",
+        "name": folder.resolve().name,
+        "total": len(statuses),
+        "counts": counts,
+        "judged": _judged(done),
+        "warnings": _warnings(done),
+        "best": _best(done),
+        **matrix(folder, listed),
+        "drawings": _quality(done, colours(done)),
+        "pictures": pictures(folder, done),
+        "pictures_note": NOTE,
+        "unfinished": _unfinished(folder, found),
+        **_seconds(done),
+        "cost": _cost(done),
+        "tables": _tables(done),
+        "machines": _machines(done),
+        "commands": cells.read_commands(folder),
+    }
 
 
 def colours(listed: Sequence[Entry]) -> dict[str, int]:
@@ -53,23 +61,38 @@ def colours(listed: Sequence[Entry]) -> dict[str, int]:
     return marks
 
 
-def _header(folder: Path, found: Sequence[Found], done: Sequence[Entry]) -> str:
-    single = cells.single(found)
-    statuses = [each.status for each in single]
-    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+def _best(done: Sequence[Entry]) -> list[str]:
+    """For each task the recipe that closes most of the gap in few steps."""
     best: dict[str, tuple[tuple[int, float], str]] = {}
     for entry in done:
         if (top := entry.best()) and (entry.task not in best or rank(top) > rank(best[entry.task][0])):
             best[entry.task] = (top, entry.recipe)
-    sentences = "".join(
-        f"<p>{escape(task)}: {escape(recipe)} closes {percent(gap)} of the gap at {plural(steps)}.</p>"
+    return [
+        f"{task}: {recipe} closes {percent(gap)} of the gap at {plural(steps)}."
         for task, ((steps, gap), recipe) in best.items()
-    )
-    headline = f'<div class="headline">{sentences}</div>' if sentences else ""
-    return (
-        f"<header><h1>{escape(folder.resolve().name)} <span>tasks × recipes</span></h1>"
-        f'<p class="paper">{len(single)} cells: {escape(counts)}.</p>{headline}</header>'
-    )
+    ]
+
+
+def _judged(done: Sequence[Entry]) -> list[str]:
+    """On how many samples each task's figures rest."""
+    counts = {
+        f"{entry.task} on {Entry.document(found)['samples']:,} samples": None
+        for entry in done
+        for found in entry.done
+        if Entry.document(found)["samples"]
+    }
+    return list(counts)
+
+
+def _warnings(done: Sequence[Entry]) -> list[str]:
+    """What the cells warn of, each once: of a teacher with its task, of a student with its recipe, too."""
+    said = {}
+    for entry in done:
+        for found in entry.done:
+            for line in Entry.document(found)["warnings"]:
+                who = entry.task if line.startswith("The teacher") else f"{entry.task} · {entry.recipe}"
+                said[f"{who}: {line}"] = None
+    return list(said)
 
 
 def _by_task(listed: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -96,9 +119,10 @@ def teachers(of_task: Sequence[Entry]) -> list[list[dict[str, Any]]]:
     return [[curve[steps] for steps in sorted(curve)] for _, curve in sorted(curves.items())]
 
 
-def _quality(done: Sequence[Entry], marks: Mapping[str, int]) -> str:
-    if not done:
-        return ""
+def _quality(
+    done: Sequence[Entry], marks: Mapping[str, int]
+) -> list[tuple[Markup, list[tuple[str, int, str]]]]:
+    """A drawing a task, with the name, colour and sign of each recipe on it."""
     drawn = []
     for task, of_task in _by_task(done).items():
         primary = _primary(of_task[0])
@@ -112,31 +136,13 @@ def _quality(done: Sequence[Entry], marks: Mapping[str, int]) -> str:
             values = [[metrics[name] for metrics in point["all"]] for point in points]
             lines.append(Line([p["nfe"] for p in points], values, marks[entry.recipe]))
         floor = Entry.document(of_task[0].done[0])["floor"].get(name)
-        drawn.append(f"<div>{comparison_curve(task, name, primary['better'], lines, floor)}</div>")
-    keys = '<span class="key teacher">● teacher</span><span class="key floor">– – real data</span>' + "".join(
-        f'<span class="key" style="color: var(--c{mark})">{SIGNS[mark]} {escape(recipe)}</span>'
-        for recipe, mark in marks.items()
-    )
-    return (
-        '<section><h2>Quality against network calls</h2><p class="note">By each task\'s primary metric; a second, '
-        "dashed line is the teacher under guidance, which asks it twice a step. Bars span the seeds.</p>"
-        f'<p class="keys">{keys}</p><div class="plots two">{"".join(drawn)}</div></section>'
-    )
+        keys = [(entry.recipe, marks[entry.recipe], SIGNS[marks[entry.recipe]]) for entry in of_task]
+        drawn.append((Markup(comparison_curve(task, name, primary["better"], lines, floor)), keys))
+    return drawn
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str] = ()) -> str:
-    """An HTML table of text, its first column as row headings; `kinds` are classes of the rows."""
-    top = "".join(f"<th>{escape(name).replace('_', '_<wbr>')}</th>" for name in head)
-    body = ""
-    for index, (first, *rest) in enumerate(rows):
-        kind = f' class="{kinds[index]}"' if kinds else ""
-        cells_ = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        body += f'<tr{kind}><th scope="row">{escape(first)}</th>{cells_}</tr>'
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _tables(done: Sequence[Entry]) -> str:
-    """Every figure of every task, folded away."""
+def _tables(done: Sequence[Entry]) -> list[tuple[str, str, list[str], list[list[str]], list[str]]]:
+    """Every figure of every task: its name, what they rest on, head, rows and the classes of the rows."""
     folded = []
     for task, of_task in _by_task(done).items():
         primary = _primary(of_task[0])["name"]
@@ -157,20 +163,23 @@ def _tables(done: Sequence[Entry]) -> str:
             for p in mean_points(entry, "student"):
                 there = [value for value in gaps.get(p["steps"], []) if value is not None]
                 gap = percent(sum(there) / len(there)) if there else "–"
+                if len(entry.done) == 1:
+                    gap = gap_text(Entry.document(entry.done[0]), p["steps"])
                 cells_ = [number(p["metrics"].get(name)) for name in names]
                 rows.append([entry.recipe, str(p["steps"]), str(p["nfe"]), gap, *cells_])
                 kinds.append("other")
-        if metrics["floor"]:
-            rows.append(["real data", "", "", "", *(number(metrics["floor"].get(name)) for name in names)])
-            kinds.append("floor")
-        made = table(["", "steps", "NFE", "gap closed", *names], rows, kinds)
-        folded.append(f"<details><summary>{escape(task)}</summary>{made}</details>")
-    if not folded:
-        return ""
-    return f"<section><h2>Figures</h2>{''.join(folded)}</section>"
+        for name, label, kind in (("input", "input", "input"), ("floor", "real data", "floor")):
+            known = (metrics["input"] or {}).get("metrics") if name == "input" else metrics["floor"]
+            if known:
+                rows.append([label, "", "", "", *(number(known.get(n)) for n in names)])
+                kinds.append(kind)
+        notes = {basis(Entry.document(found)): None for entry in of_task for found in entry.done}
+        head = ["", "steps", "NFE", "gap closed", *names]
+        folded.append((task, "; ".join(note for note in notes if note), head, rows, kinds))
+    return folded
 
 
-def _seconds(done: Sequence[Entry]) -> str:
+def _seconds(done: Sequence[Entry]) -> dict[str, Any]:
     """A row a task and recipe, a column a step count."""
     counts = sorted({p["steps"] for entry in done for p in mean_points(entry, "student")})
     rows, before = [], ""
@@ -183,17 +192,10 @@ def _seconds(done: Sequence[Entry]) -> str:
             teacher = f"{number(slow)} ({full['steps']} steps)"
             rows.append([task if task != before else "", entry.recipe, teacher, *cells_])
             before = task
-    if not rows:
-        return ""
-    head = ["task", "recipe", "full teacher", *(plural(k) for k in counts)]
-    note = (
-        "Wall time of sampling alone in the batches of the evaluation, means over seeds; in brackets how many times "
-        "faster than the full teacher."
-    )
-    return f'<section><h2>Seconds a sample</h2>{table(head, rows)}<p class="note">{note}</p></section>'
+    return {"seconds": rows, "seconds_head": ["task", "recipe", "full teacher", *(plural(k) for k in counts)]}
 
 
-def _cost(done: Sequence[Entry]) -> str:
+def _cost(done: Sequence[Entry]) -> list[list[str]]:
     rows, before = [], ""
     for task, of_task in _by_task(done).items():
         for entry in of_task:
@@ -209,17 +211,10 @@ def _cost(done: Sequence[Entry]) -> str:
             ]
             rows.append(row)
             before = task
-    if not rows:
-        return ""
-    head = ["task", "recipe", "seeds", "updates", "training", "in all", "network calls"]
-    note = "Means over seeds. In all: from start to end of the process, with the evaluation of both models."
-    return (
-        f'<section><h2>Training cost</h2><div class="long">{table(head, rows)}</div>'
-        f'<p class="note">{note}</p></section>'
-    )
+    return rows
 
 
-def _unfinished(folder: Path, found: Sequence[Found]) -> str:
+def _unfinished(folder: Path, found: Sequence[Found]) -> list[dict[str, str]]:
     rows = []
     for each in cells.single(found):
         if each.status == cells.FINISHED:
@@ -227,30 +222,23 @@ def _unfinished(folder: Path, found: Sequence[Found]) -> str:
         status = each.outcome.exit_status if each.outcome else None
         said = f" (exit status {status})" if each.status == cells.FAILED and status is not None else ""
         log = cells.log_file(each.run)
-        link = ""
-        if log.is_file():
-            address = escape(quote(log.relative_to(folder).as_posix()), quote=True)
-            link = f' <a href="{address}">what it said</a>'
-        kind = each.status.replace(" ", "-")
-        name = (
-            str(each.cell) if each.cell.column else each.cell.task
-        )  # of a broken file the place is all one knows
         rows.append(
-            f'<dt>{escape(name)}</dt><dd><span class="state {kind}">'
-            f"{escape(each.status)}{said}</span> {escape(each.reason)}{link}</dd>"
+            {
+                # Of a broken file the place is all one knows.
+                "name": str(each.cell) if each.cell.column else each.cell.task,
+                "kind": each.status.replace(" ", "-"),
+                "said": f"{each.status}{said}",
+                "reason": each.reason,
+                "log": quote(log.relative_to(folder).as_posix()) if log.is_file() else "",
+            }
         )
-    if not rows:
-        return ""
-    return f'<section id="unfinished"><h2>Not finished</h2><dl class="wide">{"".join(rows)}</dl></section>'
+    return rows
 
 
-def _machines(done: Sequence[Entry]) -> str:
+def _machines(done: Sequence[Entry]) -> list[str]:
     environments = {
         ", ".join(f"{key} {value}" for key, value in Entry.document(found)["environment"].items())
         for entry in done
         for found in entry.done
     }
-    if not environments:
-        return ""
-    listed = "".join(f'<p class="note">{escape(text)}</p>' for text in sorted(environments))
-    return f"<section><h2>Machine</h2>{listed}</section>"
+    return sorted(environments)

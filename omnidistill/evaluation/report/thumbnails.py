@@ -5,24 +5,32 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from itertools import islice
 from pathlib import Path
+from urllib.parse import quote
 
 from omnidistill.evaluation.report.matrix import Entry
 from omnidistill.evaluation.report.run import find_samples
-from omnidistill.evaluation.report.samples import embedded, kind_of
+from omnidistill.evaluation.report.samples import Figure, File, embedded, kind_of
 from omnidistill.evaluation.report.words import plural
 
-WIDTH = 420  # pixels
+WIDTH = 480  # pixels
+SMALLEST = (
+    0.5  # of its own size, below which nothing in a picture can be read: then it is its upper left part
+)
+TALL = 480  # pixels
 LINES, SIGNS = 6, 90  # of a text
 SOUND = 400_000  # bytes
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+NOTE = (
+    f"Pictures are {WIDTH} pixels wide, of large ones the upper left part, and lead to the page of their run, which "
+    "has them whole; first lines, first sound."
+)
 
 
-def pictures_section(done: Sequence[Entry]) -> str:
+def pictures(folder: Path, done: Sequence[Entry]) -> list[tuple[str, list[Figure]]]:
     """For each task real data, the full teacher, and of each recipe the best few-step student of its first seed."""
-    tasks: dict[str, list[str]] = {}
+    tasks: dict[str, list[Figure]] = {}
     seen = set()
     for entry in done:
         if (entry.task, entry.recipe) in seen:  # in two columns
@@ -31,34 +39,28 @@ def pictures_section(done: Sequence[Entry]) -> str:
         found = entry.done[0]
         samples = find_samples(found.run)
         metrics = Entry.document(found)
+        page = found.run / "report.html"
+        link = quote(page.relative_to(folder).as_posix()) if page.is_file() else ""
         shown = tasks.setdefault(entry.task, [])
         if not shown:
             full = max(point["steps"] for point in metrics["teacher"])
-            shown += _figure("real", "real data", samples.get(("real", None), []))
-            shown += _figure("teacher", f"teacher, {plural(full)}", samples.get(("teacher", full), []))
+            shown += _figure("real", "real data", samples.get(("real", None), []), link)
+            shown += _figure("input", "input", samples.get(("input", None), []), link)
+            shown += _figure("teacher", f"teacher, {plural(full)}", samples.get(("teacher", full), []), link)
         best = entry.best()
         steps = best[0] if best else min((point["steps"] for point in metrics["student"]), default=0)
-        shown += _figure("student", f"{entry.recipe}, {plural(steps)}", samples.get(("student", steps), []))
-    rows = "".join(
-        f'<h3 class="row">{escape(task)}</h3><div class="samples thumbs">{"".join(shown)}</div>'
-        for task, shown in tasks.items()
-        if shown
-    )
-    if not rows:
-        return ""
-    note = f"Pictures scaled down to {WIDTH} pixels, first lines, first sound; the runs' own pages have them whole."
-    return f'<section><h2>Samples</h2><p class="note">{note}</p>{rows}</section>'
+        caption = f"{entry.recipe}, {plural(steps)}"
+        shown += _figure("student", caption, samples.get(("student", steps), []), link)
+    return [(task, shown) for task, shown in tasks.items() if shown]
 
 
-def _figure(kind: str, caption: str, paths: Sequence[Path]) -> list[str]:
+def _figure(kind: str, caption: str, paths: Sequence[Path], link: str) -> list[Figure]:
     """A list of one figure, or of none where there is nothing to look at."""
-    body = _look(caption, paths) + _sound(caption, paths)
-    if not body:
-        return []
-    return [f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{body}</figure>']
+    files = [*_look(caption, paths), *_heard(caption, paths)]
+    return [Figure(kind, caption, files, link)] if files else []
 
 
-def _look(caption: str, paths: Sequence[Path]) -> str:
+def _look(caption: str, paths: Sequence[Path]) -> list[File]:
     """The first lines of a text where there is one, for a picture of them would be too small to read; else the first
     picture."""
     written = next((path for path in paths if path.suffix in (".txt", ".jsonl")), None)
@@ -66,19 +68,20 @@ def _look(caption: str, paths: Sequence[Path]) -> str:
         with written.open(encoding="utf-8", errors="replace") as file:
             lines = [line.rstrip("\n") for line in islice(file, LINES)]
         cut = [line if len(line) <= SIGNS else line[: SIGNS - 1] + "…" for line in lines]
-        return f"<pre>{escape(chr(10).join(cut))}</pre>"
+        return [File("other", "", caption, text="\n".join(cut))]
     picture = next((path for path in paths if path.suffix in PICTURES), None)
     uri = thumbnail(picture) if picture else None
-    return f'<img src="{uri}" alt="samples: {escape(caption, quote=True)}">' if uri else ""
+    return [File("image", uri, caption)] if uri else []
 
 
-def _sound(caption: str, paths: Sequence[Path]) -> str:
+def _heard(caption: str, paths: Sequence[Path]) -> list[File]:
     first = next((path for path in paths if kind_of(path).startswith("audio/")), None)
-    return embedded(first, caption) if first and first.stat().st_size <= SOUND else ""
+    return [embedded(first, caption)] if first and first.stat().st_size <= SOUND else []
 
 
 def thumbnail(path: Path, width: int = WIDTH) -> str | None:
-    """A picture as a data URI, no wider than `width`; None for a file that is none."""
+    """A picture as a data URI, no wider than `width` and no smaller than half its size: of one that is too large for
+    both the upper left part. None for a file that is no picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -86,6 +89,9 @@ def thumbnail(path: Path, width: int = WIDTH) -> str | None:
             picture = source.convert("RGB")
     except (OSError, UnidentifiedImageError):
         return None
+    part = (min(picture.width, round(width / SMALLEST)), min(picture.height, round(TALL / SMALLEST)))
+    if part != picture.size:
+        picture = picture.crop((0, 0, *part))
     if picture.width > width:
         picture = picture.resize(
             (width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS
