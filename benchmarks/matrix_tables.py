@@ -14,10 +14,28 @@ FEW = (1, 2, 4)
 Documents = Sequence[Mapping[str, Any]]
 
 
-def figure(value: float | None) -> str:
+def figure(value: float | None, ends: Sequence[float] | None = None) -> str:
+    """A number, with half of its interval where there is one."""
     if value is None:
         return "-"
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+    text = f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+    return text if ends is None else f"{text} ±{(ends[1] - ends[0]) / 2:.2g}"
+
+
+def closed(metrics: Mapping[str, Any], steps: int) -> str:
+    """The gap closed at a step count with half of its interval; "no gap" where the student has one and closes none."""
+    value = metrics["gap_closed"].get(str(steps))
+    if value is None:
+        return "no gap"
+    ends = metrics.get("gap_interval", {}).get(str(steps))
+    return f"{value:.1f} %" if ends is None else f"{value:.1f} ±{(ends[1] - ends[0]) / 2:.1f} %"
+
+
+def basis(metrics: Mapping[str, Any]) -> str:
+    """What the figures rest on, in a sentence."""
+    if metrics["schema"] < 2:
+        return "Schema 1: no intervals, and an energy distance is the former statistic, which reads too high near 0."
+    return f"{metrics['samples']} samples; ± is half the 95 % interval."
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -95,10 +113,15 @@ def row(task: str, recipe: str, documents: Documents) -> list[str]:
         *(figure(at(documents, "teacher", k, name)) for k in FEW),
         recipe,
         *(figure(at(documents, "student", k, name)) for k in FEW),
-        "-" if top is None else f"{top[1]:.1f} % at {top[0]}",
+        "-" if top is None else f"{_closed(documents, *top)} at {top[0]}",
         "-" if top is None else faster(documents, top[0]),
         f"{fmean(document['wall_seconds'] for document in documents) / 60:.1f}",
     ]
+
+
+def _closed(documents: Documents, steps: int, value: float) -> str:
+    """Of one seed with its interval, of several their mean."""
+    return closed(documents[0]["metrics"], steps) if len(documents) == 1 else f"{value:.1f} %"
 
 
 HEAD = [
@@ -141,11 +164,13 @@ def headline(folder: Path) -> str:
     ]
     for task, tops in found.items():
         recipe = max(tops, key=lambda name: rank(tops[name]))
-        (k, closed), documents = tops[recipe], documents_of[task, recipe]
+        (k, share), documents = tops[recipe], documents_of[task, recipe]
         (name, shown), full = primary(documents), full_steps(documents)
         values = [figure(at(documents, model, k, name)) for model in ("teacher", "student")]
         whole = f"{figure(at(documents, 'teacher', full, name))} ({full})"
-        rows.append([task, shown, whole, recipe, str(k), *values, f"{closed:.1f} %", faster(documents, k)])
+        rows.append(
+            [task, shown, whole, recipe, str(k), *values, _closed(documents, k, share), faster(documents, k)]
+        )
     return "\n".join(markdown(rows))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matrix_tables
-from matrix_tables import figure, markdown
+from matrix_tables import basis, closed, figure, markdown
 
 HERE = Path(__file__).parent
 MATRIX = HERE / "results" / "matrix"
@@ -26,6 +26,7 @@ HEAD = """# Results
 Made by `python benchmarks/summary.py` from `benchmarks/results/`; each file there holds the command, the seed, the
 versions and the machine. `gap closed` compares the student at k steps with the teacher at the same k:
 0 % is no better than running the teacher with k steps, 100 % is the teacher at its full number of steps.
+[reading.md](reading.md) says what the intervals are and where there is no gap.
 """
 
 
@@ -36,16 +37,18 @@ def _table(document: dict[str, Any]) -> list[str]:
     rows = [["", "steps", "calls", *names, "gap closed", "ms a sample"]]
     floor = metrics["floor"]
     rows.append(["real", "", "", *(figure(floor.get(name)) for name in names), "", ""])
+    if given := metrics.get("input"):
+        rows.append(["input", "", "", *(figure(given["metrics"].get(name)) for name in names), "", ""])
     for who in ("teacher", "student"):
         for point in metrics[who]:
-            gap = metrics["gap_closed"].get(str(point["steps"])) if who == "student" else None
             rows.append(
                 [
                     who,
                     str(point["steps"]),
                     str(point["nfe"]),
-                    *(figure(point["metrics"].get(name)) for name in names),
-                    "" if gap is None else f"{gap:.1f} %",
+                    figure(point["metrics"][primary], point.get("interval")),
+                    *(figure(point["metrics"].get(name)) for name in names[1:]),
+                    closed(metrics, point["steps"]) if who == "student" else "",
                     f"{1000 * point['seconds_per_sample']:.2f}",
                 ]
             )
@@ -64,8 +67,10 @@ def _section(name: str, document: dict[str, Any]) -> list[str]:
         *_table(document),
         "",
         f"Primary metric: {metrics['primary']['name']} ({better} is better). {training['student_updates']} student "
-        f"updates in {training['seconds']:.0f} s, {document['wall_seconds']:.0f} s in all; network calls: {calls}.",
+        f"updates in {training['seconds']:.0f} s, {document['wall_seconds']:.0f} s in all; network calls: {calls}. "
+        f"{basis(metrics)}",
         "",
+        *(line for warning in metrics.get("warnings", ()) for line in (f"Warning: {warning}", "")),
     ]
 
 
@@ -141,7 +146,15 @@ def _headline(documents: dict[str, dict[str, Any]]) -> str:
                 f"{figure(teacher[full])} ({full})",
             ]
             minutes = f"{document['wall_seconds'] / 60:.1f}"
-            cells = [metrics["task"], metrics["recipe"], str(k), primary, *figures, f"{gap:.1f} %", minutes]
+            cells = [
+                metrics["task"],
+                metrics["recipe"],
+                str(k),
+                primary,
+                *figures,
+                closed(metrics, k),
+                minutes,
+            ]
             rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -162,7 +175,7 @@ def _demo(document: dict[str, Any]) -> str:
     student, full = metrics["student"][0], max(teacher)
     return (
         f"Measured: {primary} {figure(teacher[1])} for the teacher at 1 step and {figure(teacher[full])} at {full}, "
-        f"{figure(student['metrics'][primary])} for the student at 1: {metrics['gap_closed']['1']:.1f} % of the gap "
+        f"{figure(student['metrics'][primary])} for the student at 1: {closed(metrics, 1)} of the gap "
         f"closed, in {document['wall_seconds']:.0f} s on {metrics['environment']['cores']} cores."
     )
 

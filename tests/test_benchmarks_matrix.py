@@ -98,3 +98,31 @@ def test_the_tables_say_what_the_cells_say(
     section = "\n".join(tables.section(folder))
     assert "- c · x · seed 0: not possible, x needs data" in section
     assert tables.section(tmp_path / "nothing") == []
+
+
+def test_intervals_are_in_the_tables_and_former_figures_are_marked(
+    scripts: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tables = scripts
+    summary = importlib.import_module("summary")
+    try:
+        document = {
+            "schema": 2,
+            "samples": 256,
+            "primary": {"name": "quality", "better": "higher"},
+            "floor": {},
+            "input": {"metrics": {"quality": 1.5}, "interval": None},
+            "teacher": [{**point(1, 2.0, 0.01), "interval": [1.5, 2.1]}],
+            "student": [{**point(k, 8.0, 0.01), "interval": None} for k in (1, 2)],
+            "gap_closed": {"1": 75.0, "2": None},
+            "gap_interval": {"1": [70.0, 81.0], "2": None},
+        }
+        lines = summary._table({"metrics": document})
+        assert "| teacher | 1 | 1 | 2.00 ±0.3 |  | 10.00 |" in lines
+        assert "| student | 1 | 1 | 8.00 | 75.0 ±5.5 % | 10.00 |" in lines
+        assert "| student | 2 | 2 | 8.00 | no gap | 10.00 |" in lines
+        assert "| input |  |  | 1.50 |  |  |" in lines
+        assert tables.basis(document) == "256 samples; ± is half the 95 % interval."
+        assert "former statistic" in tables.basis({**document, "schema": 1})
+    finally:
+        sys.modules.pop("summary")

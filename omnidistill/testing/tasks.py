@@ -172,6 +172,10 @@ def _check_metrics(report: Report, task: Task, batch: Batch, untrained: Denoiser
         noise = 0.1 * abs(found[name] - worst[name]) + 1e-6
         same = abs(turned - found[name]) <= noise
         report.require(same, f"{name} ignores the order of samples", f"{found[name]} and {turned}")
+        once = torch.ones(1, len(x0), dtype=torch.long)
+        drawn = float(task.bootstrap(x0, context, generator(seed, "measure"), once)[0])
+        same = math.isclose(drawn, found[name], rel_tol=1e-4, abs_tol=1e-6)
+        report.require(same, f"the bootstrap of {name} is of {name}", f"{drawn} and {found[name]}")
         if context.mask is not None:
             other = measure(rewritten(x0, context.mask, seeded(seed)), context)[name]
             same = math.isclose(other, found[name], rel_tol=1e-5, abs_tol=1e-7)

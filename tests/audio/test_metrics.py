@@ -65,3 +65,8 @@ def test_bad_clips_are_refused_in_one_line(judged):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="divide by 4 and at least 16 frames"):
         metrics.Texture(clips[..., :12], None, labels)
+
+
+def test_two_clips_are_judged_without_neighbours(judged):
+    texture, real, clips, labels = judged
+    assert set(metrics.evaluate(clips[:2], None, labels[:2], texture, real)) == {"frechet", "label_accuracy"}

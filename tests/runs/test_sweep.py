@@ -418,7 +418,7 @@ def test_real_cells(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert json.loads((run / "metrics.json").read_text())["training"]["student_updates"] == 2
         assert (run / "student.safetensors").is_file()
     page = (out / "report.html").read_text()
-    assert page.count('<a href="exact/') == 2 and page.count("data:image/") == 3
+    assert page.count('">seed 0</a>') == 2 and page.count("data:image/") == 3
     assert page.count("<pre>") == 3, "a text is shown as such"
     stamps = [(run / "metrics.json").stat().st_mtime_ns for run in made]
     assert main(words) == 0

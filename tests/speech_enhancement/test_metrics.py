@@ -76,3 +76,14 @@ def test_nan_is_refused(voices: list[Tensor]) -> None:
 def test_dnsmos_hears_noise_and_takes_waves_beyond_1(voices: list[Tensor]) -> None:
     clean, noisy = (metrics.dnsmos(w) for w in (2.0 * voices[0], spoilt(voices[0], 2.0)))
     assert 1.0 <= noisy["dnsmos_bak"] < clean["dnsmos_bak"] <= 5.0
+
+
+def test_resamples_are_the_distance_of_the_drawn_pairs(voices: list[Tensor]) -> None:
+    noisy = [spoilt(w, 0.2, i) for i, w in enumerate(voices)]
+    counts = torch.ones(2, len(voices), dtype=torch.long)
+    counts[1, 0], counts[1, 1] = 2, 0
+    rows = torch.repeat_interleave(torch.arange(len(voices)), counts[1]).tolist()
+    found = metrics.bootstrap(noisy, voices, counts)
+    for value, chosen in zip(found.tolist(), (range(len(voices)), rows), strict=True):
+        pair = ([waves[i] for i in chosen] for waves in (noisy, voices))
+        assert value == pytest.approx(metrics.evaluate(*pair, opinion=False)["frechet"], rel=1e-5, abs=1e-6)

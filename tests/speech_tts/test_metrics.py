@@ -73,3 +73,16 @@ def test_patches_are_windows_of_real_frames():
         metrics.patches([mel / 0.0 * 0.0])
     with pytest.raises(UserError, match="no mel"):
         metrics.patches([mel[:, :5]])
+
+
+def test_resamples_are_the_distance_of_the_drawn_mels():
+    real, made = speech(0), speech(1, count=5)
+    made[2] = made[2][:, :30]  # of another length, and so with fewer patches
+    made.append(made[0][:, : metrics.PATCH - 1])  # too short for any
+    space = metrics.patch_space(real)
+    features = space(real)
+    counts = torch.tensor([[1, 1, 1, 1, 1, 1], [2, 0, 3, 0, 1, 0]])
+    drawn = [made[i] for i in torch.repeat_interleave(torch.arange(6), counts[1])]
+    found = metrics.bootstrap(made, features, space, counts)
+    for value, mels in zip(found.tolist(), (made, drawn), strict=True):
+        assert value == pytest.approx(metrics.frechet(mels, features, space), rel=1e-6)

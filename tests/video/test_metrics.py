@@ -84,3 +84,13 @@ def test_descriptors_know_direction():
     right, left = (motion(ramp, ramp - d)[0] for d in (0.2, -0.2))
     assert not torch.allclose(right, left, atol=0.1)
     assert motion(ramp, ramp).abs().max() == 0
+
+
+def test_resamples_are_the_distance_of_the_drawn_clips(judged):
+    judge, clips, _, _ = judged
+    few = clips[:20]
+    counts = torch.stack((torch.ones(20), torch.tensor([3, 0, 1] * 6 + [1, 1]))).long()
+    drawn = few[torch.repeat_interleave(torch.arange(20), counts[1])]
+    found = judge.bootstrap(few, counts)
+    for value, made in zip(found.tolist(), (few, drawn), strict=True):
+        assert value == pytest.approx(judge(made, None)["frechet"], rel=1e-6)
