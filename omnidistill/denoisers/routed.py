@@ -34,7 +34,7 @@ class Routed(Denoiser):
         # Not as submodules: they belong to whoever made them.
         self.denoisers, self.route, self.counted = list(denoisers.items()), route, [counted]
 
-    def guided(self, scale: float, null: Null) -> Denoiser:
+    def guided(self, scale: float | None, null: Null) -> Denoiser:
         """Each under guidance: the route is that of the condition, which the unconditional half no longer has."""
         return Routed({name: Guided(one, scale, null) for name, one in self.denoisers}, self.route, self)
 

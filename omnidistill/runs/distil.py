@@ -84,7 +84,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     # What was asked before training began is counted apart: it does not grow with the number of updates.
     module.calls["teacher_bank"] = asked
     module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
-    average: Denoiser = module.trained["ema"].eval()
+    average: Denoiser = module.trained["ema"].eval()  # type: ignore[assignment]
     return Distilled(average if recipe.guidance is None else Told(average, recipe.guidance), recipe, module)
 
 

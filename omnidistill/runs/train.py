@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build, save_config
-from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import folders, setup
 from omnidistill.student import Recipe, described, save
@@ -51,6 +51,7 @@ def train(cfg: DictConfig) -> FilePath:
         "environment": environment(device),
     }
     recipe = Recipe(task=described(setup.plain(cfg.task), task), reading=network.reading(), made_by=made)
-    save(module.trained["ema"].eval(), recipe, out, "teacher")
+    average: Denoiser = module.trained["ema"].eval()  # type: ignore[assignment]
+    save(average, recipe, out, "teacher")
     folders.check_whole(out, ("config.yaml", "teacher.safetensors", "teacher.json"))
     return out

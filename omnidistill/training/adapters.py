@@ -64,9 +64,9 @@ def attach(network: nn.Module, adapter: Adapter, whole: Collection[str] = ()) ->
             f"student.adapter.targets: {type(network).__name__} has no module {lost[0] if lost else 'to adapt'}; "
             f"it has {', '.join(layers[:6]) or 'no linear layer'}{', ...' if len(layers) > 6 else ''}"
         )
-    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets)  # type: ignore[arg-type]
+    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets)
     try:
-        return inject_adapter_in_model(config, network)  # type: ignore[return-value]
+        return inject_adapter_in_model(config, network)
     except ValueError as error:
         raise UserError(f"student.adapter cannot be put into {type(network).__name__}: {error}") from error
 

@@ -92,9 +92,9 @@ class Draws(TorchFunctionMode):
             size = kwargs.pop("size", None) or (args[0] if args and not isinstance(args[0], int) else args)
             return self._sized(lambda whole: function(whole, **kwargs), tuple(size), g)
         if function is torch.randint:
-            given = list(args)
-            size = kwargs.pop("size", None) or given.pop()
-            return self._sized(lambda whole: function(*given, size=whole, **kwargs), tuple(size), g)
+            bounds = list(args)
+            size = kwargs.pop("size", None) or bounds.pop()
+            return self._sized(lambda whole: function(*bounds, size=whole, **kwargs), tuple(size), g)  # type: ignore[call-overload]
         if function is torch.randperm:
             return function(*args, **kwargs)
         raise UserError(

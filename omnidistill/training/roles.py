@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -57,30 +58,40 @@ def cast(
     roles |= {name: spec for name, spec in objective.roles.items() if name != STUDENT}
     roles |= {EMA: RoleSpec(start=STUDENT, average=ema)}
     models: dict[str, nn.Module] = {STUDENT: student}
+    # Before any copy: an adapter freezes what it lies over.
+    free = {name: tuple(trainable(model)) for name, model in (*origins.items(), (STUDENT, student))}
     parts: dict[str, tuple[str, ...]] = {}
     turns: list[str] = []
     for name in _ordered(roles, origins):
         spec = roles[name]
         if name != STUDENT:
-            source: nn.Module = origins[spec.start] if spec.start in origins else models[spec.start]  # type: ignore[index]
-            models[name] = _made(source, spec, adapter)
+            assert spec.start is not None
+            still = spec.start in origins
+            source: nn.Module = origins[spec.start] if still else models[spec.start]
+            models[name], free[name] = _made(source, free[spec.start], spec, adapter, still)
     for name, spec in roles.items():
         for head, build in spec.modules.items():
             if head in models:
                 raise UserError(f"role '{name}' calls a module '{head}', which is a model's name already")
             models[head] = build(models[name])  # type: ignore[arg-type]
+            free[head] = tuple(trainable(models[head]))
         if spec.trained and name != STUDENT:
             parts[name] = (name, *spec.modules)
             turns += [name] * (1 if spec.updates is None else spec.updates)
     parts[STUDENT] = (STUDENT, *roles[STUDENT].modules)
-    free = {name: tuple(trainable(model)) for name, model in models.items()}
     if not free[STUDENT]:
         raise UserError("the student has no parameters to train")
     for model in (*models.values(), *origins.values()):
         model.requires_grad_(False)
     # In the order of the declaration, whatever had to be copied first.
     order = [*roles, *(head for spec in roles.values() for head in spec.modules)]
-    return Cast({name: models[name] for name in order}, roles, parts, (*turns, STUDENT), free)
+    return Cast(
+        {name: models[name] for name in order},
+        roles,
+        parts,
+        (*turns, STUDENT),
+        {name: free[name] for name in order},
+    )
 
 
 def _student(declared: RoleSpec | None) -> RoleSpec:
@@ -94,13 +105,17 @@ def _student(declared: RoleSpec | None) -> RoleSpec:
     return replace(spec, start=STUDENT, updates=1, lr=1.0 if spec.lr is None else spec.lr)
 
 
-def _made(source: nn.Module, spec: RoleSpec, adapter: Adapter | None) -> nn.Module:
+def _made(
+    source: nn.Module, free: tuple[str, ...], spec: RoleSpec, adapter: Adapter | None, still: bool
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A role's model and the names of what it trains: a copy of the source, or adapters over it; over the very tensors
+    of one that stands `still`, over a copy of one that is trained itself."""
     own = Adapter(**spec.adapter) if spec.adapter is not None else adapter if spec.trained else None
     if own is None or _adapted(source):
-        return twin(source)
-    made = twin(source, source.parameters())
-    made.network = attach(made.network, own)  # type: ignore[union-attr, arg-type]
-    return made
+        return twin(source, [p for name, p in source.named_parameters() if name not in free]), free
+    made: Any = twin(source, source.parameters() if still else ())
+    made.network = attach(made.network, own)
+    return made, tuple(trainable(made))
 
 
 def _adapted(model: nn.Module) -> bool:

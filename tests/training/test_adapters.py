@@ -205,3 +205,22 @@ def test_a_students_own_module_with_adapters_comes_back(tmp_path):
     )  # fmt: skip
     loaded = omnidistill.load(tmp_path / "own", network=Wide(), path=rectified_flow())
     assert torch.equal(loaded.sample(7, seed=3), student.sample(7, seed=3))
+
+
+def test_a_whole_role_beside_an_adapter_keeps_what_the_user_froze(engine):
+    """An adapter freezes the tensors that it lies over; a whole critic made after it still trains what it may, and no
+    more. A role with an adapter over one that is trained has a base of its own."""
+    origin = engine.denoiser(1)
+    origin.network.first.requires_grad_(False)
+    roles = {
+        "a": RoleSpec(start="teacher", adapter={"rank": 1}),
+        "b": RoleSpec(start="teacher"),
+        "c": RoleSpec(start="b", adapter={"rank": 1}),
+    }
+    objective = type("O", (), {"roles": roles, "needs": frozenset(), "bank": None, "rolls_out": False})()
+    crew = cast(engine.denoiser(0), origin, objective, 0.9)
+    b = ["network.inner.weight", "network.inner.bias", "network.last.weight", "network.last.bias"]
+    assert list(crew.trainable["b"]) == b
+    assert all("lora_" in name for role in "ac" for name in crew.trainable[role])
+    assert crew.models["a"].network.inner.base_layer.weight is origin.network.inner.weight
+    assert crew.models["c"].network.inner.base_layer.weight is not crew.models["b"].network.inner.weight
