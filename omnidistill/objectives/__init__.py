@@ -4,6 +4,7 @@ from omnidistill.objectives.adversarial import Adversarial
 from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, StudentSpec
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.denoising import Denoising
+from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.regression import Regression
@@ -16,6 +17,7 @@ __all__ = [
     "BankSpec",
     "Consistency",
     "Denoising",
+    "FlowMap",
     "Gap",
     "Losses",
     "Matching",

@@ -1,1 +1,1 @@
-"""Roles and their schedule, the one Lightning module, averages, checkpoints. Heavy imports stay inside `loop`."""
+"""Roles and their schedule, the engine and its loop, averages, checkpoints."""

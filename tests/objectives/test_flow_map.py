@@ -1,0 +1,146 @@
+"""Flow maps against the known one of a Gaussian, whose trajectories are `x_r = a_r m + S_r/S_t (x_t - a_t m)`."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from omnidistill import paths
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
+from omnidistill.errors import UserError
+from omnidistill.networks.mlp import MLP
+from omnidistill.objectives import FlowMap
+from omnidistill.paths.base import as_time, per_sample
+from omnidistill.posteriors import PointPosterior
+from omnidistill.random import generator
+from omnidistill.samplers import FewStep
+from omnidistill.times import Uniform
+
+MEAN, STD = 0.7, 0.4
+PATHS = ("rectified_flow", "vp_cosine", "trigflow", "edm", "vp_linear")
+
+
+class Map(Denoiser):
+    """The exact psi of `N(MEAN, STD^2)`, times `1 + error` where an error is wanted."""
+
+    wants_target = True
+
+    def __init__(self, path: paths.GaussianPath, error: float = 0.0) -> None:
+        super().__init__(path)
+        self.error = nn.Parameter(torch.tensor(error, dtype=torch.float64))
+
+    def belief(self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None):
+        t = as_time(t, x_t).expand(len(x_t))
+        r = torch.zeros_like(t) if target_time is None else as_time(target_time, x_t).expand(len(x_t))
+        (a, _, s), (a_r, _, s_r) = ((per_sample(c, x_t) for c in self.path.coefficients(u)) for u in (t, r))
+        spread, spread_r = ((x**2 * STD**2 + y**2).sqrt() for x, y in ((a, s), (a_r, s_r)))
+        here = MEAN + STD**2 * a * (x_t - a * MEAN) / spread**2
+        gain = a_r - a * s_r / s
+        # Written as one fraction without cancellation: (X_r - s_r/s x) / (a_r - a s_r/s).
+        arrived = a_r * MEAN + spread_r / spread * (x_t - a * MEAN)
+        near = per_sample((r - t).abs() < 1e-9, x_t) > 0
+        jump = (arrived - s_r / s * x_t) / torch.where(near, torch.ones_like(gain), gain)
+        return PointPosterior((1.0 + self.error) * torch.where(near, here, jump))
+
+
+def batch(count: int = 64) -> Batch:
+    return Batch(MEAN + STD * torch.randn(count, 3, generator=generator("data"), dtype=torch.float64))
+
+
+def losses(closed, objective: FlowMap, student: Denoiser, path, seed: int = 0):
+    teacher = closed.gaussian(MEAN, STD**2, path, 3)
+    models = {"teacher": teacher, "student": student}
+    return objective.losses("student", closed.step("student", models, batch(), seed=seed))
+
+
+@pytest.mark.parametrize("identity", ["semigroup", "lagrangian", "eulerian"])
+@pytest.mark.parametrize("name", PATHS)
+def test_the_exact_map_has_no_loss_and_another_one_has(closed, name: str, identity: str) -> None:
+    path = getattr(paths, name)()
+    objective = FlowMap(identity=identity, times=Uniform(0.1, 0.95))
+    exact = losses(closed, objective, Map(path), path)
+    assert float(exact.terms["flow_map"]) < 1e-16
+    wrong = losses(closed, objective, Map(path, 0.05), path)
+    assert float(wrong.terms["flow_map"]) > 1e-4
+
+
+def test_the_longest_jumps_of_the_semigroup_are_plain_consistency(closed) -> None:
+    """For r = 0 the target is the belief at the middle state alone, whatever the first jump's belief weighs."""
+    path = paths.rectified_flow()
+    objective = FlowMap(at_once=0.25, to_data=0.7, times=Uniform(0.2, 0.9))
+    student = Map(path, 0.1)
+    step = closed.step(
+        "student", {"teacher": closed.gaussian(MEAN, STD**2, path, 3), "student": student}, batch(20)
+    )
+    jump = objective._jump(step)
+    assert (jump.r == jump.t).sum() == jump.diagonal == 5 and (jump.r == 0).sum() == 14
+    far = slice(5, 19)
+    asked = []
+    student.register_forward_hook(
+        lambda module, inputs, belief: asked.append((inputs[1], belief.mean.detach()))
+    )
+    target = objective._two_jumps(step, jump.x_t[far], jump.t[far], jump.r[far], Context())
+    (t, _), (u, second) = asked
+    assert (u < t).all()
+    torch.testing.assert_close(target.mean, second)
+
+
+@pytest.mark.parametrize("identity", ["semigroup", "lagrangian", "eulerian"])
+def test_from_a_perturbed_map_the_gradient_points_home(closed, identity: str) -> None:
+    path = paths.trigflow()
+    for error in (-0.1, 0.1):
+        student = Map(path, error)
+        found = losses(closed, FlowMap(identity=identity, times=Uniform(0.1, 0.95)), student, path)
+        (gradient,) = closed.gradient(found, student.error)
+        assert float(gradient) * error > 0
+
+
+def test_more_steps_of_a_wrong_map_are_better_and_renoising_has_its_best_number() -> None:
+    """Every jump is 2 % too long. Jumps shrink as the steps grow, and their errors with them, down to that of the wrong
+    velocity; re-noising makes a whole jump of every step and passes its best number (cf. Sabour et al. 2025, Align
+    Your Flow, sec. 3.1)."""
+    path = paths.rectified_flow()
+    like = torch.empty(20_000, 1, dtype=torch.float64)
+
+    class Overshooting(Map):
+        def belief(self, x_t, t, context, target_time):
+            right = super().belief(x_t, t, context, target_time).mean
+            return PointPosterior(x_t + 1.02 * (right - x_t))
+
+    def error(transition: str, steps: int) -> float:
+        x = FewStep(transition).sample(Overshooting(path), like, steps, g=generator("noise")).x0
+        return float(((x.mean() - MEAN) ** 2 + (x.std() - STD) ** 2).sqrt())
+
+    ode, renoise = ([error(kind, steps) for steps in (1, 2, 4, 8, 16)] for kind in ("ode", "renoise"))
+    assert all(later < earlier for earlier, later in itertools.pairwise(ode))
+    assert renoise[-1] > 1.3 * min(renoise)
+
+
+def test_what_cannot_be_is_said_in_a_line(closed) -> None:
+    path = paths.rectified_flow()
+    with pytest.raises(UserError, match="identity of a flow map 'semi'"):
+        FlowMap(identity="semi")
+    with pytest.raises(UserError, match="at_once > 0"):
+        FlowMap(at_once=0.0)
+    with pytest.raises(UserError, match="diagonal: teacher"):
+        FlowMap(diagonal="data", guidance=2.0)
+    with pytest.raises(UserError, match="semigroup"):
+        FlowMap(identity="lagrangian", decay=0.9)
+    untold = NetworkDenoiser(MLP(3, width=8, depth=1).double(), path, "flow")
+    with pytest.raises(UserError, match=r"student\.target_time=true"):
+        losses(closed, FlowMap(), untold, path)
+    with pytest.raises(UserError, match="at least 2 samples"):
+        models = {"teacher": closed.gaussian(MEAN, STD**2, path, 3), "student": Map(path)}
+        FlowMap().losses("student", closed.step("student", models, batch(1)))
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": 0.9}, {"identity": "lagrangian"}, {"diagonal": "data"}])
+def test_calls_are_those_that_are_declared(closed, options) -> None:
+    path = paths.rectified_flow()
+    objective = FlowMap(**options)
+    teacher = closed.gaussian(MEAN, STD**2, path, 3)
+    models = {"teacher": teacher, "student": Map(path), "target": Map(path)}
+    objective.losses("student", closed.step("student", models, batch()))
+    assert {name: model.calls for name, model in models.items() if model.calls} == objective.cost("student")
