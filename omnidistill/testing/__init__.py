@@ -8,6 +8,7 @@ each property that held.
 """
 
 from omnidistill.testing.base import ConformanceError
+from omnidistill.testing.beliefs import check_belief
 from omnidistill.testing.denoisers import check_denoiser
 from omnidistill.testing.objectives import check_objective
 from omnidistill.testing.paths import check_path
@@ -16,6 +17,7 @@ from omnidistill.testing.tasks import check_task
 
 __all__ = [
     "ConformanceError",
+    "check_belief",
     "check_denoiser",
     "check_objective",
     "check_path",

@@ -13,6 +13,7 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.denoisers.plausible import doubt
 from omnidistill.posteriors import Posterior
 from omnidistill.testing.base import Report, close, gap, rewritten, seeded
+from omnidistill.testing.beliefs import check_belief, check_features
 
 
 def check_denoiser(
@@ -25,8 +26,9 @@ def check_denoiser(
     3. At t = 0 the belief is the state itself (Gaussian and masked paths).
     4. Samples do not see one another: order and company in the batch change nothing.
     5. What padding holds changes nothing (where the context has a mask).
-    6. On `differentiable` paths the gradient with respect to x_t is finite.
-    7. No other reading of a network's answers, e.g. with its time reversed, denoises x0 far better (Gaussian paths, 128
+    6. The belief passes `check_belief`; a network that names a feature layer gives both in one counted call.
+    7. On `differentiable` paths the gradient with respect to x_t is finite.
+    8. No other reading of a network's answers, e.g. with its time reversed, denoises x0 far better (Gaussian paths, 128
        numbers in x0 or more; see `denoisers.plausible`). Where one does better but not by far, a warning says so.
 
     Args:
@@ -110,6 +112,9 @@ def _check_answers(
         alone = denoiser(x_t[:1], middle, context[:1])
         one = whole.replace(whole.parameters[:1])
         report.require(same(alone, one), "a sample alone is answered as in company", far(alone, one))
+    check_features(report, denoiser, x_t, middle, context, tolerance)
+    with torch.enable_grad():
+        report.lines += check_belief(denoiser(x_t, middle, context), x0, path, tolerance=tolerance)
     if context.mask is not None:
         with report.section("what padding holds changes nothing"):
             g, mask = seeded(seed), context.mask
