@@ -195,9 +195,15 @@ def main() -> None:
             machines.add(_machine(document["metrics"]["environment"]))
     if overhead:
         lines += ["## Step overhead", "", "`python benchmarks/step_overhead.py`", ""]
-        lines += ["| network | engine ms | bare ms | ratio |", "|---|---|---|---|"]
+        lines += [
+            "| case | engine ms (min, median, max) | by hand ms | ratio | goal |",
+            "|---|---|---|---|---|",
+        ]
         for name, case in overhead["cases"].items():
-            lines.append(f"| {name} | {case['engine_ms']} | {case['bare_ms']} | {case['ratio']} |")
+            both = (
+                ", ".join(f"{value:.1f}" for value in case[key].values()) for key in ("engine_ms", "hand_ms")
+            )
+            lines.append(f"| {name} | {' | '.join(both)} | {case['ratio']} | {case['goal']} |")
         lines.append("")
         machines.add(_machine(overhead["environment"]))
     if SAMPLERS.is_file():

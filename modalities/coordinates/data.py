@@ -134,17 +134,19 @@ def own(path: str | Path, atoms: str = "ca", share: float = 0.2, on_bad: str = "
                 f"trajectories need one structure file beside them, {shown(path)} has {len(named)}"
             )
         topology = read_structures(named[0])
-        read = read_each(
-            found, lambda run: trajectory(named[0], topology, run, atoms), on_bad, what="structures"
-        )
+
+        def read_one(file: Path) -> Ensemble:
+            return trajectory(named[0], topology, file, atoms)
     elif named:
-        read = read_each(found, lambda file: structures(file, atoms), on_bad, what="structures")
+
+        def read_one(file: Path) -> Ensemble:
+            return structures(file, atoms)
     else:
         reason = f"; {found.wrong[0]}" if found.wrong else ""
         raise UserError(
             f"{shown(path)} holds no structures; expected {', '.join((*NAMED, *TRAJECTORIES))}{reason}"
         )
-    return _split([ensemble for _, ensemble in read], share)
+    return _split([ensemble for _, ensemble in read_each(found, read_one, on_bad, what="structures")], share)
 
 
 def structures(path: Path, atoms: str) -> Ensemble:

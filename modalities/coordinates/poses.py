@@ -21,13 +21,25 @@ class Centred(RigidMotion):
         return target
 
 
-def superposed(frames: Tensor, poses: dict[int, Tensor]) -> Tensor:
-    """frames: Float[f n 3], centred and turned onto the reference pose of n points; where `poses` has none yet, the
-    first frame becomes it."""
+Pose = tuple[Tensor, Tensor]
+"""Long[n], the places of its points, ascending, and Float64[n 3]."""
+
+
+def superposed(frames: Tensor, rows: Tensor, pose: Pose) -> Tensor:
+    """frames: Float[f n 3], points of the places rows: Long[n], centred and turned onto a reference pose by the points
+    that both have."""
     motion = RigidMotion()
-    x = motion.project(frames.double())
-    pose = poses.setdefault(x.shape[1], x[:1])
-    return motion.align(x, pose.expand_as(x)).float()
+    x, (places, to) = motion.project(frames.double()), pose
+    if torch.equal(rows, places):
+        return motion.align(x, to.expand_as(x)).float()
+    mine, theirs = torch.isin(rows, places), torch.isin(places, rows)
+    if int(mine.sum()) < 3:
+        return x.float()
+    # The turn of the shared points, taken by all: Kabsch 1976, as in `RigidMotion.align`.
+    u, _, vh = torch.linalg.svd(motion.project(x[:, mine]).mT @ motion.project(to[theirs]))
+    sign = torch.linalg.det(u @ vh).sign()
+    flip = torch.diag_embed(torch.stack((torch.ones_like(sign), torch.ones_like(sign), sign), -1))
+    return motion.project(x @ (u @ flip @ vh)).float()
 
 
 def rotated(x: Tensor, rotations: str, g: torch.Generator) -> Tensor:

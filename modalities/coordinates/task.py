@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError, unknown
 from omnidistill.modalities.coordinates import data, metrics
+from omnidistill.modalities.coordinates.layout import Layout
 from omnidistill.modalities.coordinates.networks import ChainNetwork
-from omnidistill.modalities.coordinates.poses import ROTATIONS, Centred, rotated, superposed
+from omnidistill.modalities.coordinates.poses import ROTATIONS, Centred, Pose, rotated, superposed
 from omnidistill.modalities.coordinates.render import write_structures
 from omnidistill.paths import GaussianPath, RigidMotion, edm
 from omnidistill.samplers import Ancestral, Sampler
@@ -32,7 +33,8 @@ class Ensemble(Task):
 
     Args:
         folder: structures of the user's own, see `data.own`; None: adenylate kinase as `omnidistill data fetch adk`
-            gets it. Molecules of several lengths are padded to the longest, with a mask.
+            gets it. Where files have other residues resolved, or are of other molecules, a mask says which places each
+            fills (see `layout`).
         atoms: `ca`, one point a residue, or `heavy`, all atoms but hydrogen.
         held_out: share of the user's files (or of the structures of a single file) that is held out.
         rotations: of the training frames about the reference pose: `none`, `small` (0.1 rad) or `all`.
@@ -43,7 +45,7 @@ class Ensemble(Task):
         on_bad: `stop` at a file that cannot be read, or `skip` it.
         teacher_steps: steps of the full teacher, first order: a step is one call, as a student's is.
 
-    Metrics: see `metrics.evaluate`; against all held-out structures with as many points.
+    Metrics: see `metrics.evaluate`; against the held-out structures of the same molecule.
     """
 
     title = "Adenylate kinase between open and closed"
@@ -78,7 +80,7 @@ class Ensemble(Task):
         self.path = edm(sigma_min, sigma_max, symmetry=RigidMotion() if align else Centred())
         self._network = dict(network or {})
         self._within: dict[int, Tensor] = {}
-        self.shape = (max(len(molecule) for molecule in self._molecules), 3)
+        self.shape = (self._layout.size, 3)
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -89,41 +91,49 @@ class Ensemble(Task):
         return data.adk(self.atoms) if data.adk_fetched() else None
 
     @cached_property
-    def _molecules(self) -> list[data.Molecule]:
+    def _layout(self) -> Layout:
+        """Of all ensembles, those for training first."""
         if self._split is not None:
-            return [e.molecule for e in (*self._split.train, *self._split.held_out)]
+            return Layout([*self._split.train, *self._split.held_out])
         if self.atoms != "ca":
             raise UserError(f"{self.name} with atoms={self.atoms} needs its data at hand; {self.data_hint}")
-        return [data.adk_molecule()]
+        molecule = data.adk_molecule()
+        return Layout([data.Ensemble(self.name, molecule, torch.zeros(1, len(molecule), 3))])
+
+    def _indices(self, split: str) -> range:
+        """The places in the layout of a split's ensembles."""
+        assert self._split is not None
+        count = len(self._split.train)
+        return range(count) if split == "train" else range(count, len(self._layout.ensembles))
 
     @cached_property
     def _frames(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """By split: superposed frames, Float32[f n 3] in units of `scale`, padded with zeros, and lengths, Long[f]."""
-        split, size = self._split, self.shape[0]
-        assert split is not None
-        poses: dict[int, Tensor] = {}
+        """By split: superposed frames, Float32[f n 3] in units of `scale`, zero where nothing is, and which ensemble
+        each is of, Long[f]."""
+        poses: dict[int, Pose] = {}
         found = {}
-        for name in ("train", "held_out"):
-            frames, lengths = [], []
-            for ensemble in getattr(split, name):
-                x = superposed(ensemble.frames / self.scale, poses)
-                frames.append(torch.nn.functional.pad(x, (0, 0, 0, size - x.shape[1])))
-                lengths.append(torch.full((len(x),), x.shape[1]))
-            found[name] = (torch.cat(frames), torch.cat(lengths))
+        for split in ("train", "held_out"):
+            frames, which = [], []
+            for index in self._indices(split):
+                x, (kind, rows) = (
+                    self._layout.ensembles[index].frames / self.scale,
+                    self._layout.places[index],
+                )
+                pose = poses.setdefault(kind, (rows, RigidMotion().project(x[0].double())))
+                frames.append(self._layout.spread(superposed(x, rows, pose), index))
+                which.append(torch.full((len(x),), index))
+            found[split] = (torch.cat(frames), torch.cat(which))
         return found
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         if self._split is None:
             return Batch(None, Context(), count)
-        frames, lengths = self._frames["train" if split == "train" else "held_out"]
-        rows = torch.randint(len(frames), (count,), generator=g, device=g.device).cpu()
-        return Batch(rotated(frames[rows], self.rotations, g), self._context(lengths[rows]))
+        return self._drawn(*self._frames["train" if split == "train" else "held_out"], count, g)
 
-    def _context(self, lengths: Tensor) -> Context:
-        size = self.shape[0]
-        if all(len(molecule) == size for molecule in self._molecules):
-            return Context()
-        return Context(mask=(torch.arange(size) < lengths.unsqueeze(1)).unsqueeze(-1))
+    def _drawn(self, frames: Tensor, which: Tensor, count: int, g: torch.Generator) -> Batch:
+        rows = torch.randint(len(frames), (count,), generator=g, device=g.device).cpu()
+        mask = self._layout.masks[which[rows]].unsqueeze(-1) if self._layout.ragged else None
+        return Batch(rotated(frames[rows], self.rotations, g), Context(mask=mask))
 
     # --- networks ---------------------------------------------------------------------------------------------------
 
@@ -143,48 +153,76 @@ class Ensemble(Task):
     # --- what is good, and what is shown ---------------------------------------------------------------------------
 
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
-        """Metrics of `metrics.evaluate`; where lengths differ, of each length, averaged over samples."""
+        """Metrics of `metrics.evaluate`; of each set of points on its own, averaged over samples.
+
+        Held-out structures need not have the same residues resolved: see `Layout.comparable`."""
         total: dict[str, float] = {}
-        for rows, x, real, within in self._judged(x0, context):
-            molecule = self._molecule(x.shape[1])
-            found = metrics.evaluate(x, real, molecule.bonds, molecule.lengths, within)
-            for key, value in found.items():
+        for rows, x, real, within, (bonds, lengths) in self._judged(x0, context):
+            for key, value in metrics.evaluate(x, real, bonds, lengths, within).items():
                 total[key] = total.get(key, 0.0) + value * len(rows) / len(x0)
         return total
 
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
         total = torch.zeros(len(counts), dtype=torch.float64)
-        for rows, x, real, within in self._judged(x0, context):
+        for rows, x, real, within, _ in self._judged(x0, context):
             drawn = counts[:, rows]
-            # A length that a resample leaves out weighs nothing in it.
+            # A set of points that a resample leaves out weighs nothing in it.
             share, energy = drawn.sum(1) / len(x0), metrics.bootstrap(x, real, within, drawn)
             total += torch.where(share > 0, share * energy, 0.0)
         return total
 
-    def _judged(self, x0: Tensor, context: Context) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """For each length the rows of its samples, those samples and the held-out structures in Angstrom, and the
-        aligned RMSDs among the latter, computed once."""
+    def _judged(
+        self, x0: Tensor, context: Context
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]]:
+        """For each set of points the rows of its samples, those samples and the held-out structures in Angstrom, on
+        the points that they share, the aligned RMSDs among the latter, computed once, and bonds with their lengths."""
         if self._split is None:
             raise UserError(f"{self.name} judges samples by held-out structures; {self.data_hint}")
-        frames, lengths = self._frames["held_out"]
-        for length, rows in self._by_length(x0, context).items():
-            real = frames[lengths == length][:, :length] * self.scale
-            if not len(real):
-                raise UserError(f"no held-out structure has {length} points, as {len(rows)} samples have")
-            if length not in self._within:
-                self._within[length] = metrics.rmsd_matrix(real, real)[0]
-            yield rows, x0.detach().cpu()[rows, :length].double() * self.scale, real, self._within[length]
+        frames, which = self._frames["held_out"]
+        for index, rows in self._by_molecule(x0, context).items():
+            references, places = self._layout.comparable(index, self._indices("held_out"))
+            if not references:
+                points = int(self._layout.masks[index].sum())
+                raise UserError(
+                    f"no held-out structure shares the residues of the {points} points that {len(rows)} samples have"
+                )
+            real = frames[torch.isin(which, torch.tensor(references))][:, places] * self.scale
+            if index not in self._within:
+                self._within[index] = metrics.rmsd_matrix(real, real)[0]
+            x = x0.detach().cpu()[rows][:, places].double() * self.scale
+            yield rows, x, real, self._within[index], self._layout.part(index, places)
 
-    def _by_length(self, x0: Tensor, context: Context) -> dict[int, Tensor]:
+    def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
+        """Of training structures that held-out ones can be compared with."""
+        if self._split is None:
+            return {}
+        held_out = self._indices("held_out")
+        known = [i for i in self._indices("train") if self._layout.comparable(i, held_out)[0]]
+        frames, which = self._frames["train"]
+        inside = torch.isin(which, torch.tensor(known))
+        if not inside.any():
+            return {}
+        real = self._drawn(frames[inside], which[inside], count, g)
+        assert real.x0 is not None
+        return self.measure(real.x0, real.context, g)
+
+    def _by_molecule(self, x0: Tensor, context: Context) -> dict[int, Tensor]:
+        """The samples, by the first ensemble that has just their points."""
         if x0.shape[1:] != self.shape or not len(x0):
             raise UserError(f"{self.name} has structures of {(len(x0), *self.shape)}, got {tuple(x0.shape)}")
-        size = torch.full((len(x0),), self.shape[0])
-        counts = size if context.mask is None else context.mask.cpu().expand(*x0.shape[:2], 1).sum((1, 2))
-        return {int(n): torch.nonzero(counts == n).squeeze(1) for n in counts.unique()}
-
-    def _molecule(self, length: int) -> data.Molecule:
-        """The molecule with this many points; of several the first, for nothing tells them apart."""
-        return next(molecule for molecule in self._molecules if len(molecule) == length)
+        masks = torch.ones(len(x0), self.shape[0], dtype=torch.bool)
+        if context.mask is not None:
+            masks = context.mask.cpu().expand(*x0.shape[:2], 1).squeeze(-1)
+        patterns, which = masks.unique(dim=0, return_inverse=True)
+        found: dict[int, Tensor] = {}
+        for number, pattern in enumerate(patterns):
+            index = self._layout.find(pattern)
+            if index is None:
+                raise UserError(
+                    f"{self.name} has no molecule of the {int(pattern.sum())} points that a mask leaves"
+                )
+            found[index] = torch.nonzero(which == number).squeeze(1)
+        return found
 
     def file_suffix(self) -> str:
         return ".pdb"
@@ -193,9 +231,9 @@ class Ensemble(Task):
         return (".png", ".pdb", ".cif")
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
-        """A picture of superposed backbones, and all samples as models of PDB and mmCIF files, one of each a length."""
-        groups = [
-            (self._molecule(length), x0.detach().cpu()[rows, :length].double() * self.scale)
-            for length, rows in self._by_length(x0, context).items()
-        ]
+        """A picture of superposed backbones, and all samples as models of PDB and mmCIF files, two a molecule."""
+        groups = []
+        for index, rows in self._by_molecule(x0, context).items():
+            x = x0.detach().cpu()[rows][:, self._layout.places[index].rows].double()
+            groups.append((self._layout.ensembles[index].molecule, x * self.scale))
         return write_structures(groups, target, self.title if self.folder is None else self.name)

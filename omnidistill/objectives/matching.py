@@ -98,7 +98,8 @@ class Matching:
     def losses(self, role: str, step: Step) -> Losses | None:
         if role == "student":
             return self._student(step)
-        return self._critic(step) if role == "fake_score" else None
+        # A critic that is not this objective's to train may still be somebody else's.
+        return self._critic(step) if role == "fake_score" and self.critic == "fake_score" else None
 
     def _beliefs(self, step: Step, x_t: Tensor, t: Tensor) -> tuple[Posterior, Posterior]:
         real = step.guided("teacher", self.guidance)(x_t, t, step.context)

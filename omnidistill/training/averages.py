@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,31 +11,58 @@ from torch import Tensor, nn
 from omnidistill.training.roles import EMA, STUDENT, Cast
 
 
-@torch.no_grad()
-def follow(models: nn.ModuleDict, cast: Cast, update: int, updates: int) -> None:
-    """After the student's update number `update`, counted from 1.
+class Pair(NamedTuple):
+    """A follower's tensors and those that it follows."""
+
+    mine: list[Tensor]
+    theirs: list[Tensor]
+    buffers: list[tuple[nn.Module, nn.Module, str]]
+
+    @classmethod
+    def of(cls, models: Mapping[str, nn.Module], cast: Cast, name: str, source: str) -> Pair:
+        """What is fixed in both is the same tensor, so only the rest has to follow."""
+        own, other = (dict(models[model].named_parameters()) for model in (name, source))
+        free = cast.trainable[name]
+        buffers = []
+        for key, _ in models[name].named_buffers():
+            place, _, leaf = key.rpartition(".")
+            # Where it lies rather than what it is: a network may put another tensor there.
+            buffers.append((models[name].get_submodule(place), models[source].get_submodule(place), leaf))
+        return cls([own[key] for key in free], [other[key] for key in free], buffers)
+
+    def move(self, share: float) -> None:
+        torch._foreach_lerp_(self.mine, self.theirs, share)
+        for ours, its, leaf in self.buffers:
+            getattr(ours, leaf).copy_(getattr(its, leaf))
+
+
+class Followers:
+    """Moves all averages and mentors of a cast.
 
     A target's decay is the one that was asked for, from the first update on: it belongs to the method. The average that
     is sampled from has a short memory while there is little to remember, `min(decay, (1 + n) / (10 + n))`, or it would
     hold the initial weights for its first thousand updates.
     """
-    for name, spec in cast.roles.items():
-        if spec.average is not None:
-            decay = min(spec.average, (1.0 + update) / (10.0 + update)) if name == EMA else spec.average
-            _average(models, name, STUDENT, cast.trainable[name], 1.0 - decay)
-    # Then those that copy the average as it is now.
-    for name, spec in cast.roles.items():
-        if spec.refresh:
-            done, before = (u * (spec.refresh + 1) // updates for u in (update, update - 1))
+
+    def __init__(self, models: Mapping[str, nn.Module], cast: Cast) -> None:
+        roles = cast.roles.items()
+        self.averages = [
+            (name, spec.average, Pair.of(models, cast, name, STUDENT))
+            for name, spec in roles
+            if spec.average is not None
+        ]
+        self.mentors = [
+            (spec.refresh, Pair.of(models, cast, name, EMA)) for name, spec in roles if spec.refresh
+        ]
+
+    @torch.no_grad()
+    def follow(self, update: int, updates: int) -> None:
+        """After the student's update number `update`, counted from 1, of `updates`."""
+        for name, asked, pair in self.averages:
+            decay = min(asked, (1.0 + update) / (10.0 + update)) if name == EMA else asked
+            pair.move(1.0 - decay)
+        # Then those that copy the average as it is now.
+        for times, pair in self.mentors:
+            done, before = (u * (times + 1) // updates for u in (update, update - 1))
             if done > before:
-                _average(models, name, EMA, cast.trainable[name], 1.0)
-
-
-def _average(models: nn.ModuleDict, name: str, source: str, free: Sequence[str], share: float) -> None:
-    average, model = models[name], models[source]
-    own, other = dict(average.named_parameters()), dict(model.named_parameters())
-    mine: list[Tensor] = [own[key] for key in free]
-    theirs: list[Tensor] = [other[key] for key in free]
-    torch._foreach_lerp_(mine, theirs, share)
-    for ours, its in zip(average.buffers(), model.buffers(), strict=True):
-        ours.copy_(its)
+                pair.move(1.0)

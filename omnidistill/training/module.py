@@ -20,7 +20,7 @@ from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Losses, Objective, StudentSpec
 from omnidistill.objectives.step import Step
 from omnidistill.random import generator
-from omnidistill.training.averages import follow
+from omnidistill.training.averages import Followers
 from omnidistill.training.parts import Draws, PartGenerator, cut, rows
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
 from omnidistill.training.settings import Settings
@@ -85,10 +85,11 @@ class Distillation(nn.Module):
         self.pulse: Callable[[Distillation], None] = lambda module: None
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._owned: dict[str, list[nn.Parameter]] = {}
+        self._followers: Followers | None = None
 
     @property
     def device(self) -> torch.device:
-        return next(self.trained[STUDENT].parameters()).device
+        return self.parameters_of(STUDENT)[0].device
 
     # --- optimisers -----------------------------------------------------------------------------------------------
 
@@ -136,7 +137,9 @@ class Distillation(nn.Module):
             last = role not in self.cast.turns[turn + 1 :]
             shown.update(self._turn(role, batch, turn, optimizers[role], log and last))
         self.update += 1
-        follow(self.trained, self.cast, self.update, self.settings.updates)
+        if self._followers is None:
+            self._followers = Followers(dict(self.trained.items()), self.cast)
+        self._followers.follow(self.update, self.settings.updates)
         self.seconds += time.perf_counter() - began
         if log:
             self.shown = shown

@@ -360,3 +360,19 @@ def test_wrong_options_are_one_line(options, message):
     with pytest.raises(UserError, match=message) as caught:
         Matching(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_score_distillation_in_the_papers_own_terms(closed):
+    """SDS: `w(t) (eps_hat - eps)` on the sample with w = sigma^2, which is `alpha_sigma` times the x0-gap."""
+    path = closed.flow()
+    models = {"teacher": closed.gaussian(0.3, 0.5, path), "student": closed.student(0.5, 0.8, path)}
+    batch, like = closed.free(16)
+    objective = Matching(critic="none", normaliser="none", weighting="alpha_sigma")
+    step = closed.step("student", models, batch, like)
+    losses = objective.losses("student", step)
+    found = torch.autograd.grad(losses.terms["matching"], step.rollout.belief.parameters)[0]
+    x_t, t = step.noised(objective.times)
+    alpha, _, sigma = (c[:, None] if c is not None else None for c in path.coefficients(t))
+    eps = (x_t - alpha * step.rollout.x0) / sigma
+    guess = (x_t - alpha * models["teacher"](x_t, t).mean) / sigma
+    torch.testing.assert_close(found, sigma**2 * (guess - eps) / 16, rtol=1e-9, atol=1e-12)

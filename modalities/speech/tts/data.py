@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.data import lines
+from omnidistill.data.folder import shown
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import read_audio
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
@@ -230,6 +231,10 @@ def _rows(file: Path) -> Iterable[tuple[int, list[str]]]:
 
 
 def _found(path: Path, line: int) -> Path:
-    if not path.is_file():
-        raise UserError(f"line {line} names {path}, which is not there")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # no name of a file at all
+        there = False
+    if not there:
+        raise UserError(f"line {line} names {shown(path)[:200]}, which is not there")
     return path

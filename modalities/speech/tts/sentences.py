@@ -36,6 +36,9 @@ def _rows(source: Path) -> Iterable[tuple[str | None, str | UserError]]:
         return
     for number, row in lines.objects(source):
         name = None if row.get("id") is None else Path(str(row["id"])).name or None
+        if name is not None and (not name.isprintable() or len(name.encode()) > 200):
+            yield None, UserError(f"line {number} of '{source}': the id is no name of a file")
+            continue
         try:
             text = lines.field(source, number, row, "text")
             yield name, UserError(f"line {number} of '{source}': \"text\" is null") if text is None else text

@@ -1,0 +1,143 @@
+"""Families added by weight, every pair on every exact task that offers what both need.
+
+`check_objective` runs each role: losses are finite, gradients finite and in their role alone, counted calls are the
+declared ones, and padding, where the task is ragged, changes no loss.
+"""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.exact import GaussianMixtureTask, MarkovTextTask
+from omnidistill.exact.rigid_cloud import RigidCloudTask
+from omnidistill.objectives import (
+    Adversarial,
+    Consistency,
+    Denoising,
+    Matching,
+    Nodes,
+    Regression,
+    Reward,
+    Step,
+    Weighted,
+)
+from omnidistill.random import generator
+from omnidistill.testing import check_objective
+from omnidistill.training.roles import cast, missing
+
+TASKS = {
+    "mixture": GaussianMixtureTask(conditional=True, network={"width": 8, "depth": 1}),
+    "text": MarkovTextTask(vocab=4, length=6, network={"width": 8, "depth": 1, "heads": 2}),
+    "cloud": RigidCloudTask(points=4, shapes=2, network={"width": 8, "depth": 1, "heads": 2}),
+}
+FAMILIES = {
+    "consistency": lambda: Consistency(jumps=Nodes(4)),
+    "told": lambda: Consistency(guidance=(1.0, 4.0), jumps=Nodes(4)),
+    "cdlm": lambda: Consistency(pairs="bridge", target="self", jumps=Nodes(4)),
+    "jump": lambda: Consistency(target="jump", jumps=Nodes(4)),
+    "matching": lambda: Matching(),
+    "guided": lambda: Matching(guidance=2.0, fake_guidance=1.5, drop_condition=0.2),
+    "sds": lambda: Matching(critic="none", normaliser="none"),
+    "adversarial": lambda: Adversarial(start="teacher"),
+    "regression": lambda: Regression(pairs=4, steps=4),
+    "denoising": lambda: Denoising(target="teacher"),
+    "reward": lambda: Reward({"small": lambda x, x0, context: -x.flatten(1).square().mean(1)}),
+}
+# Two decays of one average, or a critic that is and is not trained, are refused; `test_weighted` has these.
+PAIRS = list(combinations(FAMILIES, 2))
+
+
+def fits(task, objective):
+    data = task.batch(1, generator(0))
+    return not missing(objective, task.path, data=data.x0 is not None, condition=task.conditional)
+
+
+CASES = [
+    (task, a, b)
+    for task in TASKS
+    for a, b in PAIRS
+    if all(fits(TASKS[task], FAMILIES[name]()) for name in (a, b))
+]
+
+
+def pair(a, b):
+    return Weighted({"one": FAMILIES[a](), "two": FAMILIES[b]()}, {"one": 1.0, "two": 0.5})
+
+
+def test_most_pairs_meet_somewhere():
+    met = {(a, b) for _, a, b in CASES}
+    assert met == set(PAIRS), set(PAIRS) - met
+    assert {task for task, *_ in CASES} == set(TASKS)
+
+
+@pytest.mark.parametrize("task, a, b", CASES)
+def test_two_families_added_by_weight_conform(task, a, b):
+    check_objective(pair(a, b), TASKS[task], batch=3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "a, b", [("matching", "adversarial"), ("consistency", "matching"), ("cdlm", "denoising")]
+)
+def test_in_bfloat16_losses_and_gradients_are_finite(task, a, b):
+    names = [name for name in (a, b) if fits(TASKS[task], FAMILIES[name]())]
+    objective = Weighted({name: FAMILIES[name]() for name in names}, dict.fromkeys(names, 1.0))
+    made = TASKS[task]
+    torch.manual_seed(0)
+    student, origin = (NetworkDenoiser(made.network(), made.path, **made.reading()) for _ in range(2))
+    crew = cast(student, origin, objective, ema=0.9)
+    batch = made.batch(4, generator("b"))
+    for role in dict.fromkeys(crew.turns):
+        own = [p for name in crew.parts[role] for p in crew.models[name].parameters()]
+        for parameter in own:
+            parameter.requires_grad_(True)
+        step = Step(
+            role,
+            batch,
+            {"teacher": made.exact_teacher(), **crew.models},
+            generator("g", role),
+            like=torch.empty_like(batch.x0),
+            null=made.null,
+        )
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            losses = objective.losses(role, step)
+        total = torch.stack([term.float() for term in losses.terms.values()]).sum()
+        found = [g for g in torch.autograd.grad(total, own, allow_unused=True) if g is not None]
+        assert bool(torch.isfinite(total)) and found and all(bool(torch.isfinite(g).all()) for g in found)
+        for parameter in own:
+            parameter.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["points", "tokens"])
+@pytest.mark.parametrize("role", ["student", "fake_score"])
+def test_padding_changes_no_loss_and_no_gradient_of_a_sum(closed, kind, role):
+    from omnidistill.objectives.adversarial import Head
+
+    parts = {
+        "m": Matching(critic_weighting="uniform"),
+        "c": Consistency(pairs="bridge", target="self", jumps=Nodes(4)),
+    }
+    heads = {}
+    if kind == "points":
+        torch.manual_seed(0)
+        parts["a"], heads = Adversarial(), {"discriminator": Head(8, 4).double()}
+    closed.check_padding(Weighted(parts, dict.fromkeys(parts, 1.0)), kind, role, **heads)
+
+
+def test_a_batch_of_one_is_a_batch():
+    """Diversity compares samples of a batch; with one there is nothing to compare and nothing breaks."""
+    task = TASKS["mixture"]
+    x0 = task.batch(1, generator("b"))
+    made = {
+        n: NetworkDenoiser(task.network(), task.path, **task.reading()) for n in ("student", "fake_score")
+    }
+    batch = Batch(x0.x0, Context(x0.context.condition))
+    step = Step(
+        "student", batch, {**made, "teacher": task.exact_teacher()}, generator(0), like=x0.x0, null=task.null
+    )
+    losses = Matching().losses("student", step)
+    assert bool(torch.isfinite(losses.terms["matching"]))
+    assert float(losses.diagnostics["matching/diversity"]) == 0.0
