@@ -93,10 +93,11 @@ def told(
     """
     name = type(network).__name__
     sum_ = network.time(t)  # type: ignore[operator]
-    classes, labels = getattr(network, "classes", None), getattr(network, "num_classes", None)
+    classes = getattr(network, "classes", None)
     if classes is not None:
         if condition is None:
-            condition = torch.full(t.shape, int(labels), device=t.device)
+            null = int(network.num_classes)  # type: ignore[arg-type]
+            condition = torch.full(t.shape, null, device=t.device)
         sum_ = sum_ + classes(condition)
     elif condition is not None:
         raise UserError(

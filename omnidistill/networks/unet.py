@@ -108,7 +108,8 @@ class UNet(nn.Module):
         film = F.silu(told(self, t, condition, target_time, guidance))
         seen = x if not self.extra_channels else torch.cat((x, self._checked(anchor, x)), dim=1)
         packed, real = self._packed(seen, mask)
-        h, skips, reals = self.first(packed), [], [real]
+        h, reals = self.first(packed), [real]
+        skips: list[Tensor] = []
         named = [(f"down.{i}", stage) for i, stage in enumerate(self.down)] + [("middle", self.middle)]
         for name, stage in named + [(f"up.{i}", stage) for i, stage in enumerate(self.up)]:
             if isinstance(stage, Down):
