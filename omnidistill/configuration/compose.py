@@ -27,18 +27,7 @@ ROOTS = {"config": ("task", "recipe"), "train": ("task",)}
 
 EXAMPLES = {"task": "task=exact/gaussian_mixture", "recipe": "recipe=dmd2", "out": "out=runs/first"}
 
-NEEDED = (
-    "task",
-    "objective",
-    "families",
-    "updates",
-    "batch",
-    "seed",
-    "steps",
-    "out",
-    "student",
-    "evaluation",
-)
+NEEDED = ("task", "objective", "families", "updates", "batch", "seed", "out", "student", "evaluation")
 """What every configuration has, a received one too."""
 
 FREE_TO_CHANGE = (
