@@ -34,7 +34,9 @@ def closed(metrics: Mapping[str, Any], steps: int) -> str:
 def basis(metrics: Mapping[str, Any]) -> str:
     """What the figures rest on, in a sentence."""
     if metrics["schema"] < 2:
-        return "Schema 1: no intervals, and an energy distance is the former statistic, which reads too high near 0."
+        energy = any("energy" in point["metrics"] for point in metrics["teacher"])
+        former = ", and energy is the former statistic, which reads too high near 0" if energy else ""
+        return f"Schema 1: no intervals{former}."
     return f"{metrics['samples']} samples; ± is half the 95 % interval."
 
 

@@ -193,7 +193,9 @@ def main() -> None:
             documents[path.stem] = document
             lines += _section(path.stem, document)
             machines.add(_machine(document["metrics"]["environment"]))
-    if overhead:
+    if overhead and all(
+        "hand_ms" in case for case in overhead["cases"].values()
+    ):  # not a file of the former script
         lines += ["## Step overhead", "", "`python benchmarks/step_overhead.py`", ""]
         lines += [
             "| case | engine ms (min, median, max) | by hand ms | ratio | goal |",

@@ -123,6 +123,8 @@ def test_intervals_are_in_the_tables_and_former_figures_are_marked(
         assert "| student | 2 | 2 | 8.00 | no gap | 10.00 |" in lines
         assert "| input |  |  | 1.50 |  |  |" in lines
         assert tables.basis(document) == "256 samples; ± is half the 95 % interval."
-        assert "former statistic" in tables.basis({**document, "schema": 1})
+        assert tables.basis({**document, "schema": 1}) == "Schema 1: no intervals."
+        former = {**document, "schema": 1, "teacher": [{"metrics": {"energy": 1.0}}]}
+        assert "former statistic" in tables.basis(former)
     finally:
         sys.modules.pop("summary")

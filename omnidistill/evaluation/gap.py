@@ -77,8 +77,8 @@ def _gap(
     points = (teacher, student, full)
     few, learned, best = (point["metrics"][primary["name"]] for point in points)
     value = gap_closed(primary["better"], few, learned, best)
-    drawn = [point.get("resampled") for point in points]
-    if value is None or any(one is None for one in drawn):
+    drawn = [one for point in points if (one := point.get("resampled")) is not None]
+    if value is None or len(drawn) < len(points):
         return value, None
     of_few, of_learned, of_best = drawn
     ranges = (of_few - of_best) / (few - best)

@@ -86,7 +86,7 @@ def _judged(done: Sequence[Entry]) -> list[str]:
 
 def _warnings(done: Sequence[Entry]) -> list[str]:
     """What the cells warn of, each once: of a teacher with its task, of a student with its recipe, too."""
-    said = {}
+    said: dict[str, None] = {}
     for entry in done:
         for found in entry.done:
             for line in Entry.document(found)["warnings"]:
