@@ -219,7 +219,7 @@ class NetworkDenoiser(Denoiser):
 
     def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
         _, found = self.examine(x_t, t, context, answered=0)
-        return self.pool(*found.values(), context)
+        return self.pool(next(iter(found.values())), context)
 
     def feature_channels(self) -> int:
         return feature_channels(self.network)

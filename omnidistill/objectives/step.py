@@ -185,7 +185,7 @@ class Step:
         answered = None if question.belief else 0
         if not question.real:
             belief, found = model.examine(x_t, t, context, answered=answered)
-            return Answer(x_t, t, belief, model.pool(*found.values(), context), None)
+            return Answer(x_t, t, belief, model.pool(next(iter(found.values())), context), None)
         later = question.times(count, path, self.g).to(x_t.device)
         noised = path.corrupt(self.x0, later, context, g=self.g)
         both = context.joined(context)
@@ -194,7 +194,7 @@ class Step:
             torch.cat((x_t, noised.to(x_t.dtype))), torch.cat((t, later)), both, answered=answered
         )
         model.calls += 1  # two batches in one call
-        fake, real = model.pool(*found.values(), both).split(count)
+        fake, real = model.pool(next(iter(found.values())), both).split(count)
         return Answer(x_t, t, belief, fake, real)
 
 

@@ -35,4 +35,4 @@ def certain(x0: Tensor, classes: int | None = None) -> Posterior:
         return PointPosterior(x0)
     if x0.is_floating_point():
         raise UserError(f"tokens must be integers, got {x0.dtype}; pass token ids of shape (batch, length)")
-    return CertainTokens(x0, classes)
+    return CertainTokens(x0, classes)  # type: ignore[return-value]  # its blend is a categorical

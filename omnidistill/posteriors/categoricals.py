@@ -153,7 +153,7 @@ class CertainTokens(CategoricalPosterior):
         return f"CertainTokens(tokens={tuple(self.tokens.shape)}, classes={self.classes})"
 
     @property
-    def logits(self) -> Tensor:  # type: ignore[override]
+    def logits(self) -> Tensor:
         table = torch.full((*self.tokens.shape, self.classes), IMPOSSIBLE, device=self.tokens.device)
         return table.scatter_(-1, self.tokens.unsqueeze(-1), 0.0)
 

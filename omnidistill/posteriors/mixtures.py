@@ -156,8 +156,8 @@ class MixturePosterior:
         shrunk = shrink.squeeze(2).log()
         log_w = log_w - 0.5 * (energy / shrink).sum(2) - 0.5 * c * shrunk
         dtype = self.parameters.dtype
-        parts = (part.to(dtype) for part in (mean, log_w.log_softmax(1), log_std - 0.5 * shrunk))
-        return MixturePosterior.of(*parts, x_r, at)
+        log_std = log_std - 0.5 * shrunk
+        return MixturePosterior.of(mean.to(dtype), log_w.log_softmax(1).to(dtype), log_std.to(dtype), x_r, at)
 
 
 def _coefficients(path: Path, t: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:

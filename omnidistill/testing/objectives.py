@@ -61,7 +61,7 @@ def check_objective(
         models = {"teacher": teacher, **crew.models}
         g = generator(seed, role)
         like = task.like(of.count, context=of.context) if of.x0 is None else torch.empty_like(of.x0)
-        kept = {"null": task.null, "bank": bank, "guidance_range": scales}
+        kept: dict[str, Any] = {"null": task.null, "bank": bank, "guidance_range": scales}
         return Step(role, of, models, g, like=like, student=student, **kept)
 
     for role in dict.fromkeys(crew.turns):
