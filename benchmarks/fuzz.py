@@ -279,6 +279,66 @@ def sweep(data: bytes, folder: Path) -> None:
         assert folder.resolve() in found.run.resolve().parents, found.run
 
 
+WORDS = (
+    '{"text": "One caf\u00e9.", "id": "x"}\n{"text": null}\n{"text": "Two\u2028(three) \u00a35."}\n'.encode()
+)
+
+
+def _sound(kind: str) -> bytes:
+    import io
+
+    import numpy as np
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(np.arange(3000) / 20.0), 16000, format=kind)
+    return file.getvalue()
+
+
+@reader("text.jsonl", seeds=[WORDS, b"\xff\xfe" + WORDS.decode().encode("utf-16-le")])
+def text(data: bytes, folder: Path) -> None:
+    from omnidistill.modalities.text.data import lines_of, own
+
+    (folder / "a.jsonl").write_bytes(data)
+    list(lines_of(folder / "a.jsonl"))
+    own(folder / "a.jsonl")
+
+
+@reader("speech.jsonl", seeds=[WORDS])
+def sentences(data: bytes, folder: Path) -> None:
+    from omnidistill.modalities.speech.tts.sentences import sentences as read
+    from omnidistill.modalities.speech.tts.text import normalise
+
+    (folder / "a.jsonl").write_bytes(data)
+    for _, said in read(folder / "a.jsonl"):
+        if isinstance(said, str):
+            normalise(said)
+
+
+@reader("wav", seeds=[_sound("WAV"), _sound("RF64")])
+def wav(data: bytes, folder: Path) -> None:
+    from omnidistill.modalities.audio.files import read_audio
+
+    (folder / "a.wav").write_bytes(data)
+    read_audio(folder / "a.wav")
+
+
+@reader("flac", seeds=[_sound("FLAC")])
+def flac(data: bytes, folder: Path) -> None:
+    from omnidistill.modalities.audio.files import read_audio
+
+    (folder / "a.flac").write_bytes(data)
+    read_audio(folder / "a.flac")
+
+
+@reader("ogg", seeds=[_sound("OGG")])
+def ogg(data: bytes, folder: Path) -> None:
+    from omnidistill.modalities.audio.files import read_audio
+
+    (folder / "a.ogg").write_bytes(data)
+    read_audio(folder / "a.ogg")
+
+
 def fuzz(name: str, seconds: float, seed: int) -> dict[str, Any]:
     """Counts of what came of the files, and the first faults with the number that makes the file again."""
     counts = {"read": 0, "refused": 0, "faults": 0}

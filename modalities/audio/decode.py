@@ -157,7 +157,7 @@ def _chunks(path: Path, file: BinaryIO, wanted: bytes, order: str) -> None:
     while place + 8 <= size:
         file.seek(place)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
-        if name == b"ds64" and length >= 16:
+        if name == b"ds64" and place + 24 <= size:
             long = struct.unpack("<QQ", file.read(16))[1]
         if name == wanted:
             if length == 0xFFFFFFFF:  # a stream whose length was not known, or one of 64 bits

@@ -126,6 +126,16 @@ def test_a_bomb_is_stopped_on_its_way(tmp_path, monkeypatch):
         files.read_audio(path)
 
 
+def test_a_wave_of_64_bits_that_ends_in_its_own_lengths(tmp_path):
+    soundfile.write(tmp_path / "a.wav", voice(), RATE, format="RF64")
+    assert len(files.read_audio(tmp_path / "a.wav")[0]) == 3 * RATE
+    raw = (tmp_path / "a.wav").read_bytes()
+    for size in (20, 28, 35, len(raw) - 100):
+        (tmp_path / "a.wav").write_bytes(raw[:size])
+        with pytest.raises(UserError, match=r"a\.wav"):
+            files.read_audio(tmp_path / "a.wav")
+
+
 def test_channels_that_cancel_are_not_mixed_to_silence():
     x = torch.from_numpy(voice()).float()
     noise = 0.001 * torch.randn(2, len(x), generator=torch.Generator().manual_seed(0))
