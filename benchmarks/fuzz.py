@@ -356,8 +356,11 @@ def fuzz(name: str, seconds: float, seed: int) -> dict[str, Any]:
 
 
 def main(words: Sequence[str]) -> int:
+    from fuzz_formats import register  # beside this file
+
     from omnidistill.evaluation.environment import environment
 
+    register(reader)
     given = {
         "minutes": "10",
         "seed": "0",
