@@ -22,8 +22,8 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> dict:
 
     seen: dict = {"statuses": ["finished", "finished"], "ran": 2}
 
-    def sweep(wishes, out, *, retry):
-        seen.update(wishes=wishes, out=out, retry=retry)
+    def sweep(wishes, out, *, retry, command):
+        seen.update(wishes=wishes, out=out, retry=retry, command=command)
         listed = [found(f"r{index}", status) for index, status in enumerate(seen["statuses"])]
         return SimpleNamespace(cells=listed, ran=seen["ran"])
 
@@ -35,6 +35,10 @@ def test_what_was_asked_reaches_the_sweep(command, swept, inside: Path) -> None:
     done = command(*GOOD, "seed=3", "updates=5", "retry=true", "--config-dir", str(inside))
     assert (done.status, done.out) == (0, "2 cells: 2 finished\nreport: a/report.html\n")
     assert (swept["out"], swept["retry"]) == ("a", True)
+    assert "updates=5" in swept["command"] and swept["command"].endswith("out=DIR"), (
+        "for the page, without its place"
+    )
+    assert "retry" not in swept["command"]
     assert [(w.task, w.choice, w.seed) for w in swept["wishes"]] == [
         ("exact/gaussian_mixture", "dmd", 3),
         ("exact/gaussian_mixture", "dmd2", 3),
