@@ -149,6 +149,7 @@ def test_an_archive_that_grows_without_end_is_not_unpacked(tmp_path, monkeypatch
         {"seed": -1},
         {"recipe": 5},
         {"column": None},
+        {"recipe": "9" * 400},  # found by benchmarks/fuzz.py
     ],
 )
 def test_a_sweep_has_its_cells_below_its_folder(tmp_path, cell) -> None:

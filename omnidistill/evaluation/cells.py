@@ -121,7 +121,13 @@ def _checked(cell: Cell) -> Cell:
     if not all(isinstance(text, str) for text in texts) or type(cell.seed) is not int or cell.seed < 0:
         raise ValueError(f"{cell!r:.200} has no names and seed")
     for name in (cell.task, cell.choice, *([cell.recipe] if cell.recipe else [])):
-        if not name or Path(name).is_absolute() or {"..", "."} & {*name.split("/")} or "\0" in name:
+        if (
+            not name
+            or Path(name).is_absolute()
+            or {"..", "."} & {*name.split("/")}
+            or "\0" in name
+            or len(name) > 200
+        ):
             raise ValueError(f"'{name}' is no name of a task or a recipe")
     return cell
 
