@@ -73,7 +73,14 @@ def read_yaml(path: Path) -> Any:
                 raise UserError(f"cannot read '{path}': nested deeper than {DEEPEST}")
         made: Any = OmegaConf.create(text)
         value = OmegaConf.to_container(made, resolve=False) if OmegaConf.is_config(made) else made
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        TypeError,
+        AssertionError,
+        RecursionError,
+    ) as error:
         raise UserError(f"cannot read '{path}': no YAML: {_reason(error)}") from error
     check(value, str(path))
     return value

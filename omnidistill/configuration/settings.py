@@ -16,6 +16,13 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+def _finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
 def anything(key: str, value: Any) -> Any:
     return value
 
@@ -29,7 +36,7 @@ def number(
     limits = " and ".join(w for w, end in ((lower, low), (upper, high)) if math.isfinite(end))
 
     def check(key: str, value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
         if not good or value < low or value > high or (above and value == low) or (below and value == high):
             raise UserError(f"{key} must be a number {limits}".rstrip() + f", got {_shown(value)}")
         return value
@@ -41,7 +48,7 @@ def whole(low: int, high: int = 1 << 53) -> Check:
     """A whole number of at least `low`, and at most `high`, which by default all floats can tell apart; 1e4 is one."""
 
     def check(key: str, value: Any) -> int:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
         if not good or value != int(value) or value < low:
             raise UserError(f"{key} must be a whole number of at least {low}, got {_shown(value)}")
         if value > high:
