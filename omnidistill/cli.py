@@ -110,7 +110,9 @@ def parse(command: Command, words: Sequence[str]) -> Arguments:
     Raises:
         UserError: a flag that the command does not have, or a word where it takes key=value alone.
     """
-    positional, overrides, json = [], [], False
+    positional: list[str] = []
+    overrides: list[str] = []
+    json = False
     if nul := next((word for word in words if "\0" in word), None):
         raise UserError(f"{nul!r} holds a NUL, which no name can have")
     waiting = iter(words)

@@ -122,7 +122,7 @@ class Student:
             like = self._like(size, device, part)
             # One for each sample, on the CPU: whatever is beside it and wherever it is made, a sample is the same.
             g = PerSample([generator(seed, "sample", start + i) for i in range(size)])
-            chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)
+            chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)  # type: ignore[arg-type]
         return torch.cat(chunks)
 
     @torch.no_grad()

@@ -59,13 +59,14 @@ def tolerant() -> Iterator[None]:
     encoding does not have."""
     before = sys.stdout, sys.stderr
     made = []
+    stream: Any
     for stream in before:
         if stream is None:  # closed by who started this
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  it lives as long as the process
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="replace")
         made.append(Tolerant(stream))
-    sys.stdout, sys.stderr = made  # type: ignore[assignment]
+    sys.stdout, sys.stderr = made
     try:
         yield
     finally:

@@ -60,7 +60,7 @@ def registered(found: Any) -> bool:
     return inspect.isfunction(found) and module in FACTORIES and not name.startswith("_")
 
 
-def _derives(found: type) -> bool:
+def _derives(found: Any) -> bool:
     return any(f"{base.__module__}.{base.__qualname__}" in BASES for base in found.__mro__)
 
 
@@ -93,6 +93,7 @@ def from_safetensors(found: Any) -> dict[str, Any]:
     """Further keywords by which a constructor from weights reads no pickle; settings of networks are none."""
     if not inspect.ismethod(found) or found.__name__ != "from_pretrained":
         return {}
-    networks = [f"{base.__module__}.{base.__qualname__}" for base in found.__self__.__mro__]
-    theirs = found.__self__.__module__.partition(".")[0] in ("diffusers", "transformers")
+    made: Any = found.__self__
+    networks = [f"{base.__module__}.{base.__qualname__}" for base in made.__mro__]
+    theirs = made.__module__.partition(".")[0] in ("diffusers", "transformers")
     return {"use_safetensors": True} if theirs and {*networks} & {*NETWORKS} else {}

@@ -260,7 +260,7 @@ class _Part:
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.left = file, size
 
-    def read(self, size: int) -> bytes:
-        part = self.file.read(min(size, self.left))
+    def read(self, size: int = -1, /) -> bytes:
+        part = self.file.read(self.left if size < 0 else min(size, self.left))
         self.left -= len(part)
         return part

@@ -26,6 +26,7 @@ class Denoising:
     """
 
     bank = None
+    guidance_range = None
     rolls_out = False
 
     def __init__(

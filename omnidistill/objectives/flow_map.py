@@ -191,7 +191,7 @@ class FlowMap:
                 belief = student(jump.x_t, jump.t, context, target_time=jump.t)
                 velocity = path.velocity(jump.x_t, belief.sample(step.g, context.mask), jump.t, context)
             tangents = (velocity, one, zero)
-        values, rate = torch.func.jvp(answer, (jump.x_t, jump.t, jump.r), tangents)
+        values, rate = torch.func.jvp(answer, (jump.x_t, jump.t, jump.r), tangents)  # type: ignore[misc]
         return kind[0].replace(values), rate.detach()
 
     # --- what it costs --------------------------------------------------------------------------------------------

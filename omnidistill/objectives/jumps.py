@@ -41,10 +41,8 @@ def half_way(t: Tensor, s: Tensor, path: Path, nodes: int | None = None, shift: 
     if nodes is None:
         return 0.5 * (t + s.clamp_min(path.floor))
     times = grid(path, nodes, shift).to(t.device)
-    above = sum(
-        (time.unsqueeze(-1) - times).abs().argmin(-1) for time in (t, s)
-    )  # steps below the top, of both
-    return node(path, 2 * nodes - above, 2 * nodes, shift)
+    steps_to_t, steps_to_s = ((time.unsqueeze(-1) - times).abs().argmin(-1) for time in (t, s))
+    return node(path, 2 * nodes - (steps_to_t + steps_to_s), 2 * nodes, shift)
 
 
 @dataclass(frozen=True)

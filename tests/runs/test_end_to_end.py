@@ -54,11 +54,12 @@ def test_metrics_list_the_teacher_at_full_steps_and_at_the_students(run: Path) -
 
 def test_counted_calls_are_the_declared_ones(run: Path) -> None:
     calls = json.loads((run / "metrics.json").read_text())["training"]["calls"]
-    # 20 updates; the critic is updated five times for each, on a rollout of its own, with two feature calls for the
-    # discriminator; the student's update asks teacher and critic once, and the critic's features once.
+    # 20 updates; the critic is updated five times for each, on a rollout of its own, in one question whose answers are
+    # its belief, the features of the fake and those of the real sample (two samples, so two calls); the student's
+    # update asks teacher and critic once, and of the critic belief and features together.
     assert calls["teacher"] == 20
     assert calls["student"] == 20 * (5 + 1)
-    assert calls["fake_score"] == 20 * (5 * (1 + 2) + 1 + 1)
+    assert calls["fake_score"] == 20 * (5 * 2 + 1)
 
 
 def test_a_loaded_student_samples_the_same_numbers(run: Path) -> None:

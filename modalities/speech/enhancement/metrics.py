@@ -96,7 +96,7 @@ def bootstrap(
         found = [log_mel_patches(resample(wave, rate, RATE)) for wave in waves]
         patches.append(torch.cat(found))
         owners.append(torch.repeat_interleave(torch.arange(len(found)), torch.tensor([*map(len, found)])))
-    return resampled_frechet(*patches, counts, *owners)
+    return resampled_frechet(patches[0], patches[1], counts, owners[0], owners[1])
 
 
 def evaluate(

@@ -151,8 +151,8 @@ class Enhancement(Task):
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
         assert context.reference is not None
         with torch.autocast(x0.device.type, enabled=False):
-            pair = (waves(x, context.mask, self.spectrogram) for x in (x0, context.reference))
-            return metrics.bootstrap(*pair, counts, rate=self.spectrogram.rate)
+            made, clean = (waves(x, context.mask, self.spectrogram) for x in (x0, context.reference))
+            return metrics.bootstrap(made, clean, counts, rate=self.spectrogram.rate)
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
         """What a perfect enhancer would score: the held-out clean recordings against themselves. Training crops are too

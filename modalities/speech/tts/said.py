@@ -230,7 +230,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[Match], str]], ...] = tuple
         (r"(?<![\w)])-\s?(?=\.?\d)", " minus "),
         (r"(?<!\d)\.(?=\d)", " point "),
         (r"(\d)\s*x\s*(?=\d)", r"\1 times "),
-        (r"\d+(?:\.\d+){2,}", lambda m: " " + " point ".join(_any(re.match(r"\d+", p)) for p in m[0].split(".")) + " "),
+        (r"\d+(?:\.\d+){2,}", lambda m: " " + " point ".join(_any(part) for part in re.finditer(r"\d+", m[0])) + " "),
         (r"(?<=[a-z])\d{3,}", lambda m: f" {digits(m[0])} "),
         (_NUMBER, _any),
     )
