@@ -239,6 +239,8 @@ def _instantiate(plain: dict[str, Any], where: str, kwargs: Mapping[str, Any]) -
         cause = error
     if isinstance(cause, UserError | RunError):
         raise cause
-    if isinstance(cause, TypeError | ValueError | OSError):  # an OSError: there are no such weights
+    if isinstance(
+        cause, TypeError | ValueError | OSError | ArithmeticError
+    ):  # an OSError: there are no such weights
         raise UserError(f"{where}: {' '.join(str(cause).split())}") from cause
     raise cause
