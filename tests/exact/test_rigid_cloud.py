@@ -269,6 +269,20 @@ def test_metrics_see_what_they_are_for():
     assert mirrored["mirror"] == 1.0 and mirrored["aligned_rmsd"] > APART and mirrored["shape_recall"] == 0.0
     one_way = task.shapes.repeat(20, 1, 1)
     assert task.measure(one_way, Context(), generator(0))["orientation"] == pytest.approx(1.0, abs=1e-9)
+    # The primary one: near 0 for data, and far from it for another handedness, a lacking shape, blur, too sharp shapes.
+    data = task.batch(3000, generator(1)).x0
+    nearest = torch.stack(
+        [aligned_rmsd(shape.expand(3000, 16, 3).float(), data) for shape in task.shapes]
+    ).argmin(0)
+    made = {
+        "data": data,
+        "mirrored": -data,
+        "lacking": data[nearest < 2],
+        "sharp": task.shapes[nearest].float(),
+        "blurred": data + 0.05 * torch.randn(data.shape, generator=generator("blur")),
+    }
+    found = {name: task.measure(x, Context(), generator(0))["energy"] for name, x in made.items()}
+    assert abs(found.pop("data")) < 0.07 and min(found.values()) > 0.12, found
     two_of_three = task.shapes[:2].repeat(20, 1, 1)
     assert task.measure(two_of_three, Context(), generator(0))["shape_recall"] == pytest.approx(2 / 3)
 
