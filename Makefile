@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lint format test slow wheel clean
+.PHONY: help venv demo lint format test golden slow wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(VENV)/dev.stamp ## rewrites the sources in the one style
 # A worker for each core, each with one thread: two workers of two threads on two cores would stall each other.
 test: lint ## lint and the tests that take minutes together
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+
+golden: $(VENV)/dev.stamp ## losses and gradient norms of every recipe, written anew for the tests to compare with
+	$(BIN)/python tests/golden.py
 
 slow: $(VENV)/dev.stamp ## the tests that are left out of `make test`
 	$(BIN)/python -m pytest -q -m slow
