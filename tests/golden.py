@@ -2,8 +2,8 @@
 
     python tests/golden.py        writes tests/golden.json anew (`make golden`)
 
-A refactoring that moves a number shows here which recipe it was and by how much; a change that means to is committed with
-the new file.
+A refactoring that moves a number shows here which recipe it was and by how much; a change that means to is committed
+with the new file.
 """
 
 from __future__ import annotations
