@@ -255,9 +255,7 @@ def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "stud
 
 
 def read_recipe(folder: FilePath, name: str) -> Recipe:
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        raise UserError(f"no {name}.json in {folder}; give the folder that the command wrote with out=")
+    path = student_file.find(folder, name)
     document = received.read_json(path)
     try:
         if document.pop("schema") != SCHEMA:

@@ -1,5 +1,6 @@
 """How a configuration comes about: layers, checked keys, what is refused, what is kept for resuming."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -264,6 +265,61 @@ def test_a_resumed_run_is_the_same_run(compose, tmp_path: Path) -> None:
         ("objective.denoising=1", "objective.denoising was unset and is now 1"),
     ):
         assert said in refusal(lambda o=override: config.check_resumable(compose("updates=20", o), tmp_path))
+
+
+def test_a_run_of_before_a_key_came_into_being_is_resumed_at_its_default(compose, tmp_path: Path) -> None:
+    def without(cfg, *keys: str) -> None:
+        plain = OmegaConf.to_container(cfg)
+        for key in keys:
+            *above, name = key.split(".")
+            section = plain
+            for part in above:
+                section = section[part]
+            del section[name]
+        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(plain))
+
+    options = (
+        "task.teacher_steps=64",
+        "families.matching.critic=fake_score",
+    )  # as their components have them
+    known = ("teacher_check", "on_bad", "student.shift", "optim.hold")
+    without(compose(*options), *known, "task.teacher_steps", "families.matching.critic", "families.flow_map")
+    config.check_resumable(compose(*options), tmp_path)
+    config.check_resumable(compose(), tmp_path)
+    for override, said in (
+        ("on_bad=skip", "on_bad was unset and is now skip"),
+        ("student.shift=3", "student.shift was unset and is now 3"),
+        ("families.matching.critic=none", "matching.critic was unset and is now none"),
+    ):
+        assert said in refusal(lambda o=override: config.check_resumable(compose(o), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${oc.env:SECRET}",
+        "a ${oc.env:SECRET,b} c",
+        "${oc.select:recipe.name,${oc.env:SECRET}}",
+        "${oc.${task.name}:SECRET}",
+        "${oc.decode:'1'}",
+        "\\${oc.env:SECRET}",
+    ],
+)
+def test_a_folder_of_files_asks_for_nothing_but_keys(
+    folder: Path, compose, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "told")
+    said = refusal(
+        lambda: write(folder, recipe__mine=f"{RECIPE}about: {{title: {json.dumps(value)}}}\n") and compose()
+    )
+    assert "recipe/mine" in said and "told" not in said
+    write(
+        folder, recipe__mine=RECIPE + "about: {title: 'x ${recipe.name}', modality: '${oc.select:n.o,y}'}\n"
+    )
+    cfg = compose("recipe.paper=${oc.env:SECRET}")
+    assert (cfg.about.title, cfg.about.modality, cfg.recipe.paper) == ("x mine", "y", "told")
+    (folder / "task" / "other.yaml").write_text(f"a: {json.dumps(value)}")
+    assert compose().about.title == "x mine", "a file that is not used stands in nobody's way"
 
 
 PACKAGED_RECIPES, PACKAGED_TASKS = listing.names("recipe"), listing.names("task")

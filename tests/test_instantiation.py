@@ -110,7 +110,7 @@ def test_keywords_are_passed_as_they_are() -> None:
         "omnidistill.configuration.compose.compose",
         "omnidistill.configuration.instantiation.build",
         "omnidistill.configuration.plugins.load",
-        "omnidistill.runs.distill",
+        "omnidistill.runs.distil.distill",
         "omnidistill.data.datasets.fetch",
         "omnidistill.commands.check.check",
         # functions of others, modules, nothing

@@ -46,15 +46,19 @@ def sample(arguments: Arguments) -> int:
     count = _whole("count", given.get("count", "16"), 1)
     seed = _whole("seed", given.get("seed", "0"), 0)
     condition = given.get("condition")
-    device = _device(given.get("device", "auto"))
-    from omnidistill import runs
+    from omnidistill.configuration import settings, student_file
 
-    trust = _names(given.get("trust", ""))
+    wanted = settings.one_of("auto", "cpu", "cuda")("device", given.get("device", "auto"))
+    student_file.find(folder, "student")  # before anything that takes seconds to import
+    from omnidistill.runs import sample as samples
+    from omnidistill.runs.setup import device_named
+
+    device, trust = device_named(wanted), _names(given.get("trust", ""))
     if "input" in given:
         for key in ("count", "condition"):
             if key in given:
                 raise UserError(f"{key} has no effect with input=: there is one sample for each input")
-        files, wrong = runs.sample_inputs(
+        files, wrong = samples.sample_inputs(
             folder, given["input"], given["out"], steps, seed, device=device, trust=trust
         )
         for file in files:
@@ -62,7 +66,7 @@ def sample(arguments: Arguments) -> int:
         for name, reason in wrong.items():
             print(f"error: {name}: {reason}", file=sys.stderr)
         return 2 if wrong else 0
-    files = runs.sample(
+    files = samples.sample(
         folder, steps, count, seed, given["out"], device=device, condition=condition, trust=trust
     )
     print(*files, sep="\n")
@@ -85,7 +89,7 @@ def evaluate(arguments: Arguments) -> None:
             raise UserError(f"evaluate takes no {key}; keys: {', '.join(EVALUATE_KEYS)}")
     overrides = [*(f"{key}={value}" for key, value in given.items()), *dotted]
     cfg = config.load_config(folder, overrides)
-    from omnidistill import runs
+    from omnidistill.runs import evaluate as judged
     from omnidistill.runs import folders
 
     def changes(_: DictConfig) -> DictConfig:
@@ -94,7 +98,7 @@ def evaluate(arguments: Arguments) -> None:
     # With --json the table goes to stderr, so that stdout is one JSON document.
     table = contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout)
     with folders.opened(folder, resume=True), table:
-        document = runs.evaluate(folder, changes)
+        document = judged.evaluate(folder, changes)
     if arguments.json:
         print(json.dumps(document))
 
@@ -103,6 +107,8 @@ def report(arguments: Arguments) -> None:
     folder = arguments.one("folder of a run", "omnidistill report runs/first")
     if arguments.overrides:
         raise UserError(f"report takes no keys, got {arguments.overrides[0]}")
+    if not Path(folder).is_dir():  # as `write_report` says, without the seconds that it takes to import
+        raise UserError(f"no folder {folder}; `omnidistill report` takes the out= of a run or of a sweep")
     from omnidistill.data.files import refuse_links
     from omnidistill.evaluation.report import write_report
 
@@ -122,15 +128,6 @@ def _whole(key: str, text: str, least: int) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for item in text.strip("[]").split(",") if (name := item.strip(" '\"")))
-
-
-def _device(name: str) -> str:
-    from omnidistill.configuration import settings
-
-    settings.one_of("auto", "cpu", "cuda")("device", name)
-    from omnidistill.runs.setup import device_named
-
-    return device_named(name)
 
 
 COMMANDS = (

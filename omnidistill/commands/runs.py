@@ -60,9 +60,9 @@ def train(arguments: Arguments) -> None:
 
     cfg = config.compose("train", arguments.overrides)
     with _made(cfg, "train", arguments.overrides):
-        from omnidistill import runs
+        from omnidistill.runs import train as teachers
 
-        folder = runs.train(cfg)
+        folder = teachers.train(cfg)
     print(f"teacher: {folder / 'teacher.safetensors'}")
 
 
@@ -71,9 +71,9 @@ def _distill(overrides: Sequence[str], *, again: bool = False) -> None:
 
     cfg = config.compose("config", overrides)
     with _made(cfg, "distill", overrides, again=again):
-        from omnidistill import runs
+        from omnidistill.runs import distil
 
-        folder = runs.distill(cfg)
+        folder = distil.distill(cfg)
     print(f"report: {folder / 'report.html'}")
 
 

@@ -47,13 +47,13 @@ def sweep(arguments: Arguments) -> int:
         raise UserError("out is missing; for example out=runs/sweep")
     settings.one_of("true", "false")("retry", own["retry"])
     wishes = sweeps.plan(rest, own["sweep"] or None)
-    from omnidistill import runs
     from omnidistill.evaluation import cells
+    from omnidistill.runs import sweep as matrix
 
     # Without its place and what it was told of this call: the page shows how to make the same sweep elsewhere.
     kept = [item for item in arguments.overrides if item.partition("=")[0] not in ("out", "retry")]
     command = shlex.join(["omnidistill", "sweep", *kept, "out=DIR"])
-    swept = runs.sweep(wishes, own["out"], retry=own["retry"] == "true", command=command)
+    swept = matrix.sweep(wishes, own["out"], retry=own["retry"] == "true", command=command)
     statuses = [each.status for each in cells.single(swept.cells)]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     print(("" if swept.ran else "nothing was left to run; ") + f"{len(statuses)} cells: {counts}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnidistill.configuration import listing, plugins, received, settings
+from omnidistill.configuration import defaults, listing, plugins, received, settings
 from omnidistill.configuration.instantiation import TRUSTING, build
 from omnidistill.configuration.overrides import Override, last, quoted, read
 from omnidistill.data.files import expanded, write_text
@@ -121,11 +121,16 @@ def difference(
     cfg: DictConfig, folder: str | Path, free: Sequence[str] = FREE_TO_CHANGE
 ) -> tuple[str, str, str] | None:
     """The first key, but for those that are `free` to change, in which a configuration differs from the one that a
-    run wrote in its folder, with the former value and the present one as text; None where they agree."""
-    former, now = _flat(_container(load_config(folder))), _flat(_container(cfg))
+    run wrote in its folder, with the former value and the present one as text; None where they agree. A key that one of
+    them lacks counts as its default, for a later version may have it."""
+    before, after = _container(load_config(folder)), _container(cfg)
+    former, now = _flat(before), _flat(after)
     for key in sorted({*former, *now}):
         a, b = former.get(key), now.get(key)
-        if a != b and not {key, key.split(".")[0]} & {*free}:
+        if a == b or {key, key.split(".")[0]} & {*free}:
+            continue
+        # A key that came into being since then was at its default.
+        if (key in former and key in now) or (a if key in former else b) != defaults.of(key, after, before):
             return key, _shown(a), _shown(b)
     return None
 
@@ -137,8 +142,11 @@ def _compose(root: str, overrides: list[str], directory: Path | None) -> DictCon
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    from omnidistill.configuration import given
+
     path = [f"pkg://{name}" for name in plugins.search_path()]
-    path += [] if directory is None else [f"file://{directory}"]
+    path += [] if directory is None else [f"{given.SCHEME}://{directory}"]
+    given.register()
     search = [f"hydra.searchpath=[{','.join(map(quoted, path))}]"] if path else []
     try:
         with initialize_config_module(plugins.BUILT_IN, job_name="omnidistill", version_base="1.3"):
@@ -234,6 +242,7 @@ def _checked(cfg: DictConfig, given: Sequence[Override]) -> DictConfig:
     from omegaconf import OmegaConf
 
     plain = settings.check(_container(cfg))
+    received.check(plain, "the configuration")  # an escaped interpolation would be one by now
     if lacking := [key for key in NEEDED if key not in plain]:
         raise UserError(f"the configuration lacks {', '.join(lacking)}")
     if plain.get("trust") and last(given, "trust") is None:

@@ -62,6 +62,11 @@ def content(group: str, name: str, directory: Path | None = None) -> dict[str, A
     return _content(files[name])
 
 
+def packaged(name: str) -> dict[str, Any]:
+    """What stands in a packaged file outside of the groups, e.g. `common.yaml`."""
+    return _content(resources.files(plugins.BUILT_IN).joinpath(name))
+
+
 def _files(group: str, directory: Path | None, alone: bool = False) -> Iterator[tuple[str, Traversable]]:
     """Weakest first, so that a dictionary of them keeps what Hydra would find."""
     if directory is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from omnidistill.configuration import settings
@@ -46,6 +47,18 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "reading.unit_input": settings.flag,
     "reading.target_time": settings.flag,
 }
+
+
+def find(folder: str | Path, name: str) -> Path:
+    """The description `name` in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        raise UserError(f"no {name}.json in {folder}; give the folder that the command wrote with out=")
+    return path
 
 
 def check(document: Any) -> dict[str, Any]:

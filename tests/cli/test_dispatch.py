@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import runs
 from omnidistill.configuration import compose as config
 from omnidistill.errors import RunError
 
@@ -24,8 +23,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict:
         (Path(cfg.out) / "config.yaml").write_text("seed: 0\n")
         return Path(cfg.out)
 
-    monkeypatch.setattr(runs, "distill", run)
-    monkeypatch.setattr(runs, "train", run)
+    monkeypatch.setattr("omnidistill.runs.distil.distill", run)
+    monkeypatch.setattr("omnidistill.runs.train.train", run)
     return seen
 
 
@@ -33,7 +32,7 @@ def fails_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def run(cfg):
         raise error
 
-    monkeypatch.setattr(runs, "distill", run)
+    monkeypatch.setattr("omnidistill.runs.distil.distill", run)
 
 
 def test_distill_makes_the_folder_and_names_the_report(command, called, inside: Path) -> None:
@@ -71,7 +70,9 @@ def test_resume_reaches_the_run(command, called, inside: Path) -> None:
 
 def test_sample_and_evaluate_pass_what_was_asked(command, inside: Path, monkeypatch) -> None:
     seen: dict = {}
-    monkeypatch.setattr(runs, "sample", lambda *a, **k: seen.update(a=a, k=k) or [Path("x.png")])
+    monkeypatch.setattr(
+        "omnidistill.runs.sample.sample", lambda *a, **k: seen.update(a=a, k=k) or [Path("x.png")]
+    )
     done = command(
         "sample", "run", "steps=2", "count=3", "seed=4", "out=x", "condition=5", "device=cpu", "trust=[mine]"
     )
@@ -86,7 +87,7 @@ def test_sample_and_evaluate_pass_what_was_asked(command, inside: Path, monkeypa
         print("a table")
         return {"schema": 1}
 
-    monkeypatch.setattr(runs, "evaluate", evaluate)
+    monkeypatch.setattr("omnidistill.runs.evaluate.evaluate", evaluate)
     done = command("evaluate", "run", "steps=1,16", "evaluation.samples=64", "--json")
     assert json.loads(done.out) == {"schema": 1} and "a table" in done.err
     assert (list(seen["cfg"].steps), seen["cfg"].evaluation.samples) == ([1, 16], 64)
@@ -127,7 +128,7 @@ def test_a_full_disk_is_the_users_to_mend(refused, inside: Path, monkeypatch) ->
         with open("/dev/full", "w") as file:
             file.write("x" * 100_000)
 
-    monkeypatch.setattr(runs, "distill", run)
+    monkeypatch.setattr("omnidistill.runs.distil.distill", run)
     assert "no space is left on the device" in refused("distill", *GOOD, "out=a")
 
 
@@ -141,7 +142,7 @@ def test_faults_of_the_place_are_found_behind_other_errors(
         except OSError as error:
             raise ValueError("the writer failed") from error
 
-    monkeypatch.setattr(runs, "distill", run)
+    monkeypatch.setattr("omnidistill.runs.distil.distill", run)
     assert "cannot write or read 'a/b': " in refused("distill", *GOOD, "out=a")
 
 

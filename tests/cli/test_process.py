@@ -48,6 +48,26 @@ def test_lists_load_no_torch(words: list[str]) -> None:
     assert not loaded_by(f"from omnidistill.cli import main; assert main({words}) == 0") & heavy
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distil"],
+        ["distill", "recipe=dmd"],
+        ["distill", "task=exact/bridge", "recipe=dmd", "updates=x", "out=a"],
+        ["distill", "task=exact/bridge", "recipe=dmd", f"out={__file__}"],
+        ["train", "task=exact/bridge", f"out={Path(__file__).parent}"],
+        ["distill", "task=exact/bridge", "recipe=dmd", "teacher=nowhere", "out=a"],
+        ["sample", "nowhere", "out=a"],
+        ["evaluate", "nowhere"],
+        ["report", "nowhere"],
+        ["sweep", "task=nothing", "recipe=dmd", "out=a"],
+    ],
+)
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(words: list[str]) -> None:
+    code = f"from omnidistill.cli import main; assert main({words}) == 2"
+    assert not loaded_by(code) & {"torch", "numpy", "lightning", "diffusers", "transformers"}
+
+
 def test_names_come_when_asked_for() -> None:
     loaded = loaded_by("import omnidistill; assert omnidistill.Context().mask is None; omnidistill.load")
     assert "torch" in loaded and not loaded & {"lightning", "diffusers", "transformers", "hydra"}

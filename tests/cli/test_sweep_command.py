@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill import runs
 from omnidistill.evaluation.cells import Cell, Found
 
 GOOD = ("sweep", "task=exact/gaussian_mixture", "recipe=dmd,dmd2", "out=a")
@@ -17,7 +16,7 @@ def found(recipe: str, status: str) -> Found:
 
 @pytest.fixture
 def swept(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What `runs.sweep` is asked, and what it answers."""
+    """What `runs.sweep.sweep` is asked, and what it answers."""
     from types import SimpleNamespace
 
     seen: dict = {"statuses": ["finished", "finished"], "ran": 2}
@@ -27,7 +26,7 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> dict:
         listed = [found(f"r{index}", status) for index, status in enumerate(seen["statuses"])]
         return SimpleNamespace(cells=listed, ran=seen["ran"])
 
-    monkeypatch.setattr(runs, "sweep", sweep)
+    monkeypatch.setattr("omnidistill.runs.sweep.sweep", sweep)
     return seen
 
 
@@ -74,7 +73,7 @@ def test_an_interrupted_sweep_is_exit_status_130(command, inside: Path, monkeypa
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "sweep", stopped)
+    monkeypatch.setattr("omnidistill.runs.sweep.sweep", stopped)
     assert command(*GOOD) == (130, "", "interrupted\n")
 
 

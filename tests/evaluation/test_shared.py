@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -96,8 +95,7 @@ def test_a_second_cell_asks_the_teacher_nothing(
     """Two runs of one sweep by `judge`: the second reads every point and writes the same figures."""
     from omnidistill.configuration import compose
     from omnidistill.evaluation.metrics_file import read_metrics
-
-    evaluate = importlib.import_module("omnidistill.runs.evaluate")  # the package has a function of that name
+    from omnidistill.runs import evaluate
 
     small = ["task=exact/gaussian_mixture", "steps=[1,2]", "evaluation.samples=60", "task.teacher_steps=3"]
     listed = [Cell("exact/gaussian_mixture", name, name, 0, name) for name in ("dmd2", "consistency-models")]

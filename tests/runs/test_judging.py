@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.curve import baseline, quality
 from omnidistill.evaluation.metrics_file import metrics_document
 from omnidistill.exact import GaussianMixtureTask
+from omnidistill.runs import evaluate
 from omnidistill.samplers import FewStep
-
-evaluate = importlib.import_module("omnidistill.runs.evaluate")  # the package has a function of that name
 
 
 class Mending(GaussianMixtureTask):

@@ -4,7 +4,6 @@ what `distill` would; the last test runs real ones."""
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import os
 import shutil
@@ -22,8 +21,7 @@ from omnidistill.cli import main
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.metrics_file import write_metrics
-
-module = importlib.import_module("omnidistill.runs.sweep")
+from omnidistill.runs import sweep as module
 
 MIXTURE, TEXT = "exact/gaussian_mixture", "exact/markov_text"
 
