@@ -79,7 +79,6 @@ def test_sample_and_evaluate_pass_what_was_asked(command, inside: Path, monkeypa
     assert (done.status, done.out) == (0, "x.png\n")
     assert seen == {"a": ("run", 2, 3, 4, "x"), "k": {"device": "cpu", "condition": "5", "trust": ("mine",)}}
 
-    (inside / "run").mkdir()
     config.save_config(config.compose("config", [*GOOD, "out=run"]), inside / "run")
 
     def evaluate(folder, changes):
