@@ -70,6 +70,8 @@ def test_resume_reaches_the_run(command, called, inside: Path) -> None:
 
 def test_sample_and_evaluate_pass_what_was_asked(command, inside: Path, monkeypatch) -> None:
     seen: dict = {}
+    (inside / "run").mkdir()
+    (inside / "run" / "student.json").touch()
     monkeypatch.setattr(
         "omnidistill.runs.sample.sample", lambda *a, **k: seen.update(a=a, k=k) or [Path("x.png")]
     )
