@@ -65,13 +65,14 @@ class Command:
 
 def commands() -> dict[str, Command]:
     """All commands by name, in the order in which a newcomer needs them."""
-    from omnidistill.commands import check, data, lists, results, runs, sweep
+    from omnidistill.commands import check, claims, data, lists, results, runs, sweep
 
     listed = (
         *runs.COMMANDS,
         *sweep.COMMANDS,
         *results.COMMANDS,
         *lists.COMMANDS,
+        *claims.COMMANDS,
         *data.COMMANDS,
         *check.COMMANDS,
     )

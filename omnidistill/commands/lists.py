@@ -1,4 +1,4 @@
-"""recipes, tasks: what there is."""
+"""recipes, tasks: what there is, and whether a recipe's claim held."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ from omnidistill.errors import UserError
 def recipes(arguments: Arguments) -> None:
     from omnidistill.configuration import listing
 
-    _show(listing.recipes(_directory(arguments)), arguments.json, wide="paper")
+    own = directory(arguments)
+    listed = listing.recipes(own)
+    if not arguments.json:
+        from omnidistill.commands.claims import WORDS
+        from omnidistill.configuration import claim_file
+
+        held = {entry["recipe"]: WORDS[entry["holds"]] for entry in claim_file.claims(own)}
+        listed = [{"name": e["name"], "claim": held.get(e["name"], ""), **e} for e in listed]
+    show(listed, arguments.json, wide="paper")
 
 
 def tasks(arguments: Arguments) -> None:
     from omnidistill.configuration import listing
 
-    _show(listing.tasks(_directory(arguments)), arguments.json, wide="title")
+    show(listing.tasks(directory(arguments)), arguments.json, wide="title")
 
 
-def _directory(arguments: Arguments) -> Path | None:
+def directory(arguments: Arguments) -> Path | None:
+    """The folder behind `configs=`, which is all that a list may be told."""
     given, dotted = arguments.pick(["configs"])
     if dotted:
         raise UserError(f"a list takes no keys but configs=DIR, got {dotted[0]}")
@@ -35,7 +44,8 @@ def _directory(arguments: Arguments) -> Path | None:
     return directory
 
 
-def _show(entries: list[dict[str, Any]], as_json: bool, wide: str) -> None:
+def show(entries: list[dict[str, Any]], as_json: bool, wide: str) -> None:
+    """Entries of the same keys as a table, whose column `wide` takes what is left, or as JSON."""
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
@@ -59,7 +69,7 @@ COMMANDS = (
     Command(
         "recipes",
         "[--json] [configs=DIR]",
-        "the papers' methods: name, paper, family, modalities, needs",
+        "the papers' methods: name, whether its claim held, paper, family, modalities, needs",
         recipes,
         "omnidistill recipes",
         KEYS,

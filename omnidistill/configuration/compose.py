@@ -191,7 +191,7 @@ def _directory(folder: str) -> Path:
     directory = expanded(folder).resolve()
     if not directory.is_dir():
         raise UserError(f"configs={folder} is no folder; it holds task/, recipe/ and tuning/ with YAML files")
-    for group in ("task", "recipe", "tuning"):
+    for group in ("task", "recipe", "tuning", "claim"):
         if taken := sorted({*listing.names(group)} & {*listing.names(group, directory, alone=True)}):
             raise UserError(
                 f"configs={folder} has {group}/{taken[0]}.yaml, a name that is taken; rename the file"

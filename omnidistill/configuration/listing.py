@@ -19,14 +19,14 @@ OWN = "own"
 def names(group: str, directory: Path | None = None, *, alone: bool = False) -> list[str]:
     """The names of a group (`task`, `recipe`), sorted: the packaged ones, those of plug-ins and of the user's folder,
     or of that folder `alone`."""
-    found = dict(_files(group, directory, alone))
+    found = dict(files(group, directory, alone))
     return sorted(name for name in found if (group, name) != ("task", OWN))
 
 
 def recipes(directory: Path | None = None) -> list[dict[str, Any]]:
     """name, paper, family, modalities and needs of every recipe."""
     listed = []
-    for name, file in sorted(dict(_files("recipe", directory)).items()):
+    for name, file in sorted(dict(files("recipe", directory)).items()):
         about = _section(file, "recipe")
         if about is None:
             continue
@@ -45,7 +45,7 @@ def recipes(directory: Path | None = None) -> list[dict[str, Any]]:
 def tasks(directory: Path | None = None) -> list[dict[str, Any]]:
     """name, title and modality of every task."""
     listed = []
-    for name, file in sorted(dict(_files("task", directory)).items()):
+    for name, file in sorted(dict(files("task", directory)).items()):
         about = _section(file, "about")
         if about is None or name == OWN:
             continue
@@ -56,10 +56,10 @@ def tasks(directory: Path | None = None) -> list[dict[str, Any]]:
 
 def content(group: str, name: str, directory: Path | None = None) -> dict[str, Any]:
     """What stands in a file of a group; a `UserError` with near matches where there is none."""
-    files = dict(_files(group, directory))
-    if name not in files:
-        raise unknown(group, name, files)
-    return _content(files[name])
+    found = dict(files(group, directory))
+    if name not in found:
+        raise unknown(group, name, found)
+    return _content(found[name])
 
 
 def packaged(name: str) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def packaged(name: str) -> dict[str, Any]:
     return _content(resources.files(plugins.BUILT_IN).joinpath(name))
 
 
-def _files(group: str, directory: Path | None, alone: bool = False) -> Iterator[tuple[str, Traversable]]:
-    """Weakest first, so that a dictionary of them keeps what Hydra would find."""
+def files(group: str, directory: Path | None, alone: bool = False) -> Iterator[tuple[str, Traversable]]:
+    """The files of a group by name, weakest first, so that a dictionary of them keeps what Hydra would find."""
     if directory is not None:
         yield from _walk(directory / group)
     for package in () if alone else (*reversed(plugins.search_path()), plugins.BUILT_IN):
