@@ -118,7 +118,8 @@ class Objective(Protocol):
         ...
 
     # `questions(role) -> list[Question]` may say beforehand what `losses` is going to ask by `step.answer`, so that
-    # objectives added by weight ask together; who has no such method asks for itself.
+    # objectives added by weight ask together; who has no such method asks for itself. `advice(path) -> str` may say
+    # what to do on a path that lacks what `needs` asks for.
 
 
 @dataclass(frozen=True)

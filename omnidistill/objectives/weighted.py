@@ -11,6 +11,7 @@ from omnidistill.errors import UserError
 from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec
 from omnidistill.objectives.questions import Question, merged
 from omnidistill.objectives.step import Step
+from omnidistill.paths import Path
 
 
 class Weighted:
@@ -57,6 +58,11 @@ class Weighted:
             ranges = ", ".join(f"{name} {list(value)}" for name, value in asked.items())
             raise UserError(f"objectives draw guidance from different ranges: {ranges}; give them one")
         return next(iter(asked.values()), None)
+
+    def advice(self, path: Path) -> str:
+        """What parts say to a path that lacks what they need."""
+        said = [part.advice(path) for part in self.parts.values() if hasattr(part, "advice")]
+        return "; ".join(line for line in said if line)
 
     def losses(self, role: str, step: Step) -> Losses | None:
         terms: dict[str, Tensor] = {}

@@ -172,6 +172,8 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
     if lacking:
         who = cfg.get("recipe", {}).get("name") or "training a teacher"
         hint = f"; {task.data_hint}" if "data" in lacking and task.data_hint else ""
+        advice = objective.advice(task.path)
+        hint += f"; {advice}" if advice else ""
         raise NotOffered(
             f"{who} needs {', '.join(lacking)}, which {task.name} with {task.path} does not offer{hint} "
             "(`omnidistill recipes` lists what each recipe needs)"

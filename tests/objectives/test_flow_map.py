@@ -7,14 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill import paths
+from omnidistill.configuration.compose import build, compose
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.networks.mlp import MLP
 from omnidistill.objectives import FlowMap
-from omnidistill.paths.base import as_time, per_sample
+from omnidistill.objectives.identities import two_jumps
+from omnidistill.objectives.jumps import Halving
+from omnidistill.paths.base import as_time, grid, per_sample
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator
+from omnidistill.runs import setup
 from omnidistill.samplers import FewStep
 from omnidistill.times import Uniform
 
@@ -81,7 +85,7 @@ def test_the_longest_jumps_of_the_semigroup_are_plain_consistency(closed) -> Non
     student.register_forward_hook(
         lambda module, inputs, belief: asked.append((inputs[1], belief.mean.detach()))
     )
-    target = objective._two_jumps(step, jump.x_t[far], jump.t[far], jump.r[far], Context())
+    target = two_jumps(student, jump.x_t[far], jump.t[far], jump.r[far], Context(), step.g)
     (t, _), (u, second) = asked
     assert (u < t).all()
     torch.testing.assert_close(target.mean, second)
@@ -136,7 +140,46 @@ def test_what_cannot_be_is_said_in_a_line(closed) -> None:
         FlowMap().losses("student", closed.step("student", models, batch(1)))
 
 
-@pytest.mark.parametrize("options", [{}, {"decay": 0.9}, {"identity": "lagrangian"}, {"diagonal": "data"}])
+def test_a_jump_path_is_told_that_its_second_time_is_vacuous() -> None:
+    cfg = compose("config", ["task=exact/markov_text", "recipe=flow-map-matching", "out=unused"])
+    with pytest.raises(
+        UserError, match=r"does not depend on the time it jumps to.*task\.path=onehot"
+    ) as raised:
+        setup.objective_of(cfg, build(cfg.task))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "edm"])
+def test_halved_jumps_lie_on_their_grids_and_break_at_the_next(name: str) -> None:
+    path = getattr(paths, name)()
+    jumps = Halving(4)
+    t, r = jumps(4000, path, generator("halving"))
+    top, found = grid(path, 16), {}
+    for steps in (1, 2, 4, 8):
+        nodes = grid(path, steps)
+        on = (t.unsqueeze(1) == nodes[:-1]) & (r.unsqueeze(1) == nodes[1:])
+        found[steps] = float(on.any(1).double().mean())
+        assert bool(on.any(0).all())
+    assert sum(found.values()) == pytest.approx(1.0, abs=1e-9)
+    assert all(abs(share - 0.25) < 0.03 for share in found.values())
+    between = jumps.middle(t, r, path)
+    assert float((between.unsqueeze(1) - top).abs().min(1).values.max()) < 1e-12
+
+
+OPTIONS = (
+    {},
+    {"decay": 0.9},
+    {"diagonal": "data"},
+    {"identity": "lagrangian"},
+    {"identity": "lagrangian", "derivative": "difference"},
+    {"identity": "eulerian"},
+    {"identity": "eulerian", "derivative": "difference", "along": "student"},
+    {"identity": "eulerian", "diagonal": "data", "along": "teacher"},
+    {"identity": "eulerian", "diagonal": "data"},
+)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_calls_are_those_that_are_declared(closed, options) -> None:
     path = paths.rectified_flow()
     objective = FlowMap(**options)
