@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Context
+from omnidistill.denoisers.counter import Counter
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.posteriors import Posterior
@@ -29,7 +30,19 @@ class Denoiser(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self.calls = 0
+        self._counter = Counter()
+
+    @property
+    def calls(self) -> int:
+        return self._counter.value()
+
+    @calls.setter
+    def calls(self, value: int) -> None:
+        self._counter.set(value)
+
+    def count(self, number: int = 1) -> None:
+        """Adds to `calls`. A compiled denoiser counts, too, and is not compiled anew for it."""
+        self._counter.add(number)
 
     def forward(
         self,
@@ -46,7 +59,7 @@ class Denoiser(nn.Module):
                 networks that take such a time.
             target_time: shaped like t, s < t, for students that learned jumps to any s.
         """
-        self.calls += 1
+        self.count()
         return self.belief(x_t, t, context, target_time)
 
     def belief(

@@ -40,9 +40,10 @@ class Guided(Denoiser):
 
     @calls.setter
     def calls(self, value: int) -> None:
-        # `Denoiser.__init__` starts a count at 0 before there is a denoiser to ask; the inner one keeps its own.
-        if "denoiser" in self._modules:
-            self.denoiser.calls = value
+        self.denoiser.calls = value
+
+    def count(self, number: int = 1) -> None:
+        self.denoiser.count(number)
 
     def _empty(self, condition: Condition) -> Condition:
         if callable(self.null):

@@ -205,7 +205,7 @@ class NetworkDenoiser(Denoiser):
         answered: int | None = None,
         target_time: Tensor | None = None,
     ) -> tuple[Posterior | None, dict[str, Tensor]]:
-        self.calls += 1
+        self.count()
         t = as_time(t, x_t)
         names = (feature_layer(self.network)[0],) if layers is None else tuple(layers)
         out, found = self._outputs(x_t, t, context, target_time, names, answered)

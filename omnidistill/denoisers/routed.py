@@ -68,4 +68,4 @@ class Routed(Denoiser):
 
     def _count(self, denoiser: Denoiser) -> None:
         if self.counted[0] is not None:
-            self.counted[0].calls += 2 if isinstance(denoiser, Guided) else 1
+            self.counted[0].count(2 if isinstance(denoiser, Guided) else 1)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding
+from omnidistill.networks.features import inside, parted
 
 KEYWORDS = ("target_time", "guidance")
 
@@ -79,10 +80,10 @@ class Second(nn.Module):
         self.wants_target_time = target_time or takes(network, "target_time")
         for place in places:
             place.register_forward_hook(self._add)
-        for name in ("feature_axis", "feature_channels"):
+        for name in ("feature_axis", "feature_channels", "returns_features"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
-        if hasattr(network, "feature_module"):
+        if isinstance(getattr(network, "feature_module", None), str):
             self.feature_module = f"network.{network.feature_module}"
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
@@ -95,11 +96,14 @@ class Second(nn.Module):
             if module is not None:
                 keywords.pop(name, None)
         before = _told(self)
+        if layers := keywords.get("features"):
+            keywords["features"] = inside(layers, "network")
         _tell(self, told)
         try:
-            return self.network(*args, **keywords)
+            answer = self.network(*args, **keywords)
         finally:
             _tell(self, before)
+        return parted(answer, "network") if layers else answer
 
     def _add(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """The hook of a time module. A bound method, so that a copy's hook belongs to the copy."""
@@ -112,6 +116,7 @@ class Second(nn.Module):
                 f"time_module answered {seen}, not Float[b {told.shape[-1]}] as its last layer says; "
                 "name a module that answers with the embedding alone"
             )
+        told = told[: output.shape[0]]  # samples that are asked for features alone may have stopped before
         if output.shape[0] != told.shape[0]:
             # One time for the whole batch; or times of many tokens, sample by sample, side by side.
             told = told.repeat_interleave(max(1, output.shape[0] // told.shape[0]), 0)

@@ -193,7 +193,7 @@ class Step:
         belief, found = model.examine(
             torch.cat((x_t, noised.to(x_t.dtype))), torch.cat((t, later)), both, answered=answered
         )
-        model.calls += 1  # two batches in one call
+        model.count()  # two batches in one call
         fake, real = model.pool(next(iter(found.values())), both).split(count)
         return Answer(x_t, t, belief, fake, real)
 

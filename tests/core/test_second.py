@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import omnidistill
 from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.second import Second, starting_weights, takes, with_second
@@ -152,6 +153,72 @@ def test_what_takes_the_keyword_is_left_as_it_is() -> None:
     assert isinstance(mixed, Second) and mixed.guidance is None and mixed.wants_guidance
     nn.init.normal_(taking.last.weight), nn.init.normal_(taking.guidance.linear.weight)
     assert torch.equal(mixed(X, T, guidance=W, target_time=T), taking(X, T, guidance=W))
+
+
+class Plain(MLP):
+    """Takes no second time, and answers from the start."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 8, 1)
+        nn.init.normal_(self.last.weight)
+
+    def forward(self, x, t, condition=None, *, features=None, answered=None):
+        return super().forward(x, t, condition, features=features, answered=answered)
+
+
+def test_features_of_a_wrapped_network_are_outputs_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Plain()
+    network = awake(Second(bare, target_time=True, guidance=True, time_module="time"))
+    denoiser = NetworkDenoiser(network, rectified_flow(), "flow", target_time=True)
+    t, context = T.double(), Context(guidance=W)
+    expected = denoiser(X, t, context, target_time=t / 2).mean
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "register_forward_hook", lambda *a, **k: pytest.fail("a hook"))
+        belief, found = denoiser.examine(X, t, context, target_time=t / 2)
+        some, again = denoiser.examine(X, t, context, target_time=t / 2, answered=2)
+        none, _ = denoiser.examine(X, t, context, answered=0)
+    assert set(found) == {"network.blocks"} and none is None
+    torch.testing.assert_close(belief.mean, expected), torch.testing.assert_close(some.mean, expected[:2])
+    torch.testing.assert_close(again["network.blocks"], found["network.blocks"])
+    seen = []
+    bare.blocks.register_forward_hook(lambda m, i, o: seen.append(o))
+    denoiser(X, t, context, target_time=t / 2)
+    torch.testing.assert_close(found["network.blocks"], seen[0])
+
+
+def test_a_late_clock_is_told_about_the_samples_that_are_left() -> None:
+    class Late(nn.Module):
+        feature_module, feature_channels, returns_features = "first", 8, True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.clock, self.last = nn.Linear(2, 8), nn.Linear(1, 8), nn.Linear(8, 2)
+
+        def forward(self, x, t, *, features=None, answered=None):
+            h = self.first(x)
+            some = slice(0, answered) if features else slice(None)
+            out = self.last(torch.tanh(h[some] + self.clock(t[some, None].to(h.dtype))))
+            return (out, {"first": h}) if features else out
+
+    network = awake(Second(Late(), guidance=True, time_module="clock"))
+    denoiser = NetworkDenoiser(network, rectified_flow(), "flow")
+    whole = denoiser(X, T.double(), Context(guidance=W)).mean
+    some, _ = denoiser.examine(X, T.double(), Context(guidance=W), answered=3)
+    torch.testing.assert_close(some.mean, whole[:3])
+
+
+def test_a_critic_starts_as_a_wrapped_student() -> None:
+    options = [
+        "objective.matching=0",
+        "objective.adversarial=1",
+        "+families.adversarial.start=student",
+        "student.target_time=true",
+    ]
+    teacher = NetworkDenoiser(Plain(), rectified_flow(), "flow", time_module="time")
+    student = omnidistill.distill(
+        teacher, "dmd2", data=torch.randn(16, 2), updates=2, batch=4, device="cpu", options=options
+    )
+    assert isinstance(student.denoiser.network, Second)
 
 
 def test_features_and_states_keep_their_names() -> None:
