@@ -26,6 +26,7 @@ TIME_INPUTS: dict[str, View] = {
     "1000t": lambda path, t: 1000.0 * t,
     "sigma": lambda path, t: path.noise_level(t),
     "log_sigma/4": lambda path, t: 0.25 * torch.log(path.noise_level(t)),
+    "index": lambda path, t: path.index(t),  # type: ignore[attr-defined]
 }
 
 
@@ -37,7 +38,8 @@ class NetworkDenoiser(Denoiser):
             keywords `anchor`, `mask`, `target_time` where there are any, and `guidance` where it wants to be told.
         path: the corruption the network was trained on.
         parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens.
-        time_input: the time as the network wants it: `t`, `1000t`, `sigma` or `log_sigma/4`.
+        time_input: the time as the network wants it: `t`, `1000t`, `sigma`, `log_sigma/4`, or `index`, the place in
+            the table of a discrete path (diffusers' timestep, 0 to 999).
         sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
         unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
         target_time: the network takes the time to jump to as a keyword.
@@ -77,6 +79,10 @@ class NetworkDenoiser(Denoiser):
             )
         if time_input not in TIME_INPUTS:
             raise unknown("time_input", time_input, TIME_INPUTS)
+        if time_input == "index" and not hasattr(path, "index"):
+            raise UserError(
+                f"time_input 'index' needs a path made of a table, paths.discrete(...), got {path}"
+            )
         if tokens and time_input in ("sigma", "log_sigma/4"):
             raise UserError(f"time_input '{time_input}' needs a Gaussian path, got {path}; use t or 1000t")
         self._time_axis: int | None = getattr(path, "time_axis", None)

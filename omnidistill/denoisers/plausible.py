@@ -197,7 +197,7 @@ class _Probe:
         if _mean(self.errors(d.parameterisation, outs)) < INFORMED * _mean(silent):
             return  # it understands the time it is told; another may be one it cannot take
         for view in TIME_INPUTS:
-            if view != d.time_input:
+            if view != d.time_input and (view != "index" or hasattr(d.path, "index")):
                 changed = {**d.reading(), "time_input": view}
                 yield from self._asked(f"told the time as '{view}'", changed, silent)
         words = "without its input scaled (unit_input=False)" if d.unit_input else "with unit_input=True"

@@ -5,6 +5,7 @@ from omnidistill.paths.gaussian import GaussianPath
 from omnidistill.paths.masked import MaskedPath
 from omnidistill.paths.named import (
     brownian_bridge,
+    discrete,
     edm,
     grad_tts,
     ouve,
@@ -15,6 +16,7 @@ from omnidistill.paths.named import (
     vp_linear,
 )
 from omnidistill.paths.symmetry import RigidMotion
+from omnidistill.paths.table import TablePath
 from omnidistill.paths.uniform import UniformPath
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "MaskedPath",
     "Path",
     "RigidMotion",
+    "TablePath",
     "UniformPath",
     "brownian_bridge",
+    "discrete",
     "edm",
     "floored",
     "grad_tts",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from omnidistill.paths.gaussian import GaussianPath
 from omnidistill.paths.symmetry import Symmetry
+from omnidistill.paths.table import TablePath
 
 HALF_PI = 0.5 * math.pi
 
@@ -96,6 +98,13 @@ def _vp(
 def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
     """`beta(t)` linear from beta_min to beta_max (Song et al. 2021, eq. 32)."""
     return _vp("vp_linear", beta_min, beta_max)
+
+
+def discrete(alphas_cumprod: Tensor | Sequence[float], symmetry: Symmetry | None = None) -> TablePath:
+    """The levels of a chain of N steps as a trained scheduler holds them, e.g. `DDPMScheduler.alphas_cumprod` (Ho et
+    al. 2020), zero terminal signal-to-noise ratio included; see `TablePath`. A network that wants the step's number
+    is read with `time_input="index"`."""
+    return TablePath(alphas_cumprod, symmetry)
 
 
 def grad_tts(beta_min: float = 0.05, beta_max: float = 20.0, temperature: float = 1.0) -> GaussianPath:
