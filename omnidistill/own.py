@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Condition, Context
 from omnidistill.data import tensors
-from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.guidance import Null
 from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError
-from omnidistill.random import uniform
+from omnidistill.paths import Path
+from omnidistill.random import generator, uniform
 from omnidistill.student import Student
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.frozen import twin
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from omnidistill.evaluation.given import Metrics
+
 Source = Callable[[int, torch.Generator], Batch]
+
+MOST = 4096
+"""Rows that are kept apart of data that are many."""
 
 
 class OwnTask(Task):
@@ -83,6 +93,11 @@ def distill(
     time_module: str | None = None,
     steps: int | None = None,
     out: str | FilePath | None = None,
+    held_out: Any = None,
+    metrics: Metrics | None = None,
+    primary: Metric | str | None = None,
+    judged: Sequence[int] | None = None,
+    teacher_steps: int = 64,
     options: tuple[str, ...] | list[str] = (),
     **keys: Any,
 ) -> Student:
@@ -101,8 +116,19 @@ def distill(
         time_module: the submodule of the network that embeds the time, for recipes that tell the student a second time
             or a guidance scale (`lcm`); the teacher's own `time_module` if not given.
         steps: sampler steps that the student is trained for, `student.steps`; the recipe's if not given. (On the
-            command line `steps=1,2,4` are the step counts that are evaluated; here nothing is.)
-        out: a folder to keep checkpoints, logs and the student in; a temporary one if not given.
+            command line `steps=1,2,4` are the step counts that are evaluated, which is `judged` here.)
+        out: a folder to keep the student in, with checkpoints, logs, metrics.json, samples and report.html; nothing is
+            kept nor judged if not given.
+        held_out: rows that training never sees and student and teacher are judged by: samples like `data`, or a
+            `Batch` of them with their conditions; or how many rows of `data` to keep apart, 0 for none. Where there is
+            `out` and something to judge, an eighth of `data` if not given, drawn by the seed.
+        metrics: a function `(samples, context, rows) -> {name: number}` on the CPU, where row i was held out under the
+            condition that sample i was made under (None without such rows). Beside it, and without it, stands the
+            energy distance to the rows, with its interval, where samples are real numbers.
+        primary: the metric that gaps are computed from: its name if lower is better, else `Metric(name, "higher")`;
+            the energy distance if not given.
+        judged: step counts at which both are judged, beside the student's own; 1, 2 and 4 if not given; () for none.
+        teacher_steps: the teacher's full number of steps, at which it is judged as well.
         options: further overrides in the command line's grammar, e.g. `["families.matching.critic_updates=3"]`.
         keys: keys that every recipe understands: updates, batch, seed, precision, device, resume.
 
@@ -130,12 +156,21 @@ def distill(
         shape = tuple(data.shape[1:])
     if shape is None:
         raise UserError("without a data tensor the shape of one sample is needed, e.g. shape=(1, 28, 28)")
-    count = len(data) if isinstance(data, Tensor) else 1 if condition is None else tensors.rows(condition)
-    source = data if callable(data) else _source(data, condition, count)
     if steps is not None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise UserError(f"steps is the number of sampler steps of the student, at least 1; got {steps!r}")
         options = [f"student.steps={steps}", *options]
+    judging = out is not None and (judged is None or len(judged) > 0)
+    if held_out is None and keys.get("resume") and not (FilePath(out or "") / "config.yaml").is_file():
+        held_out = 0  # a run of before there was a judge has been trained on all of its data
+    seed = int(keys.get("seed", 0))
+    data, condition, kept = _kept_apart(data, condition, held_out if judging else 0, teacher.path, seed)
+    if judging and judged is not None:
+        options = [f"steps=[{','.join(map(str, judged))}]", *options]
+    if kept is not None:
+        options = [f"evaluation.samples={max(2, min(1024, kept.count))}", *options]
+    count = len(data) if isinstance(data, Tensor) else 1 if condition is None else tensors.rows(condition)
+    source = data if callable(data) else _source(data, condition, count)
     with TemporaryDirectory() as temporary:
         folder = FilePath(temporary if out is None else out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +184,80 @@ def distill(
         if time_module is not None:
             teacher.time_module = time_module
         task = OwnTask(teacher, shape, source, null)
-        student, description, _ = train_student(cfg, task, teacher, folder, device)
+        judge = _judge(task, kept, metrics, primary, teacher_steps) if judging else None
+        if out is not None:
+            _ours(cfg, folder)
+        student, description, module = train_student(cfg, task, teacher, folder, device)
         if out is not None:
             made = {**description.made_by, "shape": list(shape)}
             save(student, replace(description, task=None, made_by=made), folder)
+        if judge is not None:
+            judge(cfg, teacher, student, module, folder)
     return Student(student, description.sampler(), description.steps, task, shape, task.dtype)
+
+
+def _ours(cfg: DictConfig, folder: FilePath) -> None:
+    """Writes the configuration; a run that is gone on with must be the same one."""
+    from omnidistill.configuration.compose import check_resumable, save_config
+
+    if cfg.resume and (folder / "config.yaml").is_file():
+        check_resumable(cfg, folder)
+    save_config(cfg, folder)
+
+
+def _kept_apart(
+    data: Any, condition: Condition, held_out: Any, path: Path, seed: int
+) -> tuple[Any, Condition, Batch | None]:
+    """Data and conditions to train on, and the rows that are held out with theirs; None where there are none."""
+    if isinstance(held_out, Batch):
+        return data, condition, tensors.batch(held_out, path)
+    if held_out is not None and (isinstance(held_out, bool) or not isinstance(held_out, int)):
+        x0 = tensors.states(tensors.tensor(held_out, "held_out"), path)
+        if condition is not None:
+            raise UserError("held_out needs conditions, too: give Batch(x0, Context(condition))")
+        return data, condition, Batch(x0)
+    if not isinstance(data, Tensor):
+        if held_out:
+            raise UserError(
+                f"held_out={held_out} rows are kept apart of a data tensor; give the rows themselves"
+            )
+        return data, condition, None
+    apart = min(len(data) // 8, MOST) if held_out is None else held_out
+    if apart < 2:
+        return data, condition, None
+    if apart > len(data) - 2:
+        raise UserError(f"held_out={apart} of {len(data)} rows leave nothing to train on")
+    order = torch.randperm(len(data), generator=generator(seed, "held out"))
+    train, held = order[apart:].sort().values, order[:apart].sort().values
+    context = tensors.context(Context(condition))
+    return data[train], context[train].condition, Batch(data[held], context[held])
+
+
+def _judge(
+    task: OwnTask,
+    kept: Batch | None,
+    metrics: Metrics | None,
+    primary: Metric | str | None,
+    teacher_steps: int,
+) -> Callable[[DictConfig, Denoiser, Denoiser, Any, FilePath], None] | None:
+    """What judges student and teacher when they are there, None, with a line on stderr, where nothing can."""
+    from omnidistill.evaluation.given import Judged
+
+    if metrics is None and (kept is None or not task.dtype.is_floating_point):
+        lacks = (
+            "rows to compare with (held_out=)" if task.dtype.is_floating_point else "a function (metrics=)"
+        )
+        print(f"not judged, so that there is no report: that needs {lacks}", file=sys.stderr)
+        return None
+    judged = Judged(task, kept, metrics, primary, teacher_steps)
+
+    def judge(cfg: DictConfig, teacher: Denoiser, student: Denoiser, module: Any, out: FilePath) -> None:
+        from omnidistill.runs import evaluate
+        from omnidistill.runs.distil import training_record
+        from omnidistill.runs.setup import guided
+
+        cfg.steps = sorted({*cfg.steps, cfg.student.steps})
+        given = guided(teacher, task, cfg.guidance)
+        evaluate.judge(cfg, judged, given, student, training_record(module), out)
+
+    return judge

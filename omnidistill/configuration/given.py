@@ -23,7 +23,7 @@ _KEY = re.compile(r"\$\{(oc\.select:)?[^${}:]*\}")
 """An interpolation without another in it, of a key."""
 
 
-class GivenSource(FileConfigSource):  # type: ignore[misc]
+class GivenSource(FileConfigSource):
     """Hydra's reader of a folder, which refuses a file when it is used and not before: others may lie beside it."""
 
     @staticmethod

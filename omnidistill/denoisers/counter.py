@@ -31,6 +31,6 @@ class Counter:
         return self._eager + int(self._compiled)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _transformed() -> bool:
     return torch._C._functorch.maybe_current_level() is not None

@@ -11,9 +11,11 @@ import torch
 from omegaconf import DictConfig
 
 import omnidistill
+from omnidistill.configuration import listing
 from omnidistill.configuration.compose import build, load_config
 from omnidistill.denoisers import Denoiser
 from omnidistill.context import Context
+from omnidistill.errors import UserError
 from omnidistill.evaluation.curve import KEPT, Point, baseline, floor, quality
 from omnidistill.evaluation.environment import environment
 from omnidistill.evaluation.intervals import RESAMPLES
@@ -156,6 +158,11 @@ def evaluate(
     if changes:
         cfg = changes(cfg)
     device = setup.device_of(cfg)
+    if cfg.task.get("name") == listing.OWN:
+        raise UserError(
+            f"the student in {out} was made from your own module, which no file holds: omnidistill.load({str(out)!r}, "
+            "network=, path=) samples it, and report shows what was measured"
+        )
     task: Task = build(cfg.task)
     student, _ = read_denoiser(out, "student", task, device)
     teacher = setup.guided(setup.teacher_of(cfg, task, device), task, cfg.guidance)
