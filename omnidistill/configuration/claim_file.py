@@ -61,12 +61,12 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What must be so of the runs' figures, beyond their intervals where these are known.
+    """What must be so of the runs' figures.
 
     monotone, not_monotone  of a run's student over `steps`: no step count is worse than the best of all fewer ones
     gap           of a student's point: the gap closed is at least `least` percent
-    better        the primary metric of one point is better than that of another, `ratio` times
-    no_worse      it is not worse
+    better        the primary metric of one point is `ratio` times better than that of another, beyond both intervals
+    no_worse      it is not worse beyond both intervals
     below, above  any `metric` is at most (at least) `value`, or that of another point, divided (multiplied) by `ratio`
     """
 

@@ -9,6 +9,7 @@ from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.regression import Regression
 from omnidistill.objectives.reward import Reward
+from omnidistill.objectives.segments import Segments
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.objectives.weighted import Weighted
 
@@ -26,6 +27,7 @@ __all__ = [
     "Regression",
     "Reward",
     "RoleSpec",
+    "Segments",
     "Step",
     "StudentSpec",
     "Weighted",

@@ -32,12 +32,12 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.following import follow
 from omnidistill.objectives.jumps import Jumps, Nodes
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior, detach
 from omnidistill.random import uniform
-from omnidistill.samplers.solvers import rejoined
 from omnidistill.weights import weight
 
 PAIRS = ("bridge", "teacher", "independent", "stored")
@@ -200,7 +200,9 @@ class Consistency:
             first = _ask(self._teacher(step), x_t, t, context, r)
             x_r = path.bridge(x_t, first.sample(step.g, context.mask), t, r, context, g=step.g)
             return Pair(x_t, x_r, t, r, s, first)
-        return Pair(x_t, self._follow(step, x_t, t, s), t, s)
+        how = (self.teacher_steps, self.second_order)
+        x_s, _ = follow(path, self._teacher(step), x_t, t, s, context, step.g, *how)
+        return Pair(x_t, x_s, t, s)
 
     def _clean(self, step: Step) -> Tensor:
         """The clean ends of the trajectories: the data, or for some samples what the student makes of noise."""
@@ -209,23 +211,6 @@ class Consistency:
         x0, own = step.x0, step.rollout.x0.detach()
         chosen = (uniform(torch.empty(len(x0)), step.g) < self.mixed).to(x0.device)
         return torch.where(per_sample(chosen, x0) > 0, own, x0)
-
-    def _follow(self, step: Step, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """x_r from x_t by `teacher_steps` steps of the teacher, uniform in t."""
-        path, context, teacher = step.path, step.context, self._teacher(step)
-        for i in range(self.teacher_steps):
-            now, then = (t + (r - t) * (j / self.teacher_steps) for j in (i, i + 1))
-            belief = teacher(x, now, context)
-            if self.second_order:
-                x0 = belief.sample(step.g, context.mask)
-                guess = path.bridge(x, x0, now, then, context, g=step.g)
-                # At t = 0 there is nothing left to ask, and the first belief stands.
-                late = teacher(guess, then.clamp_min(path.span[0]), context)
-                both = belief.blend(late, torch.where(then == 0, 1.0, 0.5)).sample(step.g, context.mask)
-                x = rejoined(path, guess, x, x0, both, now, then, context, step.g)
-                continue
-            x = path.bridge(x, belief.sample(step.g, context.mask), now, then, context, g=step.g)
-        return x
 
     def _stored(self, step: Step) -> Pair:
         if step.bank is None:

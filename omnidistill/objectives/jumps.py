@@ -11,7 +11,7 @@ from torch import Tensor
 from omnidistill.errors import UserError
 from omnidistill.paths import Path, grid
 from omnidistill.paths.base import node
-from omnidistill.times import Times, Uniform
+from omnidistill.times import LogNormalSigma, Times, Uniform
 
 REDRAWS = 1000
 
@@ -174,6 +174,52 @@ class Halving:
         share = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).cpu()
         above = 1 + (share * steps).long().clamp_max(steps - 1)
         return node(path, above, steps), node(path, above - 1, steps)
+
+    def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
+        return half_way(t, s, path)
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """r follows t more closely in each stage: with sigma the noise level of Karras et al. (2022),
+
+        `sigma_r = sigma_t max(0, 1 - (1 + k sigmoid(-b sigma_t)) / q^(stage + 1))`
+
+    (Geng et al. 2024, ECT, as in the released code). In the first stage r = 0 up to a sigma of log(7) for k = 8, which
+    is denoising of the data; at large sigma r is half of t's. An r below the path's span is 0.
+
+    Args:
+        times: of t.
+        stages: their number, of equal length.
+        q, k, b: of the formula.
+    """
+
+    times: Times = LogNormalSigma(-1.1, 2.0)
+    stages: int = 8
+    q: float = 2.0
+    k: float = 8.0
+    b: float = 1.0
+    nodes: int = 1
+    refined: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (self.stages >= 1 and self.q > 1.0 and self.k >= 0.0 and self.b > 0.0):
+            raise UserError(
+                f"shrinking jumps need stages >= 1, q > 1, k >= 0 and b > 0, got stages={self.stages}, q={self.q}, "
+                f"k={self.k}, b={self.b}"
+            )
+
+    def __call__(
+        self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        if "gaussian" not in path.offers:
+            raise UserError(f"jumps that shrink in sigma need a Gaussian path, got {path}; use Gap")
+        t = self.times(count, path, g)
+        level = path.noise_level(t)  # type: ignore[attr-defined]
+        stage = min(self.stages - 1, int(progress * self.stages))
+        share = 1.0 - (1.0 + self.k * torch.sigmoid(-self.b * level)) / self.q ** (stage + 1)
+        r = path.time_from_noise_level(level * share.clamp_min(0.0))  # type: ignore[attr-defined]
+        return t, torch.where((r < path.span[0]) | (share <= 0), 0.0, r)
 
     def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
         return half_way(t, s, path)
