@@ -12,6 +12,7 @@ from omnidistill.errors import UserError
 from omnidistill.exact.rigid_cloud import APART, REACH, CloudDenoiser, RigidCloudTask, aligned_rmsd
 from omnidistill.exact.rotations import matrix_fisher, proper_svd, random_rotations
 from omnidistill.networks.point_transformer import PointTransformer
+from omnidistill.networks.posed_mlp import PosedMLP
 from omnidistill.paths import RigidMotion, rectified_flow
 from omnidistill.random import generator, normal
 from omnidistill.samplers import Euler
@@ -340,7 +341,7 @@ def test_rendered_files_hold_the_samples(tmp_path):
         ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_max"),
         ({"teacher_steps": 0}, "teacher_steps"),
         ({"network": {"depht": 2}}, "depth"),
-        ({"network": {"width": 30, "heads": 4}}, "heads"),
+        ({"network": {"heads": 4}}, "heads"),
     ],
 )
 def test_bad_options_are_one_line_that_names_them(options, word):
@@ -382,7 +383,25 @@ def test_point_transformer_ignores_padding_and_tells_points_apart():
         network(padded, t)
 
 
-def test_point_transformer_learns_the_posterior():
+@pytest.mark.parametrize("more", [0, 3])
+def test_a_posed_network_turns_with_its_input_and_not_with_a_mirror(more):
+    torch.manual_seed(0)
+    network, t = PosedMLP(6, width=32, depth=2), torch.tensor([0.3, 0.8])
+    torch.nn.init.normal_(network.inner.last.weight)
+    cloud = normal(torch.empty(2, 6, 3), generator(0))
+    x = torch.cat((cloud, torch.ones(2, more, 3)), 1)
+    mask = (torch.arange(6 + more)[None, :, None] < 6).expand(2, -1, 1)
+    turn = random_rotations(2, generator(1)).float()
+    with torch.no_grad():
+        answer, turned, mirrored = (network(y, t, mask=mask) for y in (x, x @ turn, x @ MIRROR.float()))
+        assert torch.allclose(turned, answer @ turn, atol=1e-4) and float(answer.abs().mean()) > 0.1
+        assert not torch.allclose(mirrored, answer @ MIRROR.float(), atol=1e-1)
+        assert torch.equal(network(cloud, t), answer[:, :6]) and not bool(answer[:, 6:].any())
+    with pytest.raises(UserError, match="clouds of 6 points, got 5"):
+        network(cloud[:, :5], t)
+
+
+def test_the_tasks_network_learns_the_posterior():
     task = RigidCloudTask(points=5, shapes=1, seed=0, network={"width": 48, "depth": 2})
     torch.manual_seed(0)
     student, teacher = NetworkDenoiser(task.network(), task.path, **task.reading()), task.exact_teacher()

@@ -41,7 +41,7 @@ LABELLED = [*POINTS, "task.conditional=true"]
 
 CASES = {
     # recipe: (overrides, steps, least gap closed in percent)
-    "consistency-models": ([*POINTS, "updates=300"], 1, 85.0),
+    "consistency-models": ([*POINTS, "updates=400"], 1, 75.0),
     "progressive-distillation": ([*POINTS, "updates=400"], 1, 85.0),
     "diff-instruct": (
         [*POINTS, "updates=250", "optim.lr=1e-3", "families.matching.critic_updates=3"],
