@@ -42,6 +42,15 @@ class PerSample:
         return torch.cat([draw(n, g) for n, g in zip(counts, self.generators, strict=True)])
 
 
+def in_order(count: int, g: torch.Generator) -> PerSample:
+    """A generator for each of `count` samples, made of one: the first of many draw what the only one would.
+
+    `torch.randn(count, d)` does not keep that order, `torch.rand` and `torch.randint` of one number a sample do.
+    """
+    seeds = torch.randint(2**62, (count,), generator=g, device=g.device).tolist()
+    return PerSample([torch.Generator(g.device).manual_seed(seed) for seed in seeds])
+
+
 Draw = Callable[[int, "torch.Generator | None"], Tensor]
 Source = torch.Generator | PerSample | None
 

@@ -104,8 +104,8 @@ class Student:
             condition: one label for all samples, by its number or its name, or a label (or other condition) for each;
                 drawn if not given.
             context: the whole context instead, e.g. with anchors and masks; overrides `condition`.
-            batch: samples a network call. A sample depends on the seed, its place and its context alone: the first
-                of six is the first of one, whatever the batch.
+            batch: samples a network call. A sample depends on the seed, its place and its context alone. Contexts that
+                are not given the task draws in order, so the first of six is the first of one, whatever the batch.
         """
         steps = self.steps if steps is None else steps
         if count < 1:
@@ -170,7 +170,8 @@ class Student:
         return torch.empty(shape, dtype=self.dtype, device=device)
 
     def context(self, count: int, seed: int = 0, condition: Condition | int | str = None) -> Context:
-        """The contexts of `count` samples: drawn by the task, with the condition that is asked for."""
+        """The contexts of `count` samples: drawn by the task, with the condition that is asked for. The first of many
+        are those of few; for a teacher from Python they are what its data function answers."""
         drawn = (
             Context()
             if self.task is None

@@ -110,7 +110,11 @@ class Task:
         return Euler()
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
-        """What to condition on when there is no data to take it from; by default the held-out data's contexts."""
+        """What to condition on when there is no data to take it from; by default the held-out data's contexts.
+
+        Drawn in order: of one seed, the first of many are those of few but for padding (`random.in_order` helps where
+        there is noise in them), so that a student's first sample is the same however many are asked for.
+        """
         return self.batch(count, g, "held_out").context
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:

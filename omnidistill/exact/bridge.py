@@ -22,7 +22,7 @@ from omnidistill.networks.mlp import MLP
 from omnidistill.paths import GaussianPath
 from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior
-from omnidistill.random import categorical, generator
+from omnidistill.random import categorical, generator, in_order, normal
 from omnidistill.samplers import Heun, Sampler
 from omnidistill.tasks import Metric, Task
 
@@ -183,6 +183,10 @@ class BridgeTask(Task):
         """Fresh pairs, in both splits: none is ever seen twice."""
         y = (ANCHOR_STD * torch.randn(count, *self.shape, generator=g, dtype=torch.float64)).to(self.dtype)
         return Batch(self.law.sample(y, g).to(self.dtype), Context(anchor=y))
+
+    def contexts(self, count: int, g: torch.Generator) -> Context:
+        like = torch.empty(count, *self.shape, dtype=torch.float64)
+        return Context(anchor=(ANCHOR_STD * normal(like, in_order(count, g))).to(self.dtype))
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         return MLP(self.shape[0], anchor=True, target_time=target_time, guidance=guidance, **self._network)

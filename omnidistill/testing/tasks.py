@@ -31,7 +31,8 @@ def check_task(
     """Checks a task as a plug-in would be used: its data, path, networks, teacher, metrics and files. Properties:
 
     1. The form is filled in: name, shape, dtype, path, primary metric, teacher_steps.
-    2. Batches have the declared shape and dtype, are finite, and depend on the generator alone.
+    2. Batches have the declared shape and dtype, are finite, and depend on the generator alone; the first of many
+       contexts are those of few.
     3. The path passes `check_path`.
     4. A fresh network, read as `reading` says, passes `check_denoiser`; with second embeddings it starts equal.
     5. The primary metric is measured; all metrics are finite, repeat under one seed and ignore the batch's order
@@ -95,6 +96,9 @@ def _check_data(report: Report, task: Task, count: int, seed: int) -> Batch:
         contexts = task.contexts(5, seeded(seed))
         for x in _tensors(contexts):
             report.require(len(x) == 5, "contexts(n) has one entry a sample", tuple(x.shape))
+        for few, many in zip(_tensors(contexts), _tensors(task.contexts(32, seeded(seed))), strict=True):
+            first = many[tuple(slice(n) for n in few.shape)]
+            report.require(torch.equal(first, few), "the first of many contexts are those of few", "others")
         if task.conditional:
             report.require(
                 contexts.condition is not None, "a conditional task's contexts have a condition", "None"
