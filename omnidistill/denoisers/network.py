@@ -17,7 +17,13 @@ from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.paths.base import as_time, per_sample, rows, undecided
-from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior, PointPosterior, Posterior
+from omnidistill.posteriors import (
+    IMPOSSIBLE,
+    CategoricalPosterior,
+    PointPosterior,
+    Posterior,
+    SimplexPosterior,
+)
 
 View = Callable[[GaussianPath, Tensor], Tensor]
 
@@ -37,7 +43,7 @@ class NetworkDenoiser(Denoiser):
         network: called as `network(x, time)`, or `network(x, time, condition)` where there is a condition, plus the
             keywords `anchor`, `mask`, `target_time` where there are any, and `guidance` where it wants to be told.
         path: the corruption the network was trained on.
-        parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens.
+        parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens and their one-hots.
         time_input: the time as the network wants it: `t`, `1000t`, `sigma`, `log_sigma/4`, or `index`, the place in
             the table of a discrete path (diffusers' timestep, 0 to 999).
         sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
@@ -72,7 +78,8 @@ class NetworkDenoiser(Denoiser):
         self.wants_guidance = takes(network, "guidance") if guidance is None else guidance
         self.time_module = time_module
         tokens = "categorical" in path.offers
-        known = ("logits",) if tokens else tuple(PARAMETERISATIONS)
+        simplex = "simplex" in path.offers
+        known = ("logits",) if tokens or simplex else tuple(PARAMETERISATIONS)
         if parameterisation not in known:
             raise UserError(
                 f"parameterisation '{parameterisation}' does not fit {path}; possible: {', '.join(known)}"
@@ -86,7 +93,7 @@ class NetworkDenoiser(Denoiser):
         if tokens and time_input in ("sigma", "log_sigma/4"):
             raise UserError(f"time_input '{time_input}' needs a Gaussian path, got {path}; use t or 1000t")
         self._time_axis: int | None = getattr(path, "time_axis", None)
-        self._read = self._read_tokens if tokens else self._read_point
+        self._read = self._read_simplex if simplex else self._read_tokens if tokens else self._read_point
 
     def reading(self) -> dict[str, Any]:
         """The keywords that rebuild this denoiser around another network."""
@@ -189,6 +196,14 @@ class NetworkDenoiser(Denoiser):
         )
         open_ = undecided(self.path, x_t, t, context, vocab).unsqueeze(-1)
         return CategoricalPosterior(torch.where(open_, logits, (1.0 - known) * IMPOSSIBLE))
+
+    def _read_simplex(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+        if out.shape != x_t.shape:
+            raise UserError(
+                f"the network answered {tuple(out.shape)} to one-hot states of {tuple(x_t.shape)}; they must match"
+            )
+        clean = per_sample(t, x_t, self._time_axis) == 0
+        return SimplexPosterior(torch.where(clean, SimplexPosterior.of(x_t).logits, out.to(x_t.dtype)))
 
     def output_weight(self, t: Tensor) -> Tensor:
         """Float64[b]: the weight that turns an error of x0 into one of the bare output, `1 / b(t)^2`; 1 for tokens.

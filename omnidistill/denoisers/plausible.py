@@ -81,7 +81,7 @@ def doubt(denoiser: Denoiser, x0: Tensor, context: Context = Context(), seed: in
     """
     if not isinstance(denoiser, NetworkDenoiser) or "gaussian" not in denoiser.path.offers:
         return None
-    if x0.numel() < FEWEST:
+    if x0.numel() < FEWEST or "simplex" in denoiser.path.offers:
         return None
     training, calls = denoiser.training, denoiser.calls
     denoiser.eval()

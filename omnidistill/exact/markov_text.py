@@ -16,9 +16,10 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.chain import MarkovChain, marginals
+from omnidistill.exact.markov_onehot import OneHotChainDenoiser
 from omnidistill.exact.render import write_whole
 from omnidistill.networks.transformer import Transformer
-from omnidistill.paths import MaskedPath, Path, UniformPath
+from omnidistill.paths import MaskedPath, OneHotPath, Path, UniformPath
 from omnidistill.paths.base import as_time, per_sample, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior
 from omnidistill.samplers import Euler, Sampler
@@ -86,7 +87,8 @@ class MarkovTextTask(Task):
         vocab: number k of tokens, at least 2.
         length: tokens a sequence, at least 2.
         seed: of the chain, not of the samples.
-        path: `masked` (the default), `uniform`, or such a path over the same tokens.
+        path: `masked` (the default), `uniform`, `onehot` (one-hots under Gaussian noise: states and samples are then
+            Float[b n k], of which the likeliest token is measured and shown), or such a path over the same tokens.
         teacher_steps: steps of the full teacher.
         network: `width`, `depth`, `heads` of the students' transformer, which takes sequences of at most `length`.
         sampler: of the teacher; None: `Euler`. `samplers.Confidence` reveals the surest tokens first.
@@ -119,6 +121,9 @@ class MarkovTextTask(Task):
         self.teacher_steps, self._sampler = whole("teacher_steps", teacher_steps, 1), sampler or Euler()
         self.title = f"A Markov chain over {self.vocab} tokens, {self.shape[0]} long"
         self.path = _path(path, self.vocab)
+        self.onehot = "simplex" in self.path.offers
+        if self.onehot:
+            self.shape, self.dtype = (*self.shape, self.vocab), torch.float32
         self.chain = MarkovChain.random(self.vocab, self.seed)
         self.exact_teacher()  # a path that does not fit is refused here
         options = keywords("network", network, ("width", "depth", "heads"))
@@ -126,24 +131,34 @@ class MarkovTextTask(Task):
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         # Draws never repeat, so training and held-out samples differ by their generator alone.
-        return Batch(self.chain.sample(count, self.shape[0], g), Context(), count)
+        tokens = self.chain.sample(count, self.shape[0], g)
+        return Batch(
+            F.one_hot(tokens, self.vocab).to(self.dtype) if self.onehot else tokens, Context(), count
+        )
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         return Transformer(
-            self.vocab, self.shape[0], **self._network, target_time=target_time, guidance=guidance
+            self.vocab,
+            self.shape[0],
+            **self._network,
+            target_time=target_time,
+            guidance=guidance,
+            onehot=self.onehot,
         )
 
     def reading(self) -> dict[str, Any]:
         return {"parameterisation": "logits"}
 
-    def exact_teacher(self) -> ChainDenoiser:
-        return ChainDenoiser(self.chain, self.path)
+    def exact_teacher(self) -> Denoiser:
+        return (OneHotChainDenoiser if self.onehot else ChainDenoiser)(self.chain, self.path)
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         return Context()
 
     def like(self, count: int, device: torch.device | str = "cpu", context: Context = Context()) -> Tensor:
         """As long as what is given, or as the mask, where there is one: a chain has no length of its own."""
+        if self.onehot and context.mask is not None:
+            return torch.empty((count, context.mask.shape[1], self.vocab), dtype=self.dtype, device=device)
         known = context.mask if context.anchor is None else context.anchor
         shape = (count, *self.shape) if known is None else known.shape
         return torch.empty(shape, dtype=self.dtype, device=device)
@@ -180,9 +195,14 @@ class MarkovTextTask(Task):
             found.append(0.5 * (bigrams / bigrams.sum().clamp_min(1.0) - true).abs().sum())
         return torch.stack(found)
 
+    def _decoded(self, x0: Tensor) -> Tensor:
+        """Token ids: of one-hot samples the likeliest."""
+        fits = self.onehot and x0.is_floating_point() and x0.shape[-1] == self.vocab
+        return (x0.argmax(-1) if fits else x0).cpu()
+
     def _tokens(self, x0: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The samples and where they are real, Long and Bool[count length]; a `UserError` for anything else."""
-        tokens = x0.cpu()
+        tokens = self._decoded(x0)
         if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
             given = f"{tuple(x0.shape)} {x0.dtype}"
             raise UserError(f"{self.name} measures token ids of shape (count, length), got {given}")
@@ -199,7 +219,7 @@ class MarkovTextTask(Task):
         from matplotlib import colormaps
         from matplotlib.image import imsave
 
-        tokens = x0.cpu()
+        tokens = self._decoded(x0)
         real = _real(tokens, context)
         colours = colormaps["tab20" if self.vocab <= 20 else "turbo"].resampled(self.vocab)
         page = colours(tokens.clamp(0, self.vocab - 1).numpy())[..., :3]
@@ -220,15 +240,17 @@ class MarkovTextTask(Task):
 def _path(path: Path | str | None, vocab: int) -> Path:
     if not isinstance(path, str | None):
         return path
-    named = {"masked": MaskedPath, "uniform": UniformPath}
+    named = {"masked": MaskedPath, "uniform": UniformPath, "onehot": OneHotPath}
     if path is not None and path not in named:
         raise unknown("path of tokens", path, named)
     return named[path or "masked"](vocab)
 
 
 def _real(tokens: Tensor, context: Context) -> Tensor:
-    mask = torch.ones_like(tokens, dtype=torch.bool) if context.mask is None else context.mask.cpu()
-    return mask.expand(tokens.shape)
+    if context.mask is None:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    mask = context.mask.cpu()
+    return (mask.squeeze(-1) if mask.ndim > tokens.ndim else mask).expand(tokens.shape)
 
 
 def _entropy(probs: Tensor) -> Tensor:

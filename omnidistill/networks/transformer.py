@@ -105,6 +105,7 @@ class Transformer(nn.Module):
         length: the longest sequence it takes.
         width, depth, heads: of the trunk.
         target_time, guidance, num_classes: see `Trunk`.
+        onehot: tokens come as noised one-hots, x: Float[b n k], and a mask as Bool[b n 1].
     """
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
@@ -123,10 +124,12 @@ class Transformer(nn.Module):
         target_time: bool = False,
         guidance: bool = False,
         num_classes: int | None = None,
+        onehot: bool = False,
     ) -> None:
         super().__init__()
         self.vocab, self.length, self.feature_channels = vocab, length, width
-        self.tokens = nn.Embedding(vocab + 1, width)
+        self.onehot = onehot
+        self.tokens = nn.Linear(vocab, width) if onehot else nn.Embedding(vocab + 1, width)
         self.head = zero(nn.Linear(width, vocab))
         self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
         if width // heads % 2:
@@ -154,6 +157,7 @@ class Transformer(nn.Module):
                 f"this transformer was built for at most {self.length} tokens, got a sequence of {n}"
             )
         h = self.tokens(x)
+        mask = mask.squeeze(-1) if self.onehot and mask is not None else mask
         h = self.trunk(h, t, condition, target_time, guidance, mask, (self.cos[:n], self.sin[:n]))
         asked = Asked(features, answered)
         if (some := asked.note("trunk", h)) is not None:

@@ -15,6 +15,7 @@ from omnidistill.paths.named import (
     vp_cosine,
     vp_linear,
 )
+from omnidistill.paths.onehot import OneHotPath
 from omnidistill.paths.symmetry import RigidMotion
 from omnidistill.paths.table import TablePath
 from omnidistill.paths.uniform import UniformPath
@@ -22,6 +23,7 @@ from omnidistill.paths.uniform import UniformPath
 __all__ = [
     "GaussianPath",
     "MaskedPath",
+    "OneHotPath",
     "Path",
     "RigidMotion",
     "TablePath",

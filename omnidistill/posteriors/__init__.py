@@ -1,5 +1,5 @@
-"""What a denoiser returns: a belief about the clean sample. A point (the posterior mean), a categorical per token, or
-a Gaussian mixture.
+"""What a denoiser returns: a belief about the clean sample. A point (the posterior mean), a categorical per token, a
+point of the simplex per token, or a Gaussian mixture.
 
 Objectives are written against the methods of `Posterior`, never against the class: that is what lets one
 implementation of a family serve latents, coordinates and tokens.
@@ -14,6 +14,7 @@ from omnidistill.posteriors.base import P, Posterior, detach, split
 from omnidistill.posteriors.categoricals import IMPOSSIBLE, CategoricalPosterior, CertainTokens
 from omnidistill.posteriors.mixtures import MixturePosterior
 from omnidistill.posteriors.points import PointPosterior
+from omnidistill.posteriors.simplex import SimplexPosterior
 
 __all__ = [
     "IMPOSSIBLE",
@@ -23,6 +24,7 @@ __all__ = [
     "P",
     "PointPosterior",
     "Posterior",
+    "SimplexPosterior",
     "certain",
     "detach",
     "split",
