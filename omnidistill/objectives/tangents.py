@@ -22,7 +22,7 @@ from omnidistill.paths.base import per_sample
 
 DERIVATIVES = ("forward", "difference")
 FLOOR = 1e-2
-"""c of the adaptive weight, of a squared error summed over a sample (Geng et al. 2025, MeanFlow, eq. 22)."""
+"""c of the adaptive weight, of a squared error summed over a sample (Geng et al. 2025, MeanFlow, sec. 4.3)."""
 
 Moved = Callable[..., Tensor]
 
@@ -83,7 +83,7 @@ def adaptive(error: Tensor, w: Tensor, power: float, mask: Tensor | None = None)
 
 class TimeWeight(nn.Module):
     """w(t) of `E exp(w(t)) loss(t) - w(t)`, whose optimum gives every time the same expected loss (Karras et al. 2024,
-    EDM2, eq. 21). Zero at the start."""
+    EDM2, arXiv:2312.02696; Lu & Song 2024, sCM, alg. 1). Zero at the start."""
 
     def __init__(self, frequencies: int = 16) -> None:
         super().__init__()

@@ -173,7 +173,7 @@ def test_the_residual_is_the_difference_of_average_velocities_of_mean_flow() -> 
 
 
 def test_the_residual_is_the_tangent_of_scm_without_its_cosine() -> None:
-    """`g = -cos^2 (F - dx/dt) - cos sin (x + dF/dt)`, `f = cos x - sin F` (Lu & Song 2024, eq. 8 and alg. 1, d = 1)."""
+    """`g = -cos^2 (F - dx/dt) - cos sin (x + dF/dt)`, `f = cos x - sin F` (Lu & Song 2024, alg. 1, d = 1)."""
     path = paths.trigflow()
     x, t, _ = points(path)
     torch.manual_seed(2)
