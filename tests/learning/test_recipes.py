@@ -27,6 +27,11 @@ POINTS = [
     "optim.lr=2e-3",
     "ema=0.98",
 ]
+SMALL = [
+    *POINTS[:3],
+    *("task.network={width: 64, depth: 2}", "task.teacher_steps=32", "batch=192", "fit.updates=250"),
+    *("optim.lr=2e-3", "ema=0.97"),
+]
 TOKENS = [
     "task=exact/markov_text",
     "task.vocab=6",
@@ -50,6 +55,17 @@ CASES = {
     ),
     "dmd": ([*POINTS, "updates=200", "families.regression.pairs=1024"], 1, 90.0),
     "dmd2": ([*POINTS, "updates=150", "optim.lr=1e-3", "families.regression.pairs=1024"], 1, 85.0),
+    "align-your-flow": ([*SMALL, "updates=300"], 1, 80.0),
+    "shortcut": ([*SMALL, "updates=300"], 1, 55.0),
+    "scm": (
+        [
+            *SMALL,
+            "updates=450",
+            *("families.flow_map." + o for o in ("warm_up=50", "times.mean=0.0", "times.std=2.0")),
+        ],
+        1,
+        55.0,
+    ),
     "lcm": ([*LABELLED, "updates=300", "guidance=1.5", "families.consistency.guidance=[1.0,2.0]"], 2, 75.0),
     "ect": ([*POINTS, "updates=400", "families.consistency.jumps.stages=4"], 1, 75.0),
     "ctm": ([*POINTS, "updates=300"], 1, 80.0),
