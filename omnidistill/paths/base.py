@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
 from omnidistill.posteriors import Posterior
+from omnidistill.shapes import Mask, Real, State, Time, Times, Tokens, Undecided
 
-Time = Tensor | float
 P = TypeVar("P", bound=Posterior)
+
+Grid = Float64[Tensor, "{steps}+1"]
 
 
 class Path(Protocol):
@@ -34,67 +37,67 @@ class Path(Protocol):
     offers: frozenset[str]
     time_axis: int | None
 
-    def prior(self, like: Tensor, context: Context = ..., *, g: torch.Generator | None = None) -> Tensor:
+    def prior(self, like: State, context: Context = ..., *, g: torch.Generator | None = None) -> State:
         """A sample at t = 1, shaped and placed like `like`."""
         ...
 
     def corrupt(
-        self, x0: Tensor, t: Time, context: Context = ..., *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: State, t: Time, context: Context = ..., *, g: torch.Generator | None = None
+    ) -> State:
         """x_t ~ q(x_t | x0)."""
         ...
 
     def renoise(
-        self, x0: Tensor, t: Time, context: Context = ..., *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: State, t: Time, context: Context = ..., *, g: torch.Generator | None = None
+    ) -> State:
         """x_t as a sampler sees it: `corrupt`, with less noise on a path that samples at a lower temperature. Samplers
         go on from a predicted x0 by it, and students are trained on it; teachers and critics on `corrupt`."""
         ...
 
     def bridge(
         self,
-        x_t: Tensor,
-        x0: Tensor,
+        x_t: State,
+        x0: State,
         t: Time,
         s: Time,
         context: Context = ...,
         *,
         churn: float = 0.0,
         g: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> State:
         """x_s ~ q(x_s | x_t, x0), s < t. `churn` 1 is the process's own posterior, 0 the deterministic jump where
         one exists; tokens have only the former."""
         ...
 
     def bridge_law(
-        self, x_t: Tensor, x0: Tensor, t: Time, s: Time, context: Context = ..., *, churn: float = 0.0
+        self, x_t: State, x0: State, t: Time, s: Time, context: Context = ..., *, churn: float = 0.0
     ) -> Any:
-        """The law that `bridge` draws from: (mean, std) of a Gaussian, shaped like x_t; for tokens probabilities,
-        Float64[b n k]."""
+        """The law that `bridge` draws from: (mean, std) of a Gaussian, shaped like x_t; for tokens probabilities, one
+        more axis."""
         ...
 
-    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = ...) -> Tensor:
+    def velocity(self, x_t: Real, x0: Real, t: Time, context: Context = ...) -> Real:
         """dx/dt of the deterministic trajectory through x_t that a belief x0 points along; an error for tokens."""
         ...
 
-    def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
-        """Bool, shaped like x_t: where something is still to be decided."""
+    def unresolved(self, x_t: State, t: Time) -> Undecided:
+        """Where something is still to be decided."""
         ...
 
-    def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
+    def align(self, target: P, to: P, mask: Mask | None = None) -> P:
         """`target` moved by the symmetry of the data nearest to `to`; identity but for coordinates."""
         ...
 
-    def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
+    def share(self, x_t: State, x_r: State, t: Time, r: Time, s: Time) -> Float[Tensor, "..."]:
         """Two jumps t -> r -> s with beliefs D1, D2 equal one jump t -> s with `w D1 + (1 - w) D2`; this is w."""
         ...
 
-    def certain(self, x0: Tensor) -> Any:
+    def certain(self, x0: State) -> Any:
         """The belief that x0 is exactly this."""
         ...
 
 
-def holds(condition: Tensor) -> bool:
+def holds(condition: Bool[Tensor, ""]) -> bool:
     """Whether a condition on values holds; taken for granted where values cannot be looked at, which is while a graph
     is compiled and under `vmap`."""
     if torch.compiler.is_compiling():
@@ -105,17 +108,19 @@ def holds(condition: Tensor) -> bool:
         return True
 
 
-def node(path: Path, above: Tensor, steps: Tensor | int, shift: float = 1.0) -> Tensor:
-    """Float64: the time of the node `above` steps above the last on the grid of `steps` steps. A fraction decides, so
-    that the same place on a finer grid has the same bits."""
+def node(
+    path: Path, above: Int[Tensor, "*times"], steps: Int[Tensor, "*#times"] | int, shift: float = 1.0
+) -> Times:
+    """The time of the node `above` steps above the last on the grid of `steps` steps. A fraction decides, so that the
+    same place on a finer grid has the same bits."""
     top = path.span[1]
     t = path.floor + (top - path.floor) * shifted(above.double() / steps, shift)
     t = torch.where(above == steps, top, t)
     return torch.where(above == 0, 0.0, t)
 
 
-def grid(path: Path, steps: int, shift: float = 1.0) -> Tensor:
-    """Float64[steps + 1]: times from `span[1]` down to 0, uniform in t down to `floor`, whose place 0 takes, and moved
+def grid(path: Path, steps: int, shift: float = 1.0) -> Grid:
+    """Times from `span[1]` down to 0, uniform in t down to `floor`, whose place 0 takes, and moved
     towards the top by `shift`. The grid of N steps is every second node of that of 2 N, bit for bit, so that a model is
     asked on the coarse one at times that it learned on the fine one."""
     if steps < 1:
@@ -123,8 +128,8 @@ def grid(path: Path, steps: int, shift: float = 1.0) -> Tensor:
     return node(path, torch.arange(steps, -1, -1), steps, shift)
 
 
-def floored(path: Path, steps: int, shift: float = 1.0) -> Tensor:
-    """Float64[steps + 1]: uniform in t down to `floor`, and from there one step to 0; on the `edm` path the grid of
+def floored(path: Path, steps: int, shift: float = 1.0) -> Grid:
+    """Uniform in t down to `floor`, and from there one step to 0; on the `edm` path the grid of
     Karras et al. (2022), eq. 5. For long runs: of few steps it spends one where there is nothing left to do."""
     if steps < 2 or path.floor == 0.0:
         return grid(path, steps, shift)
@@ -135,23 +140,25 @@ def floored(path: Path, steps: int, shift: float = 1.0) -> Tensor:
 GRIDS: dict[str, Callable[..., Tensor]] = {"nested": grid, "karras": floored}
 
 
-def shifted(t: Tensor, shift: float) -> Tensor:
+def shifted(t: Times, shift: float) -> Times:
     """`s t / (1 + (s - 1) t)`: times moved up for s > 1, so that a grid has more steps under much noise; 0 and 1 stay
     (Esser et al. 2024, eq. 23)."""
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
-def as_time(t: Time, like: Tensor) -> Tensor:
-    """Times as float64 on the state's device: a scalar, one per sample, or one per frame."""
+def as_time(t: Time, like: State) -> Times:
+    """Times as float64 on the state's device."""
     return torch.as_tensor(t, dtype=torch.float64, device=like.device)
 
 
-def rows(t: Tensor, count: int) -> Tensor:
-    """Times with a row for each of `count` samples: [count], or [count f] where there is one per frame."""
+def rows(t: Float[Tensor, "..."], count: int) -> Float[Tensor, "{count}"] | Float[Tensor, "{count} f"]:
+    """Times with a row for each of `count` samples."""
     return t.expand(count) if t.ndim < 2 else t.expand(count, -1)
 
 
-def per_sample(value: Tensor, like: Tensor, axis: int | None = None) -> Tensor:
+def per_sample(
+    value: Shaped[Tensor, "..."], like: State, axis: int | None = None
+) -> Shaped[Tensor, ""] | Shaped[Tensor, "#b *#state"]:
     """A value of time, shaped to broadcast against `like` and cast to its dtype if that is real.
 
     Args:
@@ -184,14 +191,14 @@ def per_sample(value: Tensor, like: Tensor, axis: int | None = None) -> Tensor:
     return value.reshape(shape)
 
 
-def keep_given(tokens: Tensor, context: Context, vocab: int) -> Tensor:
+def keep_given(tokens: Tokens, context: Context, vocab: int) -> Tokens:
     """The tokens with those that are given in place: the anchor holds them, and `vocab` where none is given."""
     if context.anchor is None:
         return tokens
     return torch.where(context.anchor == vocab, tokens, context.anchor)
 
 
-def undecided(path: Path, x_t: Tensor, t: Time, context: Context, vocab: int) -> Tensor:
-    """Bool[b n]: tokens still to be found: unresolved and not given."""
+def undecided(path: Path, x_t: Tokens, t: Time, context: Context, vocab: int) -> Bool[Tensor, "b n"]:
+    """Tokens still to be found: unresolved and not given."""
     unresolved = path.unresolved(x_t, t)
     return unresolved if context.anchor is None else unresolved & (context.anchor == vocab)

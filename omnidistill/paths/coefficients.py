@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.paths.base import Time, holds
+from omnidistill.shapes import Times
 
 Function = Callable[[Tensor], Tensor]
 
@@ -18,15 +19,15 @@ SLACK = 1e-6
 
 
 class Coefficients(NamedTuple):
-    """alpha, beta, sigma at one time, float64, shaped like the time."""
+    """alpha, beta, sigma, each shaped like the times."""
 
-    alpha: Tensor
-    beta: Tensor
-    sigma: Tensor
+    alpha: Times
+    beta: Times
+    sigma: Times
 
 
 Rates = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(alpha', beta', sigma') of t: Float64[...]."""
+"""(alpha', beta', sigma') of t."""
 
 
 class Curves:
@@ -43,10 +44,10 @@ class Curves:
     _inverse: Function | None
 
     def coefficients(self, t: Time) -> Coefficients:
-        """alpha, beta, sigma in float64 at t in [0, 1]."""
+        """alpha, beta, sigma at t in [0, 1]."""
         return self._at(_inside(t))
 
-    def _at(self, t: Tensor) -> Coefficients:
+    def _at(self, t: Times) -> Coefficients:
         beta = torch.zeros_like(t) if self._beta is None else self._beta(t)
         return Coefficients(self._alpha(t), beta, self._sigma(t))
 
@@ -58,17 +59,17 @@ class Curves:
             return Coefficients(*self._rates(t))
         return Coefficients(*(differences(lambda u, i=i: self._at(u)[i], t) for i in range(3)))  # type: ignore[misc]
 
-    def noise_level(self, t: Time) -> Tensor:
+    def noise_level(self, t: Time) -> Times:
         """`sigma / alpha`, the sigma of Karras et al. (2022); infinite where alpha is 0."""
         alpha, _, sigma = self.coefficients(t)
         return torch.where(alpha == 0, torch.inf, sigma / alpha)
 
-    def log_snr(self, t: Time) -> Tensor:
+    def log_snr(self, t: Time) -> Times:
         """`lambda = 2 log(alpha / sigma)`, decreasing in t (Kingma et al. 2021)."""
         return -2.0 * torch.log(self.noise_level(t))
 
-    def time_from_noise_level(self, level: Tensor | float) -> Tensor:
-        """t with `noise_level(t) = level`, float64; closed form where known, else 100 bisections (to rounding)."""
+    def time_from_noise_level(self, level: Tensor | float) -> Times:
+        """t with `noise_level(t) = level`; closed form where known, else 100 bisections (to rounding)."""
         level = torch.as_tensor(level, dtype=torch.float64)
         if self._inverse is not None:
             return self._inverse(level).clamp(0.0, 1.0)  # the inverse of the highest level rounds above 1
@@ -80,18 +81,18 @@ class Curves:
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return 0.5 * (low + high)
 
-    def time_from_log_snr(self, log_snr: Tensor | float) -> Tensor:
+    def time_from_log_snr(self, log_snr: Tensor | float) -> Times:
         return self.time_from_noise_level(torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)))
 
 
-def _inside(t: Time) -> Tensor:
+def _inside(t: Time) -> Times:
     t = torch.as_tensor(t, dtype=torch.float64)
     if not holds(((t >= -SLACK) & (t <= 1.0 + SLACK)).all()):
         raise UserError(f"time must lie in [0, 1], got {float(t.min()):g} to {float(t.max()):g}")
     return t.clamp(0.0, 1.0)
 
 
-def differences(function: Function, t: Tensor) -> Tensor:
+def differences(function: Function, t: Times) -> Times:
     """`d function / dt` at t in [0, 1], from the polynomial through seven points around t that lie in [0, 1].
 
     The distance of the points is 1 % of that to the nearer end, so that a root or a logarithm there does no harm.

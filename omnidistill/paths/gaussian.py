@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -15,8 +16,11 @@ from omnidistill.paths.coefficients import Coefficients, Curves, Function, Rates
 from omnidistill.paths.symmetry import NoSymmetry, Symmetry
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import normal
+from omnidistill.shapes import Mask, Real, Undecided
 
 __all__ = ["Coefficients", "GaussianPath"]
+
+Share = Float[Tensor, ""] | Float[Tensor, "b"] | Float[Tensor, "b *#state"]
 
 
 class GaussianPath(Curves):
@@ -24,7 +28,7 @@ class GaussianPath(Curves):
 
     Args:
         name: for messages and saved files.
-        alpha, sigma, beta: functions of t: Float64[...] in [0, 1]. `beta` is None for a path without anchor.
+        alpha, sigma, beta: functions of t in [0, 1]. `beta` is None for a path without anchor.
         rates: their derivatives, `t -> (alpha', beta', sigma')`; None differentiates numerically.
         span: times between which networks are trained and asked; singular ends lie outside.
         floor: time that a sampling grid would end at and where it puts 0 instead; 0 for a grid uniform down to 0.
@@ -79,7 +83,7 @@ class GaussianPath(Curves):
 
     # --- the verbs of a path ------------------------------------------------------------------------------------
 
-    def _anchor(self, context: Context, like: Tensor) -> Tensor | float:
+    def _anchor(self, context: Context, like: Real) -> Real | float:
         if self._beta is None:
             return 0.0
         if context.anchor is None:
@@ -88,12 +92,10 @@ class GaussianPath(Curves):
             )
         return context.anchor
 
-    def _noise(self, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
+    def _noise(self, like: Real, context: Context, g: torch.Generator | None) -> Real:
         return self.symmetry.project(normal(like, g, context.mask), context.mask)
 
-    def prior(
-        self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+    def prior(self, like: Real, context: Context = Context(), *, g: torch.Generator | None = None) -> Real:
         """`N((alpha(1) + beta(1)) y, (temperature sigma(1))^2)`: where alpha(1) is not 0, the anchor stands in for x0,
         as in SGMSE+ (Richter et al. 2023, eq. 20) and Grad-TTS; without an anchor the mean is 0."""
         alpha, beta, sigma = self.coefficients(1.0)
@@ -101,18 +103,18 @@ class GaussianPath(Curves):
         return mean + self.temperature * sigma.item() * self._noise(like, context, g)
 
     def corrupt(
-        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: Real, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Real:
         return self._noised(x0, t, context, 1.0, g)
 
     def renoise(
-        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: Real, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Real:
         return self._noised(x0, t, context, self.temperature, g)
 
     def _noised(
-        self, x0: Tensor, t: Time, context: Context, temperature: float, g: torch.Generator | None
-    ) -> Tensor:
+        self, x0: Real, t: Time, context: Context, temperature: float, g: torch.Generator | None
+    ) -> Real:
         alpha, beta, sigma = self._shaped(self.coefficients(as_time(t, x0)), x0)
         noise = self._noise(x0, context, g)
         return alpha * x0 + beta * self._anchor(context, x0) + temperature * sigma * noise
@@ -122,8 +124,8 @@ class GaussianPath(Curves):
 
     def bridge(
         self,
-        x_t: Tensor,
-        x0: Tensor,
+        x_t: Real,
+        x0: Real,
         t: Time,
         s: Time,
         context: Context = Context(),
@@ -131,7 +133,7 @@ class GaussianPath(Curves):
         churn: float = 0.0,
         gamma: float | None = None,
         g: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Real:
         """A draw from `bridge_law`."""
         mean, std = self.bridge_law(x_t, x0, t, s, context, churn=churn, gamma=gamma)
         if not churn and not gamma and "deterministic" in self.offers:
@@ -140,16 +142,16 @@ class GaussianPath(Curves):
 
     def bridge_law(
         self,
-        x_t: Tensor,
-        x0: Tensor,
+        x_t: Real,
+        x0: Real,
         t: Time,
         s: Time,
         context: Context = Context(),
         *,
         churn: float = 0.0,
         gamma: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean, shaped like x_t, and standard deviation, which broadcasts against it, of
+    ) -> tuple[Real, Float[Tensor, ""] | Float[Tensor, "#b *#state"]]:
+        """Mean and standard deviation of
 
             x_s = alpha_s x0 + beta_s y + sqrt(sigma_s^2 - c^2) eps_hat + temperature c z
 
@@ -181,7 +183,7 @@ class GaussianPath(Curves):
         a_t, b_t, a_s, b_s, k, f = self._shaped((alpha_t, beta_t, alpha_s, beta_s, kept, fresh), x0)
         return (a_s - k * a_t) * x0 + (b_s - k * b_t) * self._anchor(context, x0) + k * x_t, f
 
-    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = Context()) -> Tensor:
+    def velocity(self, x_t: Real, x0: Real, t: Time, context: Context = Context()) -> Real:
         """`alpha' x0 + beta' y + sigma' eps_hat`, with `eps_hat` read off x_t: dx/dt of the deterministic trajectory
         (the probability flow: Song et al. 2021, eq. 13), which is `d/ds bridge` at s = t."""
         t = as_time(t, x_t)
@@ -193,21 +195,21 @@ class GaussianPath(Curves):
         a, b, k = self._shaped((alpha_rate - k * alpha, beta_rate - k * beta, k), x_t)
         return a * x0 + b * self._anchor(context, x_t) + k * x_t
 
-    def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
+    def unresolved(self, x_t: Real, t: Time) -> Undecided:
         return torch.ones_like(x_t, dtype=torch.bool)
 
-    def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
+    def align(self, target: P, to: P, mask: Mask | None = None) -> P:
         return target.replace(self.symmetry.align(target.parameters, to.parameters, mask))
 
-    def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
+    def share(self, x_t: Real, x_r: Real, t: Time, r: Time, s: Time) -> Share:
         """With `rho = alpha / sigma`, a deterministic jump is linear in rho (DDIM), so the weight of the first
         belief is `(rho_r - rho_t) / (rho_s - rho_t)` (Salimans & Ho 2022, appendix G, solved for x0). Written
-        without dividing by sigma_s, which may be 0. Float64[b] or scalar; shaped like x_t for a time per frame."""
+        without dividing by sigma_s, which may be 0."""
         (a_t, _, n_t), (a_r, _, n_r), (a_s, _, n_s) = (self.coefficients(as_time(u, x_t)) for u in (t, r, s))
         # A bridge at t = 1 has neither x0 nor noise; there rho -> 0 like sqrt(1 - t).
         rho_t = torch.where(n_t == 0, 0.0, a_t / n_t)
         weight = n_s * (a_r - rho_t * n_r) / (n_r * (a_s - rho_t * n_s))
         return weight if weight.ndim < 2 else per_sample(weight, x_t, self.time_axis)
 
-    def certain(self, x0: Tensor) -> PointPosterior:
+    def certain(self, x0: Real) -> PointPosterior:
         return PointPosterior(x0)

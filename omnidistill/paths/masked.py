@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -12,6 +15,7 @@ from omnidistill.paths.base import P, Time, as_time, keep_given, per_sample, und
 from omnidistill.paths.schedules import Schedule, schedule
 from omnidistill.posteriors import CategoricalPosterior, certain
 from omnidistill.random import uniform
+from omnidistill.shapes import Mask, State, Tokens
 
 
 class MaskedPath:
@@ -47,9 +51,7 @@ class MaskedPath:
         """The same process started from another share of random tokens."""
         return MaskedPath(self.vocab, self.alpha, random_tokens)
 
-    def prior(
-        self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+    def prior(self, like: State, context: Context = Context(), *, g: torch.Generator | None = None) -> Tokens:
         masks = torch.full_like(like, self.mask_id, dtype=torch.long)
         if not self.random_tokens:
             return keep_given(masks, context, self.vocab)
@@ -58,49 +60,49 @@ class MaskedPath:
         return keep_given(torch.where(which, tokens, masks), context, self.vocab)
 
     def corrupt(
-        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: Tokens, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tokens:
         alpha = per_sample(self.alpha(as_time(t, x0)), x0, self.time_axis)
         x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self.mask_id)
         return keep_given(x_t, context, self.vocab)
 
     def renoise(
-        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: Tokens, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tokens:
         """`corrupt`, and at t = 1 the prior: there the random tokens are part of what a sampler sees."""
         x_t = self.corrupt(x0, t, context, g=g)
         if not self.random_tokens:
             return x_t
         return torch.where(self._at_prior(x_t, t), self.prior(x0, context, g=g), x_t)
 
-    def _at_prior(self, x_t: Tensor, t: Time) -> Tensor:
+    def _at_prior(self, x_t: Tokens, t: Time) -> Bool[Tensor, ""] | Bool[Tensor, "#b #n"]:
         return per_sample(as_time(t, x_t) >= 1.0, x_t, self.time_axis)
 
     def bridge(
         self,
-        x_t: Tensor,
-        x0: Tensor,
+        x_t: Tokens,
+        x0: Tokens,
         t: Time,
         s: Time,
         context: Context = Context(),
         *,
         churn: float = 0.0,
         g: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Tokens:
         """A masked token is revealed as x0 with probability `(alpha_s - alpha_t) / (1 - alpha_t)`, others stay
         (Sahoo et al. 2024, MDLM, eq. 7). There is no deterministic jump, so `churn` changes nothing."""
         reveal = self._reveal(x0, t, s)
         decided = torch.where(uniform(x0, g, context.mask) < reveal, x0, self.mask_id)
         return keep_given(torch.where(self.unresolved(x_t, t), decided, x_t), context, self.vocab)
 
-    def _reveal(self, x0: Tensor, t: Time, s: Time) -> Tensor:
+    def _reveal(self, x0: Tokens, t: Time, s: Time) -> Float[Tensor, ""] | Float[Tensor, "#b #n"]:
         alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
         return per_sample((alpha_s - alpha_t) / (1.0 - alpha_t), x0, self.time_axis)
 
     def bridge_law(
-        self, x_t: Tensor, x0: Tensor, t: Time, s: Time, context: Context = Context(), *, churn: float = 0.0
-    ) -> Tensor:
-        """q(x_s | x_t, x0), Float64[b n vocab + 1], the mask last."""
+        self, x_t: Tokens, x0: Tokens, t: Time, s: Time, context: Context = Context(), *, churn: float = 0.0
+    ) -> Float64[Tensor, "b n {self.vocab}+1"]:
+        """q(x_s | x_t, x0), the mask last."""
         reveal = self._reveal(x0, t, s).expand(x0.shape).unsqueeze(-1)
         clean, mask, same = (
             F.one_hot(token, self.vocab + 1).double()
@@ -109,20 +111,20 @@ class MaskedPath:
         open_ = undecided(self, x_t, t, context, self.vocab).unsqueeze(-1)
         return torch.where(open_, reveal * clean + (1.0 - reveal) * mask, same)
 
-    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = Context()) -> Tensor:
+    def velocity(self, x_t: Tokens, x0: Tokens, t: Time, context: Context = Context()) -> NoReturn:
         raise UserError(f"tokens have no velocity, and {self} holds tokens; use a Gaussian path")
 
-    def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
+    def unresolved(self, x_t: Tokens, t: Time) -> Bool[Tensor, "b n"]:
         """Masked positions; at t = 1, where alpha is 0, every position, whatever it holds."""
         return (x_t == self.mask_id) | self._at_prior(x_t, t)
 
-    def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
+    def align(self, target: P, to: P, mask: Mask | None = None) -> P:
         return target
 
-    def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
+    def share(self, x_t: Tokens, x_r: Tokens, t: Time, r: Time, s: Time) -> Float64[Tensor, "b n"]:
         """A token takes the belief of the jump that revealed it: the first where x_r shows it, else the second.
         This is the target of SDTT (Deschenaux & Gulcehre 2024, alg. 1)."""
         return (~self.unresolved(x_r, r)).to(torch.float64)
 
-    def certain(self, x0: Tensor) -> CategoricalPosterior:
+    def certain(self, x0: Tokens) -> CategoricalPosterior:
         return certain(x0, self.vocab)  # type: ignore[return-value]

@@ -11,27 +11,28 @@ from torch import Tensor
 
 from omnidistill.errors import unknown
 from omnidistill.paths.coefficients import differences
+from omnidistill.shapes import Times
 
 Schedule = Callable[[Tensor], Tensor]
 
 
-def linear(t: Tensor) -> Tensor:
+def linear(t: Times) -> Times:
     """`1 - t` (MDLM's log-linear schedule without its epsilon: Sahoo et al. 2024, sec. 3.4)."""
     return 1.0 - t
 
 
-def cosine(t: Tensor) -> Tensor:
+def cosine(t: Times) -> Times:
     """`1 - cos(pi/2 (1 - t))`: fewer tokens are decided while little is known (Chang et al. 2022, MaskGIT)."""
     # cos(pi/2) is 6e-17 in float64; the last bit must not leave a probability of -1e-16.
     return (1.0 - torch.cos(0.5 * math.pi * (1.0 - t))).clamp(0.0, 1.0)
 
 
-def arccos(t: Tensor) -> Tensor:
+def arccos(t: Times) -> Times:
     """`1 - arccos(1 - t) 2/pi`, the inverse ratio schedule of Besnier & Chen (2023) used by Di[M]O."""
     return 1.0 - torch.arccos((1.0 - t).clamp(0.0, 1.0)) * (2.0 / math.pi)
 
 
-def _power(t: Tensor, exponent: float) -> Tensor:
+def _power(t: Times, exponent: float) -> Times:
     return 1.0 - t**exponent
 
 
@@ -40,7 +41,7 @@ def polynomial(exponent: float) -> Schedule:
     return partial(_power, exponent=exponent)
 
 
-def _rate_of_power(t: Tensor, exponent: float) -> Tensor:
+def _rate_of_power(t: Times, exponent: float) -> Times:
     return -exponent * t ** (exponent - 1.0)
 
 
@@ -51,7 +52,7 @@ RATES: dict[Schedule, Schedule] = {
 }
 
 
-def rate(alpha: Schedule, t: Tensor) -> Tensor:
+def rate(alpha: Schedule, t: Times) -> Times:
     """`alpha'(t)`: in closed form for the schedules here, by differences of sixth order for any other function."""
     if alpha in RATES:
         return RATES[alpha](t)

@@ -5,39 +5,45 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from omnidistill.shapes import Mask, Real
+
+Points = Float[Tensor, "b n 3"]
+PointMask = Bool[Tensor, "#b #n #3"]
 
 
 class Symmetry(Protocol):
-    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def project(self, x: Real, mask: Mask | None = None) -> Real:
         """x without the part that the symmetry makes meaningless (its centre of mass)."""
         ...
 
-    def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
+    def align(self, target: Real, to: Real, mask: Mask | None = None) -> Real:
         """The member of target's orbit nearest to `to`."""
         ...
 
 
 class NoSymmetry:
-    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def project(self, x: Real, mask: Mask | None = None) -> Real:
         return x
 
-    def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
+    def align(self, target: Real, to: Real, mask: Mask | None = None) -> Real:
         return target
 
 
 class RigidMotion:
-    """Rotations and translations of `x: Float[b n 3]`; never reflections, so a mirror image is another shape."""
+    """Rotations and translations of points in space; never reflections, so a mirror image is another shape."""
 
-    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x with its centre of mass at the origin; padding stays zero. `mask: Bool[b n 1]`."""
+    def project(self, x: Points, mask: PointMask | None = None) -> Points:
+        """x with its centre of mass at the origin; padding stays zero."""
         if mask is None:
             return x - x.mean(-2, keepdim=True)
         weight = mask.to(x.dtype)
         centre = (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1.0)
         return (x - centre) * weight
 
-    def align(self, target: Tensor, to: Tensor, mask: Tensor | None = None) -> Tensor:
+    def align(self, target: Points, to: Points, mask: PointMask | None = None) -> Points:
         """`argmin_{R, c} sum_i |R target_i + c - to_i|^2` over proper rotations (Kabsch 1976; Umeyama 1991, eq. 40).
 
         With the covariance `H = sum_i target_i to_i^T = U S V^T`, `R = V diag(1, 1, det(V U^T)) U^T`. R and c are

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -12,6 +15,9 @@ from omnidistill.paths.base import P, Time, as_time, keep_given, per_sample
 from omnidistill.paths.schedules import Schedule, schedule
 from omnidistill.posteriors import CategoricalPosterior, certain
 from omnidistill.random import categorical, uniform
+from omnidistill.shapes import Mask, State, Tokens
+
+Probs = Float64[Tensor, "b n {self.vocab}"]
 
 
 class UniformPath:
@@ -32,25 +38,23 @@ class UniformPath:
     def __repr__(self) -> str:
         return f"UniformPath(vocab={self.vocab})"
 
-    def _random(self, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
+    def _random(self, like: State, context: Context, g: torch.Generator | None) -> Tokens:
         return (uniform(like, g, context.mask) * self.vocab).long()
 
-    def prior(
-        self, like: Tensor, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+    def prior(self, like: State, context: Context = Context(), *, g: torch.Generator | None = None) -> Tokens:
         return keep_given(self._random(like, context, g), context, self.vocab)
 
     def corrupt(
-        self, x0: Tensor, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
-    ) -> Tensor:
+        self, x0: Tokens, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> Tokens:
         alpha = per_sample(self.alpha(as_time(t, x0)), x0, self.time_axis)
         x_t = torch.where(uniform(x0, g, context.mask) < alpha, x0, self._random(x0, context, g))
         return keep_given(x_t, context, self.vocab)
 
     renoise = corrupt
 
-    def bridge_probs(self, x_t: Tensor, x0: Tensor, t: Time, s: Time) -> Tensor:
-        """q(x_s | x_t, x0), Float64[b n k], by Bayes' rule with `a = alpha_t / alpha_s`:
+    def bridge_probs(self, x_t: Tokens, x0: Tokens, t: Time, s: Time) -> Probs:
+        """q(x_s | x_t, x0) by Bayes' rule with `a = alpha_t / alpha_s`:
         `q(x_t | x_s) = a [x_t = x_s] + (1 - a) / K`, `q(x_s | x0) = alpha_s [x_s = x0] + (1 - alpha_s) / K`
         (Sahoo et al. 2025, unnormalised)."""
         alpha_t, alpha_s = self.alpha(as_time(t, x0)), self.alpha(as_time(s, x0))
@@ -65,23 +69,23 @@ class UniformPath:
 
     def bridge(
         self,
-        x_t: Tensor,
-        x0: Tensor,
+        x_t: Tokens,
+        x0: Tokens,
         t: Time,
         s: Time,
         context: Context = Context(),
         *,
         churn: float = 0.0,
         g: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Tokens:
         """Draws from `bridge_probs`. There is no deterministic jump, so `churn` changes nothing."""
         x_s = categorical(self.bridge_probs(x_t, x0, t, s), g, context.mask)
         return keep_given(x_s, context, self.vocab)
 
     def bridge_law(
-        self, x_t: Tensor, x0: Tensor, t: Time, s: Time, context: Context = Context(), *, churn: float = 0.0
-    ) -> Tensor:
-        """q(x_s | x_t, x0), Float64[b n vocab]: `bridge_probs`, certain where a token is given."""
+        self, x_t: Tokens, x0: Tokens, t: Time, s: Time, context: Context = Context(), *, churn: float = 0.0
+    ) -> Probs:
+        """q(x_s | x_t, x0): `bridge_probs`, certain where a token is given."""
         probs = self.bridge_probs(x_t, x0, t, s)
         if context.anchor is None:
             return probs
@@ -89,19 +93,19 @@ class UniformPath:
         known = (context.anchor != self.vocab).unsqueeze(-1)
         return torch.where(known, F.one_hot(given, self.vocab).to(probs.dtype), probs)
 
-    def velocity(self, x_t: Tensor, x0: Tensor, t: Time, context: Context = Context()) -> Tensor:
+    def velocity(self, x_t: Tokens, x0: Tokens, t: Time, context: Context = Context()) -> NoReturn:
         raise UserError(f"tokens have no velocity, and {self} holds tokens; use a Gaussian path")
 
-    def unresolved(self, x_t: Tensor, t: Time) -> Tensor:
+    def unresolved(self, x_t: Tokens, t: Time) -> Bool[Tensor, "b n"]:
         return torch.ones_like(x_t, dtype=torch.bool)
 
-    def align(self, target: P, to: P, mask: Tensor | None = None) -> P:
+    def align(self, target: P, to: P, mask: Mask | None = None) -> P:
         return target
 
-    def share(self, x_t: Tensor, x_r: Tensor, t: Time, r: Time, s: Time) -> Tensor:
+    def share(self, x_t: Tokens, x_r: Tokens, t: Time, r: Time, s: Time) -> NoReturn:
         raise UserError(
             "the uniform path cannot merge two jumps into one belief; use a masked or a Gaussian path"
         )
 
-    def certain(self, x0: Tensor) -> CategoricalPosterior:
+    def certain(self, x0: Tokens) -> CategoricalPosterior:
         return certain(x0, self.vocab)  # type: ignore[return-value]

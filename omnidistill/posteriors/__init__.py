@@ -7,14 +7,13 @@ implementation of a family serve latents, coordinates and tokens.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from omnidistill.errors import UserError
 from omnidistill.posteriors.base import P, Posterior, detach, split
 from omnidistill.posteriors.categoricals import IMPOSSIBLE, CategoricalPosterior, CertainTokens
 from omnidistill.posteriors.mixtures import MixturePosterior
 from omnidistill.posteriors.points import PointPosterior
 from omnidistill.posteriors.simplex import SimplexPosterior
+from omnidistill.shapes import State
 
 __all__ = [
     "IMPOSSIBLE",
@@ -31,7 +30,7 @@ __all__ = [
 ]
 
 
-def certain(x0: Tensor, classes: int | None = None) -> Posterior:
+def certain(x0: State, classes: int | None = None) -> Posterior:
     """The belief that x0 is exactly this: a point for real numbers, a certain categorical for tokens."""
     if classes is None:
         return PointPosterior(x0)

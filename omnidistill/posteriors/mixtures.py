@@ -7,48 +7,54 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.posteriors.base import like, towards
 from omnidistill.random import categorical, normal
+from omnidistill.shapes import Mask, Time, Times, Weight
 
 if TYPE_CHECKING:
     from omnidistill.paths import Path
 
+State = Float[Tensor, "b c *positions"]
+Means = Float[Tensor, "b k c *positions"]
+Weights = Float[Tensor, "b k *positions"]
+
 
 @dataclass(frozen=True)
 class MixturePosterior:
-    """`q(x0 | x_t) = sum_k w_k N(mu_k, s_k^2 I)` over the c channels of every position of `x0: Float[b c ...]`;
-    positions are independent (Chen et al. 2025, GMFlow). For vectors `Float[b d]` there is one position.
+    """`q(x0 | x_t) = sum_k w_k N(mu_k, s_k^2 I)` over the c channels of every position of x0; positions are independent
+    (Chen et al. 2025, GMFlow). For vectors there is one position.
 
     Attributes:
-        parameters: Float[b k*(c+2) ...], a network's output: k means of c channels, k logits of the weights, k
+        parameters: a network's output of k (c + 2) channels: k means of c channels, k logits of the weights, k
             logarithms of the standard deviations.
         components: k.
-        x_t, t: the state and time that the question was about, needed by `after` alone; Float[b c ...], Float64[b].
+        x_t, t: the state and time that the question was about, needed by `after` alone.
     """
 
-    parameters: Tensor
+    parameters: Float[Tensor, "b parts *positions"]
     components: int
-    x_t: Tensor | None = None
-    t: Tensor | None = None
+    x_t: State | None = None
+    t: Times | None = None
 
     @classmethod
     def of(
         cls,
-        means: Tensor,
-        log_weights: Tensor,
-        log_std: Tensor,
-        x_t: Tensor | None = None,
-        t: Tensor | None = None,
+        means: Means,
+        log_weights: Weights,
+        log_std: Weights,
+        x_t: State | None = None,
+        t: Times | None = None,
     ) -> MixturePosterior:
-        """From its parts: means Float[b k c ...], log_weights and log_std Float[b k ...]."""
+        """From its parts; weights and standard deviations by their logarithms."""
         packed = torch.cat((means.flatten(1, 2), log_weights, log_std), 1)
         return cls(packed, means.shape[1], x_t, t)
 
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(means Float[b k c ...], log w Float[b k ...], log s Float[b k ...])."""
+    def _parts(self) -> tuple[Means, Weights, Weights]:
+        """(means, log w, log s)."""
         k = self.components
         channels, rest = divmod(self.parameters.shape[1], k)
         if rest or channels < 3:
@@ -60,12 +66,12 @@ class MixturePosterior:
         return means.unflatten(1, (k, channels - 2)), weights.log_softmax(1), log_std
 
     @property
-    def mean(self) -> Tensor:
-        """Float[b c ...]: `sum_k w_k mu_k`."""
+    def mean(self) -> State:
+        """`sum_k w_k mu_k`."""
         means, log_w, _ = self._parts()
         return (log_w.exp().unsqueeze(2) * means).sum(1)
 
-    def replace(self, parameters: Tensor) -> MixturePosterior:
+    def replace(self, parameters: Float[Tensor, "b parts *positions"]) -> MixturePosterior:
         return replace(self, parameters=parameters)
 
     def __getitem__(self, rows: slice) -> MixturePosterior:
@@ -73,7 +79,7 @@ class MixturePosterior:
         t = None if self.t is None else self.t[rows] if self.t.ndim else self.t
         return MixturePosterior(self.parameters[rows], self.components, x_t, t)
 
-    def sample(self, g: torch.Generator | None = None, mask: Tensor | None = None) -> Tensor:
+    def sample(self, g: torch.Generator | None = None, mask: Mask | None = None) -> State:
         """A draw; the gradient flows through the chosen component's mean and spread, not through the choice."""
         means, log_w, log_std = self._parts()
         probs = log_w.detach().double().exp().movedim(1, -1)
@@ -83,7 +89,7 @@ class MixturePosterior:
         mu = means.gather(1, chosen.unsqueeze(2).expand_as(means[:, :1])).squeeze(1)
         return mu + log_std.gather(1, chosen).exp() * normal(mu, g, mask)
 
-    def log_prob(self, x0: Tensor) -> Tensor:
+    def log_prob(self, x0: State) -> State:
         """The log-density of a position, shared out evenly over its channels: their sum is the joint one."""
         means, log_w, log_std = self._parts()
         c = means.shape[2]
@@ -91,27 +97,27 @@ class MixturePosterior:
         log_normal = -0.5 * square * (-2.0 * log_std).exp() - c * (log_std + 0.5 * math.log(2 * math.pi))
         return ((log_w + log_normal).logsumexp(1) / c).unsqueeze(1).expand_as(x0)
 
-    def divergence(self, target: object, kind: str = "nll", mask: Tensor | None = None) -> Tensor:
+    def divergence(self, target: object, kind: str = "nll", mask: Mask | None = None) -> State:
         """`nll`: minus the log-density of the target's mean (of a point: x0 itself). `l2`: half the squared distance of
         the means."""
-        mean: Tensor = target.mean  # type: ignore[attr-defined]
+        mean: State = target.mean  # type: ignore[attr-defined]
         if kind == "nll":
             return -self.log_prob(mean)
         if kind == "l2":
             return 0.5 * (self.mean - mean).square()
         raise unknown("divergence of a mixture", kind, ("nll", "l2"))
 
-    def pull(self, direction: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    def pull(self, direction: State, weight: Weight = 1.0) -> State:
         return towards(self.mean, like(weight, direction) * direction)
 
-    def gap(self, real: MixturePosterior, kind: str = "forward") -> Tensor:
+    def gap(self, real: MixturePosterior, kind: str = "forward") -> State:
         return self.mean - real.mean
 
-    def distance(self, x0: Tensor) -> Tensor:
+    def distance(self, x0: State) -> State:
         return (x0 - self.mean).abs()
 
-    def blend(self, other: MixturePosterior, weight: Tensor) -> MixturePosterior:
-        """A mixture of both beliefs' components; weight is a number, Float[b], or one a position, Float[b 1 ...]."""
+    def blend(self, other: MixturePosterior, weight: Weight) -> MixturePosterior:
+        """A mixture of both beliefs' components; weight is a number, one a sample, or one a position, [b 1 ...]."""
         (mean_a, log_a, std_a), (mean_b, log_b, std_b) = self._parts(), other._parts()
         tiny = torch.finfo(log_a.dtype).tiny
         w = like(weight, log_a).clamp(tiny, 1.0)
@@ -121,13 +127,13 @@ class MixturePosterior:
             torch.cat((mean_a, mean_b), 1), log_w, torch.cat((std_a, std_b), 1), self.x_t, self.t
         )
 
-    def guide(self, unconditional: MixturePosterior, scale: Tensor) -> MixturePosterior:
+    def guide(self, unconditional: MixturePosterior, scale: Weight) -> MixturePosterior:
         """The conditional mixture moved as a whole, so that its mean is the guided one; its spread stays."""
         means, log_w, log_std = self._parts()
         move = (like(scale, self.mean) - 1.0) * (self.mean - unconditional.mean)
         return MixturePosterior.of(means + move.unsqueeze(1), log_w, log_std, self.x_t, self.t)
 
-    def after(self, x_r: Tensor, r: Tensor | float, path: Path) -> MixturePosterior:
+    def after(self, x_r: State, r: Time, path: Path) -> MixturePosterior:
         """`q(x0 | x_r) ~ q(x0 | x_t) p(x_r | x0) / p(x_t | x0)`, again a mixture (Chen et al. 2025, pi-Flow).
 
         With `l = alpha_r^2/sigma_r^2 - alpha_t^2/sigma_t^2 >= 0` and `h = alpha_r x_r/sigma_r^2 -
@@ -160,8 +166,8 @@ class MixturePosterior:
         return MixturePosterior.of(mean.to(dtype), log_w.log_softmax(1).to(dtype), log_std.to(dtype), x_r, at)
 
 
-def _coefficients(path: Path, t: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma, shaped to broadcast against `means: Float[b k c ...]`.
+def _coefficients(path: Path, t: Times, means: Means) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, shaped to broadcast against the means.
 
     At sigma = 0 the belief is x_r itself; a noise this far below any spread gives it to six digits."""
     alpha, _, sigma = path.coefficients(t)  # type: ignore[attr-defined]

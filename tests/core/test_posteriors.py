@@ -279,7 +279,7 @@ def test_a_certain_target_is_gathered_not_written_out(g, monkeypatch):
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 1.0])
 def test_the_gradient_of_a_blend_with_respect_to_its_weight(at, g):
-    a, b = CategoricalPosterior(logits(g, 2, 5)), CategoricalPosterior(logits(g, 2, 5))
+    a, b = CategoricalPosterior(logits(g, 1, 2, 5)), CategoricalPosterior(logits(g, 1, 2, 5))
     w = torch.tensor(at, dtype=F64, requires_grad=True)
     found = torch.autograd.grad(a.blend(b, w).logits.sum(), w)[0]
     mixed = at * a.probs + (1 - at) * b.probs

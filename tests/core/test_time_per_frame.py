@@ -62,7 +62,7 @@ def test_noise_grows_along_the_frames_and_not_along_what_is_as_long():
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (8,), (2,), (4, 3), (4, 1, 8), (3, 8)])
-def test_times_that_do_not_fit_are_refused(shape):
+def test_times_that_do_not_fit_are_refused(unchecked: None, shape):
     x, t = torch.zeros(4, 3, 8, 2, 2), torch.full(shape, 0.5, dtype=F64)
     for path in (paths.rectified_flow(), paths.rectified_flow().along(2)):
         if shape == (4, 8) and path.time_axis == 2:

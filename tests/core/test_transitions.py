@@ -86,7 +86,7 @@ def test_gamma_is_a_jump_below_s_and_the_way_back_up(gaussian, gamma, t, s):
         )
 
 
-def test_what_belongs_to_gamma():
+def test_what_belongs_to_gamma(unchecked):
     for wrong in ({"transition": "gamma"}, {"transition": "ode", "gamma": 0.2}):
         with pytest.raises(UserError, match=r"student\.gamma belongs to student\.transition=gamma"):
             FewStep(**wrong)
