@@ -66,6 +66,8 @@ CASES = {
         1,
         55.0,
     ),
+    # From the data alone, which takes longest.
+    "meanflow": ([*SMALL, "updates=600", "families.flow_map.at_once=0.5", "optim.lr=3e-3"], 1, 40.0),
     "lcm": ([*LABELLED, "updates=300", "guidance=1.5", "families.consistency.guidance=[1.0,2.0]"], 2, 75.0),
     "ect": ([*POINTS, "updates=400", "families.consistency.jumps.stages=4"], 1, 75.0),
     "ctm": ([*POINTS, "updates=300"], 1, 80.0),
