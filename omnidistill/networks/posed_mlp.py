@@ -59,7 +59,7 @@ class PosedMLP(nn.Module):
         real = x[:, : self.points]
         turn = onto(real, self.fixed)
         told = {"target_time": target_time, "guidance": guidance}
-        answer = self.inner((real @ turn).flatten(1), t, **told).unflatten(1, real.shape[1:])  # type: ignore[arg-type]
+        answer = self.inner((real @ turn).flatten(1), t, **told).unflatten(1, real.shape[1:])
         return F.pad(answer @ turn.mT.to(answer.dtype), (0, 0, 0, x.shape[1] - self.points))
 
 

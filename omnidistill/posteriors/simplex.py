@@ -69,10 +69,10 @@ class SimplexPosterior(CategoricalPosterior):
     def distance(self, x0: Tensor) -> Tensor:
         return (x0 - self.probs).abs()
 
-    def blend(self, other: CategoricalPosterior, weight: Tensor) -> SimplexPosterior:
+    def blend(self, other: CategoricalPosterior, weight: Tensor | float) -> SimplexPosterior:
         return SimplexPosterior(super().blend(other, weight).logits)
 
-    def guide(self, unconditional: CategoricalPosterior, scale: Tensor) -> SimplexPosterior:
+    def guide(self, unconditional: CategoricalPosterior, scale: Tensor | float) -> SimplexPosterior:
         return SimplexPosterior(super().guide(unconditional, scale).logits)
 
     def after(self, x_r: Tensor, r: Tensor | float, path: Path) -> SimplexPosterior:
