@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import former
 import matrix_tables
 from matrix_tables import basis, closed, figure, markdown
 
@@ -217,6 +218,7 @@ def main() -> None:
         for cell in cells:
             lines += _section(f"{task} · {recipe} · seed {cell['metrics']['seed']}", cell)
             machines.add(_machine(cell["metrics"]["environment"]))
+    lines += former.section()
     lines += ["## Machine", "", *sorted(machines), ""]
     TARGET.write_text("\n".join(lines))
     readme = _fill(README.read_text(), "table", _headline(documents))
