@@ -31,7 +31,7 @@ from omnidistill.training.roles import cast, missing
 TASKS = {
     "mixture": GaussianMixtureTask(conditional=True, network={"width": 8, "depth": 1}),
     "text": MarkovTextTask(vocab=4, length=6, network={"width": 8, "depth": 1, "heads": 2}),
-    "cloud": RigidCloudTask(points=4, shapes=2, network={"width": 8, "depth": 1, "heads": 2}),
+    "cloud": RigidCloudTask(points=4, shapes=2, network={"width": 8, "depth": 1}),
 }
 FAMILIES = {
     "consistency": lambda: Consistency(jumps=Nodes(4)),
