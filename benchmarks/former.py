@@ -11,15 +11,15 @@ from matrix_tables import figure, markdown
 HERE = Path(__file__).parent / "results"
 WHY = """## Differences to the former figures
 
-The files of `benchmarks/results/former` were made before these changes; figures of the same command, beside one another.
+The files of `benchmarks/results/former` were made before these changes: figures of the same commands side by side.
 Where no file could be made anew there is none: nothing of the former code stands elsewhere on this page.
 
 - Energy distances are the signed root of an unbiased statistic. The former one read higher where a student is good.
 - A target network averages with the decay that was asked for; it used to have a far shorter memory early in a run.
 - Few-step grids are nested; on EDM and OUVE paths the last of few steps used to be spent at the lowest noise.
 - Pairs for regression come from a deterministic sampler, so that a noise belongs to its sample.
-- Nothing is superposed between answers about one state, neither in matching nor in denoising: the adk teacher is another
-  one, trained so, and the adk student by dmd2 lost what an accidental pull to the mean structure had given it.
+- Nothing is superposed between answers about one state, neither in matching nor in denoising. The adk teacher was trained
+  anew, so; the adk student by dmd2 lost what an accidental pull to the mean structure had given it.
 - The discriminator looks at the critic's own noised copy.
 """
 
@@ -33,7 +33,9 @@ def section() -> list[str]:
     """A table with a row for each result and step count that both have."""
     rows = [["task", "recipe", "steps", "teacher then", "teacher now", "student then", "student now"]]
     for path in sorted((HERE / "former").glob("*.json")):
-        now = next((found for found in (HERE / "matrix" / path.name, HERE / path.name) if found.is_file()), None)
+        now = next(
+            (found for found in (HERE / "matrix" / path.name, HERE / path.name) if found.is_file()), None
+        )
         if now is None:
             continue
         old, new = (json.loads(file.read_text()) for file in (path, now))
