@@ -18,8 +18,8 @@ Where no file could be made anew there is none: nothing of the former code stand
 - A target network averages with the decay that was asked for; it used to have a far shorter memory early in a run.
 - Few-step grids are nested; on EDM and OUVE paths the last of few steps used to be spent at the lowest noise.
 - Pairs for regression come from a deterministic sampler, so that a noise belongs to its sample.
-- Nothing is superposed between answers about one state, neither in matching nor in denoising. The adk teacher was trained
-  anew, so; the adk student by dmd2 lost what an accidental pull to the mean structure had given it.
+- Nothing is superposed between answers about one state, neither in matching nor in denoising. The adk teacher was
+  trained anew, so; the adk student by dmd2 lost what an accidental pull to the mean structure had given it.
 - The discriminator looks at the critic's own noised copy.
 """
 
