@@ -19,7 +19,7 @@ Where no file could be made anew there is none: nothing of the former code stand
 - Few-step grids are nested; on EDM and OUVE paths the last of few steps used to be spent at the lowest noise.
 - Pairs for regression come from a deterministic sampler, so that a noise belongs to its sample.
 - Nothing is superposed between answers about one state, neither in matching nor in denoising. The adk teacher was
-  trained anew, so; the adk student by dmd2 lost what an accidental pull to the mean structure had given it.
+  trained anew, so. The adk student by dmd2 is worse for it: its tuning is of the former code, pairs and all.
 - The discriminator looks at the critic's own noised copy.
 """
 
