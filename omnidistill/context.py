@@ -43,6 +43,7 @@ class Context:
         return Context(**{f.name: _apply(getattr(self, f.name), function) for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Context:
+        """On this device."""
         return self.map(lambda tensor: tensor.to(device))
 
     def __getitem__(self, index: slice | Tensor) -> Context:
@@ -59,6 +60,7 @@ class Context:
         return Context(**{f.name: join(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
 
     def with_condition(self, condition: Condition) -> Context:
+        """The same under another condition."""
         return replace(self, condition=condition)
 
 
@@ -76,6 +78,7 @@ class Batch:
             object.__setattr__(self, "count", self.x0.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
+        """On this device, whatever the task put into `extra` too."""
         x0 = None if self.x0 is None else self.x0.to(device)
         return Batch(
             x0, self.context.to(device), self.count, {k: v.to(device) for k, v in self.extra.items()}

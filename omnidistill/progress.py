@@ -18,6 +18,8 @@ LINE_EVERY = 10.0
 
 
 class Advance(Protocol):
+    """Counts what is done."""
+
     def __call__(self, n: int = 1, /, **shown: Any) -> None:
         """`n` units are done; `shown` are numbers (floats or tensors of one element) to be seen beside the bar."""
 

@@ -256,6 +256,11 @@ def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "stud
 
 
 def read_recipe(folder: FilePath, name: str) -> Recipe:
+    """What a saved model needs to be built again, from `NAME.json` in a run's folder.
+
+    Raises:
+        UserError: no description of a saved model, or of another version.
+    """
     path = student_file.find(folder, name)
     document = received.read_json(path)
     try:

@@ -13,6 +13,8 @@ from omnidistill.paths import Path
 
 
 class Times(Protocol):
+    """A distribution of training times."""
+
     def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
         """Float64[count] times inside `path.span`."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +61,26 @@ def faults(source: str) -> Iterator[str]:
                     yield f"{node.lineno}: {node.name} describes '{name}', which it has not"
 
 
+def bare(sources: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Public methods of public classes that nothing describes: neither they, nor the `Attributes:` of their class, nor
+    a method of the same name elsewhere, which is the contract that they keep. (Modules, classes and functions are
+    ruff's to look at.)"""
+    described, missing = set(), []
+    for name, source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            attributes = set(entries(ast.get_docstring(node) or "", "Attributes"))
+            for part in node.body:
+                if not isinstance(part, ast.FunctionDef):
+                    continue
+                if ast.get_docstring(part):
+                    described.add(part.name)
+                elif part.name not in attributes and not part.name.startswith("_") and node.name[0] != "_":
+                    missing.append((f"{name}:{part.lineno}: {node.name}.{part.name}", part.name))
+    return (where for where, method in missing if method not in described)
+
+
 def test_the_lint_finds_what_is_wrong() -> None:
     source = '''
 def f(a, *, b=1):
@@ -98,3 +118,22 @@ def test_docstrings_describe_what_is_there() -> None:
         f"{path.relative_to(ROOT)}:{fault}" for path in SOURCES for fault in faults(path.read_text("utf-8"))
     ]
     assert len(SOURCES) > 100 and not wrong, "\n".join(wrong)
+
+
+def test_the_lint_finds_methods_that_nothing_describes() -> None:
+    said = '"""Holds.\n\n    Attributes:\n        y: known.\n    """'
+    contract = f'class P:\n    {said}\n    def f(self):\n        "Says."\n'
+    kept = "class A:\n" + "".join(f"    def {name}(self): ...\n" for name in ("f", "g", "_h", "y"))
+    assert list(bare([("p", contract), ("a", kept)])) == ["a:3: A.g", "a:5: A.y"]
+    assert list(bare([("p", contract + "    def y(self): ...\n")])) == []
+
+
+def test_every_public_method_is_described_once() -> None:
+    wrong = list(
+        bare(
+            (str(path.relative_to(ROOT)), path.read_text("utf-8"))
+            for path in SOURCES
+            if "benchmarks" not in path.relative_to(ROOT).parts
+        )
+    )
+    assert not wrong, "\n".join(wrong)

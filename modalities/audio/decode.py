@@ -217,6 +217,7 @@ def _counted(path: Path) -> bool:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
+    """The refusal of a file that its decoder gives up on, with the decoder's reason in one line."""
     reason = shown(" ".join(str(error).split()))
     return UserError(
         f"cannot read the audio file {shown(path)}, it is damaged or of another format: {reason}"
@@ -224,6 +225,7 @@ def damaged(path: Path, error: Exception) -> UserError:
 
 
 def cut_short(path: Path, what: str) -> UserError:
+    """The refusal of a file that ends before its own header says; `what` tells where."""
     return UserError(f"the audio file {shown(path)} is cut short: {what}")
 
 

@@ -69,6 +69,8 @@ class Ensemble(NamedTuple):
 
 
 class Split(NamedTuple):
+    """Whole trajectories are held out, never frames: neighbouring frames are nearly equal."""
+
     train: tuple[Ensemble, ...]
     held_out: tuple[Ensemble, ...]
 

@@ -61,6 +61,11 @@ def read_structures(path: Path, choice: Choice | None = None) -> Structures:
 
 
 def finite(coordinates: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
+    """Coordinates [frames atoms 3] as they are.
+
+    Raises:
+        UserError: some are NaN or infinite, in how many of the structures.
+    """
     bad = np.asarray(~np.isfinite(coordinates).all(axis=(1, 2)))
     if bad.any():
         raise UserError(

@@ -62,6 +62,7 @@ class Stretches:
         return torch.where(mask, ids, fill), mask
 
     def texts(self, tokens: Tokens | OwnTokens) -> list[str]:
+        """Each stretch as it reads."""
         ids = self.ids.tolist()
         bounds = zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
         return [tokens.decode(ids[start : start + length]) for start, length in bounds]

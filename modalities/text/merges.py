@@ -18,6 +18,7 @@ from omnidistill.modalities.text.tokens import ALPHABET, Tokens, learn_merges
 
 
 def main(arguments: list[str]) -> None:
+    """Reads `key=value` arguments, learns the merges of the training half and writes the task."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if unknown := given.keys() - {"text", "vocab", "out", "alphabet"}:
         raise UserError(f"unknown key '{sorted(unknown)[0]}'; possible: alphabet, out, text, vocab")

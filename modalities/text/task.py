@@ -29,6 +29,8 @@ NEIGHBOURHOOD = 8  # batches are drawn from this many times their size of stretc
 
 
 class Split(NamedTuple):
+    """Stretches of two sets of documents: none gives sentences to both."""
+
     train: data.Stretches
     held_out: data.Stretches
 
@@ -150,6 +152,11 @@ class Text(Task):
 
     @cached_property
     def metrics(self) -> TextMetrics:
+        """What samples are judged by, made of the training and the held-out text on first use.
+
+        Raises:
+            UserError: the text is not on this machine.
+        """
         if self.split is None:
             raise UserError(f"judging {self.name} needs its text; {self.data_hint}")
         train, held_out = (

@@ -44,6 +44,7 @@ class Tokens:
 
     @property
     def vocab(self) -> int:
+        """The number of tokens; the mask's id comes after them."""
         return len(self.entries)
 
     def clean(self, text: str) -> str:

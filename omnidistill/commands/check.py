@@ -13,6 +13,8 @@ EXAMPLE = "omnidistill check ./my_plugin"
 
 
 def check(arguments: Arguments) -> None:
+    """`omnidistill check PATH-OR-ENTRY-POINT`: prints a line for each property that holds; the first that does not ends
+    the run."""
     target = arguments.one("plug-in, folder or task", EXAMPLE)
     if arguments.overrides:
         raise UserError(f"check takes no keys, got {arguments.overrides[0]}")

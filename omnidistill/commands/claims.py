@@ -22,6 +22,7 @@ KEYS = {
 
 
 def claims(arguments: Arguments) -> None:
+    """`omnidistill claims`: the committed verdicts."""
     from omnidistill.configuration import claim_file
 
     listed = claim_file.claims(directory(arguments))
@@ -31,6 +32,7 @@ def claims(arguments: Arguments) -> None:
 
 
 def claim(arguments: Arguments) -> None:
+    """`omnidistill claim NAME`: runs the experiment again and says whether its relations hold."""
     from omnidistill.configuration import claim_file, settings
 
     name = arguments.one("name of a claim", "omnidistill claim flow-map-matching")

@@ -11,6 +11,7 @@ EXAMPLE = "omnidistill data fetch fashion_mnist"
 
 
 def data(arguments: Arguments) -> None:
+    """`omnidistill data fetch NAME` and `omnidistill data list`."""
     action = arguments.positional[0] if arguments.positional else ""
     rest = arguments.positional[1:]
     given, dotted = arguments.pick(["folder"])

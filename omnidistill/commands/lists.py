@@ -12,6 +12,7 @@ from omnidistill.errors import UserError
 
 
 def recipes(arguments: Arguments) -> None:
+    """`omnidistill recipes`: as JSON what is pinned, as a table with the verdict of each recipe's claim."""
     from omnidistill.configuration import listing
 
     own = directory(arguments)
@@ -26,6 +27,7 @@ def recipes(arguments: Arguments) -> None:
 
 
 def tasks(arguments: Arguments) -> None:
+    """`omnidistill tasks`."""
     from omnidistill.configuration import listing
 
     show(listing.tasks(directory(arguments)), arguments.json, wide="title")

@@ -36,6 +36,7 @@ EVALUATE_KEYS = {
 
 
 def sample(arguments: Arguments) -> int:
+    """`omnidistill sample DIR`: the exit status, 2 where an input could not be used; the others are sampled."""
     folder = arguments.one("folder of a run", "omnidistill sample runs/first steps=1 count=16 out=made")
     given, dotted = arguments.pick([key.partition("=")[0] for key in SAMPLE_KEYS])
     if dotted:
@@ -78,6 +79,7 @@ SAMPLING = tuple(f"student.{key}=" for key in ("transition", "times", "shift", "
 
 
 def evaluate(arguments: Arguments) -> None:
+    """`omnidistill evaluate DIR`: judges again, at other steps or on other data; what training was told stays."""
     folder = arguments.one("folder of a run", "omnidistill evaluate runs/first steps=1,2,4")
     from omnidistill.configuration import compose as config
 
@@ -104,6 +106,7 @@ def evaluate(arguments: Arguments) -> None:
 
 
 def report(arguments: Arguments) -> None:
+    """`omnidistill report DIR`: writes the page of a run or of a sweep and prints where it is."""
     folder = arguments.one("folder of a run", "omnidistill report runs/first")
     if arguments.overrides:
         raise UserError(f"report takes no keys, got {arguments.overrides[0]}")

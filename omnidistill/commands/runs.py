@@ -43,10 +43,13 @@ DISTIL_KEYS = {
 
 
 def distill(arguments: Arguments) -> None:
+    """`omnidistill distill`."""
     _distill(arguments.overrides)
 
 
 def demo(arguments: Arguments) -> None:
+    """`omnidistill demo`: `distill` with the overrides of `configs/demo.yaml`, to which one's own are added; may be run
+    again in the same folder."""
     from importlib import resources
 
     import yaml
@@ -56,6 +59,7 @@ def demo(arguments: Arguments) -> None:
 
 
 def train(arguments: Arguments) -> None:
+    """`omnidistill train`."""
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("train", arguments.overrides)

@@ -26,10 +26,12 @@ class Tolerant:
         return self._kept(lambda: self._stream.write(text), len(text))
 
     def writelines(self, lines: Any) -> None:
+        """Each line by `write`, so that a reader who left is noticed once."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
+        """Nothing where the reader has left."""
         self._kept(self._stream.flush, None)
 
     def _kept(self, act: Any, instead: Any) -> Any:

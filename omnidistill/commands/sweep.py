@@ -32,6 +32,7 @@ failed; a recipe that a task does not allow is `not possible` and no failure."""
 
 
 def sweep(arguments: Arguments) -> int:
+    """`omnidistill sweep`: the exit status, 1 where a cell failed."""
     from omnidistill.configuration import settings
     from omnidistill.configuration import sweep_plan as sweeps
 

@@ -91,6 +91,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
+    """What a paper promises: relations between the figures of small runs, by name."""
+
     recipe: str
     statement: str
     runs: dict[str, Run]

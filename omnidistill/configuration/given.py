@@ -28,9 +28,11 @@ class GivenSource(FileConfigSource):
 
     @staticmethod
     def scheme() -> str:
+        """What a search path of received files begins with."""
         return SCHEME
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """The file, once it has been seen to resolve nothing."""
         result = super().load_config(config_path)
         check(OmegaConf.to_container(result.config, resolve=False), f"{self.path}/{config_path}")
         return result

@@ -24,6 +24,7 @@ def _finite(value: int | float) -> bool:
 
 
 def anything(key: str, value: Any) -> Any:
+    """Whatever it is; somebody else checks it."""
     return value
 
 
@@ -59,6 +60,8 @@ def whole(low: int, high: int = 1 << 53) -> Check:
 
 
 def one_of(*names: str) -> Check:
+    """One of these words."""
+
     def check(key: str, value: Any) -> str:
         if value not in names:
             raise UserError(f"{key} must be one of {', '.join(names)}, got {_shown(value)}")
@@ -68,18 +71,21 @@ def one_of(*names: str) -> Check:
 
 
 def flag(key: str, value: Any) -> bool:
+    """True or false, no word or number that could mean either."""
     if not isinstance(value, bool):
         raise UserError(f"{key} must be true or false, got {_shown(value)}")
     return value
 
 
 def text(key: str, value: Any) -> str:
+    """A text that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{key} must be a text, got {_shown(value)}")
     return value
 
 
 def optional(check: Check) -> Check:
+    """None, or what `check` lets through."""
     return lambda key, value: None if value is None else check(key, value)
 
 

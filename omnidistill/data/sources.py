@@ -171,6 +171,7 @@ SOURCES: Mapping[str, Callable[[Mapping[str, Any], Iterable[str], Path], Path]] 
 
 
 def describe_source(source: Mapping[str, Any]) -> str:
+    """A source in a few words for messages: its kind and place."""
     where = source.get("path") or source.get("address") or source.get("package")
     return f"{source['kind']} {where if isinstance(where, str) else ', '.join(where or ())}"
 

@@ -65,6 +65,7 @@ class Denoiser(nn.Module):
     def belief(
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
     ) -> Posterior:
+        """What `forward` calls once it has counted: the belief, by whatever the subclass knows."""
         raise NotImplementedError("a Denoiser implements belief(x_t, t, context, target_time)")
 
     def output_weight(self, t: Tensor) -> Tensor:

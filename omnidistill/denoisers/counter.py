@@ -17,6 +17,7 @@ class Counter:
         self.set(0)
 
     def set(self, value: int) -> None:
+        """Counts on from this number."""
         self._eager = value
         with torch.inference_mode(False):  # or it could not be added to outside of that mode
             self._compiled = torch.zeros((), dtype=torch.int64, device="cpu")

@@ -59,6 +59,7 @@ class Doubt:
 
     @property
     def hopeless(self) -> bool:
+        """Whether the other reading is so much better that the teacher is refused, not warned of."""
         return self.share < HOPELESS
 
     def __str__(self) -> str:

@@ -46,6 +46,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
+        """What tells a cell from all others of the sweep."""
         return self.task, self.column, self.choice, self.seed
 
     @property
@@ -149,10 +150,12 @@ def write_cells(cells: Iterable[Cell], folder: Path, command: str = "") -> None:
 
 
 def outcome_file(run: Path) -> Path:
+    """How the last process of the cell ended lies beside the run's folder, which a fresh start removes."""
     return run.with_name(run.name + ".json")
 
 
 def log_file(run: Path) -> Path:
+    """What the processes of the cell said, beside the run's folder."""
     return run.with_name(run.name + ".log")
 
 
@@ -165,6 +168,7 @@ def read_outcome(run: Path) -> Outcome | None:
 
 
 def write_outcome(outcome: Outcome, run: Path) -> None:
+    """Writes it whole or not at all."""
     text = json.dumps(asdict(outcome), indent=1, ensure_ascii=False) + "\n"
     metrics_file.write_whole(outcome_file(run), text)
 

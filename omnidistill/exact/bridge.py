@@ -69,6 +69,7 @@ class LinearMixture(NamedTuple):
         return cls(slope, offset, shifts - weights @ shifts, weights, axes, variance)
 
     def to(self, device: torch.device) -> LinearMixture:
+        """On this device."""
         return LinearMixture(*(part.to(device) for part in self))
 
     def mean(self, y: Tensor) -> Tensor:
@@ -86,6 +87,7 @@ class LinearMixture(NamedTuple):
         return Mixture((self.shifts @ self.axes) / self.variance.sqrt(), 1.0, self.weights)
 
     def whiten(self, x0: Tensor, y: Tensor) -> Tensor:
+        """x0 given y as independent numbers of unit variance about their component's mean."""
         return ((x0.double() - self.mean(y)) @ self.axes) / self.variance.sqrt()
 
 

@@ -59,6 +59,7 @@ class MarkovChain:
 
     @property
     def vocab(self) -> int:
+        """The number of tokens, k."""
         return len(self.initial)
 
     @property

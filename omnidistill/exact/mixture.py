@@ -33,6 +33,7 @@ class Mixture:
 
     @property
     def dim(self) -> int:
+        """The number of coordinates, d."""
         return self.means.shape[1]
 
     def scale(self) -> float:

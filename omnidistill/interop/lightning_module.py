@@ -42,6 +42,7 @@ class LightningDistillation(L.LightningModule):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> None:
+        """None: the engine steps its own."""
         return None
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -56,15 +57,18 @@ class LightningDistillation(L.LightningModule):
     def transfer_batch_to_device(
         self, batch: list[Batch], device: torch.device, dataloader_idx: int
     ) -> list[Batch]:
+        """Moves the batches of an update, one for each turn of a role."""
         return [part.to(device) for part in batch]
 
     def on_fit_start(self) -> None:
+        """Refuses several processes: each would train roles of its own."""
         if self.trainer.world_size > 1:
             raise UserError(
                 f"LightningDistillation trains in one process, not in {self.trainer.world_size}; use devices=1"
             )
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
+        """One student update, with the critics' updates before it; logged as often as the engine is told to."""
         self.engine.training_step(batch, batch_idx)
         update, every = self.engine.update, self.engine.settings.log_every
         if update == 1 or update % every == 0:
@@ -73,12 +77,14 @@ class LightningDistillation(L.LightningModule):
     # --- Lightning's checkpoints hold the models by themselves; moments and counters are the engine's ----------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the roles' optimisers and the engine's counters."""
         optimizers = {role: one.state_dict() for role, one in self.engine.role_optimizers().items()}
         counters = {name: getattr(self.engine, name) for name in COUNTERS}
         many = {name: dict(getattr(self.engine, name)) for name in ("role_updates", "calls", "silent")}
         checkpoint[KEY] = {"optimizers": optimizers, "counters": counters, "many": many}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on where the checkpoint was written."""
         kept = checkpoint[KEY]
         for role, optimizer in self.engine.role_optimizers().items():
             optimizer.load_state_dict(kept["optimizers"][role])

@@ -53,6 +53,7 @@ class RoleSpec:
 
     @property
     def trained(self) -> bool:
+        """Whether an optimiser moves it, rather than an average or a replacement."""
         return self.average is None and self.refresh is None
 
     def merged(self, other: RoleSpec, name: str) -> RoleSpec:

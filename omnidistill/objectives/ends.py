@@ -13,6 +13,8 @@ from omnidistill.paths import Path, grid
 
 
 class Ends(Protocol):
+    """Where a jump that has reached r is asked to end: a distribution of s given t and r."""
+
     told: bool
     """Whether the student has to be told s: one state is asked for several."""
     refined: bool
@@ -85,10 +87,12 @@ class Edges:
 
     @property
     def told(self) -> bool:
+        """Whether the student has to be told s: inside a segment, and where segments change."""
         return self.inside or self.refined
 
     @property
     def refined(self) -> bool:
+        """Whether segments merge while it trains."""
         return self.final not in (None, self.segments)
 
     def count(self, progress: float) -> int:

@@ -17,6 +17,12 @@ REDRAWS = 1000
 
 
 class Jumps(Protocol):
+    """A distribution of pairs of times, the distance that a student learns to skip.
+
+    Attributes:
+        nodes: steps of the grid that times lie on, at the start of training.
+    """
+
     nodes: int
     refined: bool
     """Whether `progress` changes anything; taken for true where it is not said."""
@@ -79,6 +85,7 @@ class Nodes:
 
     @property
     def refined(self) -> bool:
+        """Whether the grid becomes finer while it trains."""
         return self.final is not None
 
     def size(self, progress: float, round_: int) -> int:

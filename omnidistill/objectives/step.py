@@ -90,6 +90,7 @@ class Step:
 
     @property
     def path(self) -> Path:
+        """The teacher's path, by which a student that has another is noised too; its own where there is no teacher."""
         return self["teacher"].path if "teacher" in self.models else self["student"].path
 
     @property

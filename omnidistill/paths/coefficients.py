@@ -82,6 +82,7 @@ class Curves:
         return 0.5 * (low + high)
 
     def time_from_log_snr(self, log_snr: Tensor | float) -> Times:
+        """The time at which `log alpha^2/sigma^2` has this value."""
         return self.time_from_noise_level(torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)))
 
 

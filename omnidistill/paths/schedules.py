@@ -37,7 +37,7 @@ def _power(t: Times, exponent: float) -> Times:
 
 
 def polynomial(exponent: float) -> Schedule:
-    """`1 - t**exponent`."""
+    """A schedule `1 - t**exponent`: above 1 most tokens are decided early on the way back, below it late."""
     return partial(_power, exponent=exponent)
 
 

@@ -15,6 +15,8 @@ PointMask = Bool[Tensor, "#b #n #3"]
 
 
 class Symmetry(Protocol):
+    """Motions that leave the meaning of a state as it is."""
+
     def project(self, x: Real, mask: Mask | None = None) -> Real:
         """x without the part that the symmetry makes meaningless (its centre of mass)."""
         ...
@@ -25,6 +27,8 @@ class Symmetry(Protocol):
 
 
 class NoSymmetry:
+    """Every state means something else."""
+
     def project(self, x: Real, mask: Mask | None = None) -> Real:
         return x
 

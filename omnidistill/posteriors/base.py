@@ -20,7 +20,10 @@ class Posterior(Protocol):
     """A belief about x0 given x_t. `parameters` is the tensor that a network answered and gradients flow into."""
 
     @property
-    def parameters(self) -> Tensor: ...
+    def parameters(self) -> Tensor:
+        """The one tensor that the belief is made of: means, logits, or what a network gave for a mixture."""
+        ...
+
     def replace(self: P, parameters: Tensor) -> P:
         """The same kind of belief with other parameters."""
         ...
@@ -84,6 +87,7 @@ def split(belief: P, sizes: int) -> tuple[P, ...]:
 
 
 def towards(values: Real, direction: Real) -> Real:
+    """1/2 d^2 for each element of a direction d, with the gradient d with respect to `values`."""
     # 1/2 ||(p - sg p) + sg d||^2 has the value ||d||^2 / 2, which is worth logging, and the gradient d. In this order
     # nothing is lost to rounding when d is far smaller than p, as it is late in training.
     return 0.5 * (values - values.detach() + direction.detach()) ** 2

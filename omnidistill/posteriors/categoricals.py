@@ -53,6 +53,7 @@ class CategoricalPosterior:
 
     @property
     def probs(self) -> Logits:
+        """They sum to 1 over the last axis, zero where a logit is -inf."""
         return F.softmax(self.logits, -1)
 
     def replace(self, parameters: Logits) -> CategoricalPosterior:
@@ -160,6 +161,7 @@ class CertainTokens(CategoricalPosterior):
 
     @property
     def logits(self) -> Logits:
+        """Written out, k numbers a token, for who cannot do with the tokens."""
         table = torch.full((*self.tokens.shape, self.classes), IMPOSSIBLE, device=self.tokens.device)
         return table.scatter_(-1, self.tokens.unsqueeze(-1), 0.0)
 

@@ -26,10 +26,12 @@ class Board:
         self.progress: Any = self._bar() if stream.isatty() and total else None
 
     def begin(self, cell: str) -> None:
+        """A cell starts."""
         if self.progress:
             self.progress.update(0, description=cell, refresh=True)
 
     def end(self, line: str) -> None:
+        """A cell is done, one way or the other; `line` says which."""
         self.done, self.last = self.done + 1, time.monotonic()
         if self.progress:
             self.progress.update(0, advance=1)

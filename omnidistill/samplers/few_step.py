@@ -75,6 +75,7 @@ class FewStep(Sampler):
 
     @property
     def deterministic(self) -> bool:  # type: ignore[override]
+        """Whether the first state decides all others."""
         return self.transition == "ode" or self.gamma == 0.0
 
     def times(self, denoiser: Denoiser, steps: int) -> Tensor:

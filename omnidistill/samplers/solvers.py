@@ -26,6 +26,7 @@ class Euler(Sampler):
 
     @property
     def deterministic(self) -> bool:  # type: ignore[override]
+        """Whether the first state decides all others."""
         return self.churn == 0.0
 
     def step(

@@ -33,6 +33,7 @@ class Report:
             raise ConformanceError(f"{self.subject}: {what}" + (f"; seen: {found}" if found else ""))
 
     def passed(self, what: str) -> None:
+        """Notes a property that holds."""
         self.lines.append(f"{self.subject}: {what}")
 
     @contextmanager
@@ -54,6 +55,7 @@ class Report:
 
 
 def seeded(seed: int) -> torch.Generator:
+    """A generator of a check's own."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -96,4 +98,5 @@ def repeated(context: Context, count: int) -> Context:
 
 
 def with_anchor(context: Context, anchor: Tensor | None) -> Context:
+    """The context under this anchor; as it is where there is none."""
     return context if anchor is None else replace(context, anchor=anchor)

@@ -31,6 +31,7 @@ class Pair(NamedTuple):
         return cls([own[key] for key in free], [other[key] for key in free], buffers)
 
     def move(self, share: float) -> None:
+        """Moves the average this share of the way to what it follows; buffers are copied."""
         torch._foreach_lerp_(self.mine, self.theirs, share)
         for ours, its, leaf in self.buffers:
             getattr(ours, leaf).copy_(getattr(its, leaf))

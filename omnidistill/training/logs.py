@@ -43,4 +43,5 @@ class ScalarLog:
         os.replace(temporary, self.path)
 
     def close(self) -> None:
+        """Writes what is left and closes the file."""
         self.writer.close()

@@ -89,6 +89,7 @@ class Distillation(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the student is."""
         return self.parameters_of(STUDENT)[0].device
 
     # --- optimisers -----------------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ class Distillation(nn.Module):
     # --- one student update -----------------------------------------------------------------------------------------
 
     def training_step(self, batches: list[Batch], index: int) -> None:
+        """One student update: every role's turns, a batch for each, then averages, counters and the pulse."""
         began = time.perf_counter()
         optimizers = self.role_optimizers()
         log = (self.update + 1) % self.settings.log_every == 0 or self.update == 0

@@ -43,6 +43,8 @@ MIXED_SECONDS = 2.0  # of a recording are mixed to cut a crop from: enough to kn
 
 
 class Pairs(Protocol):
+    """Recordings, each clean and noisy: whole for judging, cut for training."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """(clean, noisy): a whole recording, Float[n] each, as loud as it was made."""

@@ -66,6 +66,7 @@ class Spectrogram:
 
     @property
     def bins(self) -> int:
+        """Frequencies, from 0 to half the sampling rate."""
         return self.n_fft // 2 + 1
 
     @property

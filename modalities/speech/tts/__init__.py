@@ -1,0 +1,1 @@
+"""Speech from text: a log-mel made from characters, and the sound made from that."""

@@ -46,6 +46,7 @@ READINGS: Mapping[str, Mapping[str, object]] = {
 
 
 def named(name: str, temperature: float = 1.0) -> GaussianPath:
+    """The path of `PATHS` with this name, whose prior and added noise are scaled by `temperature` when it samples."""
     if name not in PATHS:
         raise unknown("path of speech/tts", name, PATHS)
     return PATHS[name](temperature=temperature)

@@ -121,9 +121,11 @@ class TextToSpeech(Task):
 
     @cached_property
     def front_end(self) -> front_end.FrontEnd:
+        """Text encoder, durations and the mean and deviation of log-mels, read on first use."""
         return front_end.load(self._front_end_file)
 
     def normalised(self, log_mel: Tensor) -> Tensor:
+        """A natural log-mel with the training data's mean 0 and deviation 1, as x0 is; `log_mel` goes back."""
         return (log_mel - self.front_end.mean) / self.front_end.std
 
     def log_mel(self, x0: Tensor) -> Tensor:

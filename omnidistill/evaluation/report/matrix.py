@@ -43,6 +43,7 @@ class Entry:
 
     @staticmethod
     def document(found: Found) -> dict[str, Any]:
+        """The metrics of a finished run."""
         assert found.metrics is not None  # a finished one
         return dict(found.metrics)
 

@@ -9,6 +9,7 @@ from omnidistill.evaluation.table import number, percent, within
 
 
 def plural(steps: int) -> str:
+    """`1 step`, `2 steps`."""
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
