@@ -26,7 +26,7 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.random import generator
-from omnidistill.runs import setup
+from omnidistill.runs import pairs, setup
 from omnidistill.training.loop import Batches
 from omnidistill.training.module import Distillation
 from omnidistill.training.roles import cast
@@ -68,7 +68,7 @@ def by_engine(cfg: Any, network: torch.nn.Module, task: Any) -> Distillation:
     objective = setup.objective_of(cfg, task)
     origin = setup.origin_of(cfg, task, teacher, Path("unused"), "cpu")
     student, _ = setup.student_of(cfg, task, origin, "cpu")
-    bank = setup.bank_of(objective.bank, task, teacher, 0, "cpu")
+    bank = pairs.bank_of(objective.bank, task, teacher, 0, "cpu")
     return Distillation(
         cast(student, origin, objective, 0.999), teacher, objective,
         setup.settings_of(cfg), task.like, student=setup.spec_of(cfg), null=task.null, bank=bank,

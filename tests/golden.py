@@ -17,7 +17,7 @@ from omnidistill.configuration.compose import build, compose
 from omnidistill.configuration.listing import recipes
 from omnidistill.errors import NotOffered
 from omnidistill.random import generator
-from omnidistill.runs import setup
+from omnidistill.runs import pairs, setup
 from omnidistill.training.loop import Batches
 from omnidistill.training.module import Distillation
 from omnidistill.training.roles import cast
@@ -80,7 +80,7 @@ def _updates(cfg, task, objective) -> Figures:  # type: ignore[no-untyped-def]
     bank = None
     if spec is not None:
         small = type(spec)(16, min(spec.steps, 4), spec.states)
-        bank = setup.bank_of(small, task, teacher, cfg.seed, "cpu")
+        bank = pairs.bank_of(small, task, teacher, cfg.seed, "cpu")
     module = Distillation(
         crew,
         teacher,

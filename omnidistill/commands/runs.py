@@ -28,6 +28,7 @@ DISTIL_KEYS = {
     "task=T": "what is generated: a name of `omnidistill tasks`",
     "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
     "teacher=PATH": "a trained teacher; by default the task's own",
+    "pairs=DIR": "trajectories that `omnidistill pairs` made; by default they are made before training",
     "teacher_check=false": "takes a teacher even if it does not denoise the data",
     "steps=1,2,4": "step counts to evaluate",
     **KEYS,
@@ -56,6 +57,17 @@ def demo(arguments: Arguments) -> None:
 
     text = resources.files("omnidistill.configs").joinpath("demo.yaml").read_text(encoding="utf-8")
     _distill([*map(str, yaml.safe_load(text)["overrides"]), *arguments.overrides], again=True)
+
+
+def pairs(arguments: Arguments) -> None:
+    from omnidistill.configuration import compose as config
+
+    cfg = config.compose("config", arguments.overrides)
+    with _made(cfg, "pairs", arguments.overrides):
+        from omnidistill.runs import pairs as trajectories
+
+        folder = trajectories.make(cfg)
+    print(f"trajectories: {folder}")
 
 
 def train(arguments: Arguments) -> None:
@@ -97,6 +109,8 @@ def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: boo
         raise UserError(
             f"teacher={cfg.teacher} does not exist; give the folder that `omnidistill train` made"
         )
+    if cfg.get("pairs") and not Path(cfg.pairs).is_dir():
+        raise UserError(f"pairs={cfg.pairs} is no folder; give the one that `omnidistill pairs` made")
     with folders.opened(cfg.out, resume=cfg.resume, again=again) as folder:
         if cfg.resume and (folder / "config.yaml").exists():
             config.check_resumable(cfg, folder)
@@ -121,6 +135,21 @@ COMMANDS = (
         train,
         "omnidistill train task=image/digits updates=500 out=runs/teacher",
         {"task=T": DISTIL_KEYS["task=T"], **KEYS},
+    ),
+    Command(
+        "pairs",
+        "task=T recipe=R [teacher=PATH] out=DIR [key=value ...]",
+        "the teacher's trajectories that a recipe regresses on, kept for many runs",
+        pairs,
+        "omnidistill pairs task=exact/gaussian_mixture recipe=rectified-flow out=runs/pairs",
+        {
+            **{key: DISTIL_KEYS[key] for key in ("task=T", "recipe=R", "teacher=PATH")},
+            **{key: KEYS[key] for key in ("out=DIR", "seed=S", "device=D", "configs=DIR")},
+            "resume=true": "go on in the same out with what is not there yet",
+            "guidance=S": DISTIL_KEYS["guidance=S"],
+            "families.F.pairs=N": "how many, as the recipe's options say; families.F.steps=N sampler steps each",
+        },
+        "Then `omnidistill distill pairs=DIR ...`, which asks for the same task, teacher, sampler, steps and guidance.",
     ),
     Command(
         "distill",

@@ -16,7 +16,7 @@ from omnidistill.data.files import expanded
 from omnidistill.errors import UserError
 
 LISTS = ("steps", "trust", "optim.betas")
-PATHS = ("out", "teacher", "configs")
+PATHS = ("out", "teacher", "pairs", "configs")
 GROUPS = ("task", "recipe")
 
 _FORM = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][\w./@:-]*)(?:=(?P<text>.*))?", re.DOTALL)

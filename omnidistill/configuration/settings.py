@@ -124,6 +124,7 @@ _RATE = number(0, above=True)
 CHECKS: Mapping[str, Check] = {
     "out": text,
     "teacher": optional(text),
+    "pairs": optional(text),
     "teacher_check": flag,
     "updates": whole(1),
     "batch": whole(1),

@@ -15,7 +15,7 @@ from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
 from omnidistill.denoisers.plausible import heed
 from omnidistill.errors import UserError
 from omnidistill.objectives import Weighted
-from omnidistill.runs import folders, setup
+from omnidistill.runs import folders, pairs, setup
 from omnidistill.runs.evaluate import judge
 from omnidistill.student import Recipe, save
 from omnidistill.tasks import Task
@@ -63,12 +63,15 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     objective = setup.objective_of(cfg, task)
     if cfg.get("teacher_check", True):
         heed(teacher, setup.samples_of(task, cfg.seed), device, cfg.seed)
+    asked, guided = teacher.calls, setup.guided(teacher, task, cfg.guidance)
+    if cfg.get("pairs") is None:
+        bank = pairs.bank_of(objective.bank, task, guided, cfg.seed, device)
+    else:
+        bank = pairs.stored(FilePath(cfg.pairs), objective.bank, cfg, task, guided)
+    asked = teacher.calls - asked
     origin = setup.origin_of(cfg, task, teacher, out, device)
     student, recipe = setup.student_of(cfg, task, origin, device)
     check_told(objective, recipe)
-    asked = teacher.calls
-    bank = setup.bank_of(objective.bank, task, setup.guided(teacher, task, cfg.guidance), cfg.seed, device)
-    asked = teacher.calls - asked
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
     module = Distillation(
         cast(student, origin, objective, cfg.ema or 0.0, setup.adapter_of(cfg)),

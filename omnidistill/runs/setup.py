@@ -1,4 +1,4 @@
-"""From a configuration to objects: task, teacher, objective, settings, bank."""
+"""From a configuration to objects: task, teacher, objective, settings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
-from omnidistill.objectives.base import BankSpec
-from omnidistill.progress import track
 from omnidistill.random import generator
-from omnidistill.samplers import FewStep, deterministic
+from omnidistill.samplers import FewStep
 from omnidistill.student import BASE, Recipe, assemble, described, read_denoiser
 from omnidistill.tasks import Task
 from omnidistill.training.memory import check_network
@@ -251,30 +249,3 @@ def sampler_of(cfg: DictConfig) -> FewStep:
             f"student.times has {len(times)} entries and student.steps is {given['steps']}; give as many times as steps"
         )
     return FewStep(given["transition"], times, given.get("shift", 1.0), given.get("gamma"), given.get("block"))
-
-
-def bank_of(
-    spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, device: str
-) -> Mapping[str, Any] | None:
-    """Teacher trajectories from noise to sample by a deterministic sampler, with their contexts; on the CPU."""
-    if spec is None:
-        return None
-    teacher.eval()  # as in training: a bank is made without dropout
-    # A pair says something about its noise only if the sample is a function of it.
-    sampler = deterministic(task.sampler())
-    context = task.contexts(spec.size, generator(seed, "bank", "contexts"))
-    chunks, times = [], torch.zeros(0)
-    with track(spec.size, "teacher samples") as advance:
-        for start in range(0, spec.size, 256):
-            size = min(256, spec.size - start)
-            part = context[slice(start, start + size)].to(device)
-            g = generator(seed, "bank", start, device=device)
-            like = task.like(size, device, part)
-            made = sampler.sample(teacher, like, spec.steps, part, g=g, keep=True)
-            states = made.states if spec.states else (made.states[0], made.states[-1])
-            chunks.append(torch.stack(states, 1).cpu())
-            times = torch.tensor(
-                made.times if spec.states else (made.times[0], made.times[-1]), dtype=torch.float64
-            )
-            advance(size)
-    return {"states": torch.cat(chunks), "times": times, "context": context}

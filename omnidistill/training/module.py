@@ -21,6 +21,7 @@ from omnidistill.objectives.base import Losses, Objective, StudentSpec
 from omnidistill.objectives.step import Step
 from omnidistill.random import generator
 from omnidistill.training.averages import Followers
+from omnidistill.training.bank import Bank
 from omnidistill.training.parts import Draws, PartGenerator, cut, rows
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
 from omnidistill.training.settings import Settings
@@ -56,7 +57,7 @@ class Distillation(nn.Module):
         *,
         student: StudentSpec = StudentSpec(),
         null: Null | None = None,
-        bank: Mapping[str, Any] | None = None,
+        bank: Bank | None = None,
         route: Route | str = "drawn",
     ) -> None:
         super().__init__()
@@ -279,10 +280,7 @@ class Distillation(nn.Module):
         if self.bank is None:
             return None
         g = generator(self.settings.seed, "bank", self.update, turn, self.rank)
-        rows = torch.randint(self.bank["states"].shape[0], (count,), generator=g)
-        states = self.bank["states"][rows].to(self.device)
-        context = self.bank["context"][rows].to(self.device)
-        return {"states": states, "times": self.bank["times"].to(self.device), "context": context}
+        return self.bank.rows(torch.randint(len(self.bank), (count,), generator=g), self.device)
 
     def _diverged(self, role: str, terms: Mapping[str, Tensor]) -> str:
         bad = [name for name, value in terms.items() if not torch.isfinite(value)]

@@ -9,7 +9,7 @@ from omnidistill.exact.bridge import BridgeTask
 from omnidistill.exact.gaussian_mixture import GaussianMixtureTask
 from omnidistill.objectives.base import BankSpec
 from omnidistill.random import generator
-from omnidistill.runs.setup import bank_of
+from omnidistill.runs.pairs import bank_of
 from omnidistill.samplers import Ancestral, Euler, FewStep, Heun
 from omnidistill.samplers.predictor_corrector import PredictorCorrector
 
@@ -25,10 +25,10 @@ def test_a_bank_holds_pairs_of_a_deterministic_sampler(sampler, monkeypatch):
     task = GaussianMixtureTask(path="edm")
     monkeypatch.setattr(task, "sampler", lambda: sampler)
     teacher = task.exact_teacher()
-    bank = bank_of(BankSpec(64, 4, states=True), task, teacher, 0, "cpu")
+    bank = bank_of(BankSpec(64, 4, states=True), task, teacher, 0, "cpu").rows(torch.arange(64))
     states, times = bank["states"], bank["times"]
     assert torch.equal(times, sampler.times(teacher, 4))
-    assert torch.equal(states[:, 0], bank_of(BankSpec(64, 4), task, teacher, 0, "cpu")["states"][:, 0])
+    assert torch.equal(states[:, 0], bank_of(BankSpec(64, 4), task, teacher, 0, "cpu").rows(torch.arange(64))["states"][:, 0])
     walk = Euler() if sampler.deterministic and not isinstance(sampler, Heun) else Heun()
     x = states[:, 0]
     for i in range(4):

@@ -11,7 +11,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Adversarial, Consistency, Matching, Nodes, Regression, Weighted
 from omnidistill.random import generator
-from omnidistill.runs.setup import bank_of
+from omnidistill.runs.pairs import bank_of
 from omnidistill.training.loop import run
 from omnidistill.training.module import Distillation
 from omnidistill.training.roles import cast

@@ -1,0 +1,171 @@
+"""Teacher trajectories on disk: `store.json` says what they are, `shards/` holds safetensors files of a few hundred.
+
+A shard is written whole or not at all and holds the digest of its numbers and of the header, so that what is there is
+what was written, for this store: writing goes on at the first shard that is missing, and a file that was cut short,
+damaged or brought from another store is refused. Reading maps the files into memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnidistill.configuration import received
+from omnidistill.context import Context
+from omnidistill.data.files import refuse_links, write_text
+from omnidistill.errors import UserError
+from omnidistill.training.bank import Bank
+from omnidistill.training.safetensors_file import read_safetensors, write_safetensors
+
+SCHEMA = 1
+HEADER, SHARDS = "store.json", "shards"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the trajectories are of.
+
+    Attributes:
+        task, path: the task's name and its path; `path` names the process and a digest of its coefficients.
+        teacher: digest of the teacher, see `runs.pairs.digest_of`.
+        sampler: the deterministic sampler with its options.
+        steps: its steps.
+        guidance: scale under which the teacher was asked.
+        states: whether all states of a trajectory are there, or its two ends alone.
+        times: where these states are, from the prior down to 0.
+        seed: of noise and contexts.
+        size: number of trajectories.
+        shard: of them in a file.
+        made_by: versions and command, for people.
+    """
+
+    task: str
+    path: str
+    teacher: str
+    sampler: str
+    steps: int
+    guidance: float
+    states: bool
+    times: tuple[float, ...]
+    seed: int
+    size: int
+    shard: int = 256
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return -(-self.size // self.shard)
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: FilePath) -> None:
+        document = {"schema": SCHEMA, **asdict(self)}
+        write_text(json.dumps(document, indent=1) + "\n", folder / HEADER)
+
+
+def read_header(folder: FilePath) -> Header:
+    """
+    Raises:
+        UserError: no store, or none of this version.
+    """
+    file = folder / HEADER
+    if not file.is_file():
+        raise UserError(
+            f"'{folder}' holds no trajectories: there is no {HEADER} in it; `omnidistill pairs` makes them"
+        )
+    refuse_links(folder, (HEADER, SHARDS))
+    document = received.read_json(file)
+    try:
+        if document.pop("schema") != SCHEMA:
+            raise UserError(f"{file} has another schema than {SCHEMA}; it was written by another version")
+        header = Header(**{**document, "times": tuple(map(float, document["times"]))})
+        if not (header.shard >= 1 and header.size >= 1 and header.steps >= 1):
+            raise ValueError(f"size {header.size}, shard {header.shard}, steps {header.steps}")
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is no header of trajectories ({error})") from error
+    return header
+
+
+def place(folder: FilePath, index: int) -> FilePath:
+    return folder / SHARDS / f"{index:05d}.safetensors"
+
+
+def write_shard(folder: FilePath, header: Header, index: int, states: Tensor, context: Context) -> None:
+    tensors = {"states": states, **_flat(context)}
+    write_safetensors(tensors, place(folder, index), {"store": header.digest(), "index": str(index)})
+
+
+def read_shard(folder: FilePath, header: Header, index: int) -> tuple[Tensor, Context]:
+    """
+    Raises:
+        UserError: the file is missing, not whole, damaged, or of another store.
+    """
+    file = place(folder, index)
+    mend = f"delete it, and `omnidistill pairs` with out={folder} resume=true makes it again"
+    try:
+        tensors, said = read_safetensors(file)
+    except UserError as error:
+        raise UserError(f"{str(error).rsplit(';', 1)[0]}; {mend}") from error
+    if said.get("store") != header.digest() or said.get("index") != str(index):
+        raise UserError(f"{file} is a shard of another store or another place in it; {mend}")
+    rows = min(header.shard, header.size - index * header.shard)
+    shape = (rows, len(header.times))
+    if "states" not in tensors or tuple(tensors["states"].shape[:2]) != shape:
+        raise UserError(f"{file} does not hold {rows} trajectories of {len(header.times)} states; {mend}")
+    return tensors["states"], _context(tensors)
+
+
+def whole(folder: FilePath, header: Header) -> list[int]:
+    """The shards that are there; their content is not looked at."""
+    return [index for index in range(header.count) if place(folder, index).is_file()]
+
+
+def read(folder: FilePath, header: Header) -> Bank:
+    """All trajectories, each file checked once and mapped.
+
+    Raises:
+        UserError: one is missing or not as it was written.
+    """
+    there = len(whole(folder, header))
+    if there < header.count:
+        raise UserError(
+            f"'{folder}' holds {there} of {header.count} shards; `omnidistill pairs` with out={folder} resume=true "
+            "makes the others"
+        )
+    pieces = [read_shard(folder, header, index) for index in range(header.count)]
+    return Bank(pieces, torch.tensor(header.times, dtype=torch.float64))
+
+
+def _flat(context: Context) -> dict[str, Tensor]:
+    """The tensors of a context by name: `context/anchor`, `context/condition/KEY`."""
+    found: dict[str, Tensor] = {}
+    for name in Context.__dataclass_fields__:
+        value = getattr(context, name)
+        if isinstance(value, Mapping):
+            found |= {f"context/{name}/{key}": item for key, item in value.items()}
+        elif value is not None:
+            found[f"context/{name}"] = value
+    return found
+
+
+def _context(tensors: Mapping[str, Tensor]) -> Context:
+    values: dict[str, Any] = {}
+    for name, value in tensors.items():
+        if name.startswith("context/"):
+            field_, _, key = name.removeprefix("context/").partition("/")
+            if key:
+                values.setdefault(field_, {})[key] = value
+            else:
+                values[field_] = value
+    return Context(**values)
