@@ -60,6 +60,7 @@ def demo(arguments: Arguments) -> None:
 
 
 def pairs(arguments: Arguments) -> None:
+    """`omnidistill pairs`: the trajectories of the teacher that a recipe wants, into a folder."""
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("config", arguments.overrides)

@@ -98,10 +98,12 @@ def read_header(folder: FilePath) -> Header:
 
 
 def place(folder: FilePath, index: int) -> FilePath:
+    """The file of a shard."""
     return folder / SHARDS / f"{index:05d}.safetensors"
 
 
 def write_shard(folder: FilePath, header: Header, index: int, states: Tensor, context: Context) -> None:
+    """Writes states [n, times, ...] and the contexts of these n trajectories as one shard, whole or not at all."""
     tensors = {"states": states, **_flat(context)}
     write_safetensors(tensors, place(folder, index), {"store": header.digest(), "index": str(index)})
 
