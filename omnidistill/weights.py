@@ -32,6 +32,12 @@ def _product(path: GaussianPath, t: Tensor) -> Tensor:
     return alpha * sigma
 
 
+def _velocity(path: GaussianPath, t: Tensor) -> Tensor:
+    alpha, _, sigma = path.coefficients(t)
+    alpha_rate, _, sigma_rate = path.rates(t)
+    return (alpha_rate - sigma_rate * alpha / sigma) ** 2
+
+
 def _reveal(path: Path, t: Tensor) -> Tensor:
     if "masked" not in path.offers:
         raise UserError(f"the weighting nelbo is the likelihood bound of a masked path, got {path}")
@@ -45,10 +51,13 @@ WEIGHTS: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "truncated_snr": _gaussian(lambda path, t: _snr(path, t).clamp_min(1.0)),
     "min_snr_5": _gaussian(lambda path, t: _snr(path, t).clamp_max(5.0)),
     "alpha_sigma": _gaussian(_product),
+    "velocity": _gaussian(_velocity),
     "nelbo": _reveal,
 }
 """`uniform`: 1. `snr`: alpha^2/sigma^2, the weight that makes an x0-gap the gradient of a KL divergence.
 `truncated_snr`: max(snr, 1) (Salimans & Ho 2022, sec. 4). `min_snr_5`: min(snr, 5) (Hang et al. 2023).
+`velocity`: (alpha' - sigma' alpha / sigma)^2, which turns an error of x0 into one of the trajectory's velocity; 1/t^2
+on a rectified flow.
 `alpha_sigma`: alpha sigma, which turns an x0-gap g into sigma^2 times the eps-gap alpha g/sigma (SwiftBrush).
 `nelbo`: -alpha'/(1 - alpha), 1/t for the linear schedule (Sahoo et al. 2024, MDLM, eq. 10); masked paths."""
 

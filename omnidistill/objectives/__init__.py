@@ -2,20 +2,24 @@
 
 from omnidistill.objectives.adversarial import Adversarial
 from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, StudentSpec
+from omnidistill.objectives.bootstrap import Bootstrap
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
+from omnidistill.objectives.reflow import Reflow
 from omnidistill.objectives.regression import Regression
 from omnidistill.objectives.reward import Reward
 from omnidistill.objectives.segments import Segments
 from omnidistill.objectives.step import Step, reduce
+from omnidistill.objectives.trajectories import Trajectories
 from omnidistill.objectives.weighted import Weighted
 
 __all__ = [
     "Adversarial",
     "BankSpec",
+    "Bootstrap",
     "Consistency",
     "Denoising",
     "FlowMap",
@@ -24,12 +28,14 @@ __all__ = [
     "Matching",
     "Nodes",
     "Objective",
+    "Reflow",
     "Regression",
     "Reward",
     "RoleSpec",
     "Segments",
     "Step",
     "StudentSpec",
+    "Trajectories",
     "Weighted",
     "reduce",
 ]
