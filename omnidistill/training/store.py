@@ -65,9 +65,11 @@ class Header:
         return -(-self.size // self.shard)
 
     def digest(self) -> str:
+        """SHA-256 of all of it, hexadecimal, which every shard holds."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: FilePath) -> None:
+        """Writes it into the folder of the store."""
         document = {"schema": SCHEMA, **asdict(self)}
         write_text(json.dumps(document, indent=1) + "\n", folder / HEADER)
 
