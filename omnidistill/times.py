@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
+from omnidistill.paths.base import shifted
 
 
 class Times(Protocol):
@@ -26,12 +27,16 @@ def _uniform(count: int, g: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform in t between `low` and `high`, cut to the path's span."""
+    """Uniform in t between `low` and `high`, cut to the path's span, after it is moved towards noise by `shift`
+    (`paths.shifted`; Esser et al. 2024, eq. 23)."""
 
     low: float = 0.0
     high: float = 1.0
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0.0 < self.shift < float("inf"):
+            raise UserError(f"times are shifted by a number above 0, got shift={self.shift}")
         if not 0.0 <= self.low < self.high <= 1.0:
             raise UserError(f"times need 0 <= low < high <= 1, got low={self.low}, high={self.high}")
 
@@ -41,7 +46,13 @@ class Uniform:
             raise UserError(
                 f"times from {self.low:g} to {self.high:g} lie outside the span {path.span} of {path}"
             )
-        return low + (high - low) * _uniform(count, g)
+        # The ends are moved back, so that the shifted times lie between them.
+        low, high = (_unshifted(end, self.shift) for end in (low, high))
+        return shifted(low + (high - low) * _uniform(count, g), self.shift)
+
+
+def _unshifted(t: float, shift: float) -> float:
+    return t / (shift - (shift - 1.0) * t)
 
 
 def _truncated_normal(count: int, low: Tensor, high: Tensor, g: torch.Generator) -> Tensor:

@@ -152,7 +152,8 @@ CHECKS: Mapping[str, Check] = {
     "student.shift": number(0, above=True),
     "student.gamma": optional(number(0, 1)),
     "student.block": optional(whole(1)),
-    "student.inputs": one_of("simulated", "data"),
+    "student.inputs": one_of("simulated", "data", "jumps"),
+    "student.walks": optional(several(whole(1), least=1)),
     "student.target_time": flag,
     "student.guidance": optional(number(0)),
     "student.adapter": optional(_adapter),
@@ -178,7 +179,7 @@ CHECKS: Mapping[str, Check] = {
     "recipe.departures": several(text),
 }
 
-OPEN = ("task", "families", "objective")
+OPEN = ("task", "families", "objective", "begin")
 """Sections whose keys are not known here: the component that a `_target_` names says which options it has."""
 
 
@@ -230,3 +231,7 @@ def _check_objective(settings: Mapping[str, Any]) -> None:
         if name not in families:
             raise unknown("objective family", name, families)
         number(0, above=False)(f"objective.{name}", weight)
+    for name, share in settings.get("begin", {}).items():
+        if name not in families:
+            raise unknown("objective family", name, families)
+        number(0, 1, below=True)(f"begin.{name}", share)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from omnidistill.context import Context
 from omnidistill.denoisers.answers import dtype_of
 from omnidistill.denoisers.base import Denoiser
+from omnidistill.denoisers.elsewhere import Elsewhere
 from omnidistill.denoisers.features import asked, feature_channels, feature_layer, pooled
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.denoisers.second import takes
@@ -53,6 +54,8 @@ class NetworkDenoiser(Denoiser):
             where the context has one. None: as the network says, see `denoisers.second.takes`.
         time_module: the name of the submodule that embeds the time, for students of a network that takes no second
             time or guidance scale; see `denoisers.second.Second`. None: as diffusers' classes call it.
+        trained_on: the name of the Gaussian path that the network was trained on, where that is not `path`; the
+            parameterisation and `time_input` then speak of it. See `denoisers.elsewhere`.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
@@ -70,8 +73,11 @@ class NetworkDenoiser(Denoiser):
         target_time: bool = False,
         guidance: bool | None = None,
         time_module: str | None = None,
+        trained_on: str | None = None,
     ) -> None:
         super().__init__(path)
+        self.elsewhere = None if trained_on is None else Elsewhere(path, trained_on)
+        self.home: Path = path if self.elsewhere is None else self.elsewhere.home
         self.network = network
         self.parameterisation, self.time_input = parameterisation, time_input
         self.sigma_data, self.unit_input, self.wants_target = sigma_data, unit_input, target_time
@@ -104,7 +110,12 @@ class NetworkDenoiser(Denoiser):
             "unit_input": self.unit_input,
             "target_time": self.wants_target,
             "time_module": self.time_module,
+            **({} if self.elsewhere is None else {"trained_on": self.elsewhere.home.name}),
         }
+
+    def _at_home(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """State and time on the path that the network was trained on."""
+        return (x_t, t) if self.elsewhere is None else self.elsewhere.state(x_t, t)
 
     def output(self, x_t: Tensor, t: Tensor, context: Context, target_time: Tensor | None = None) -> Tensor:
         """The bare network output."""
@@ -123,6 +134,7 @@ class NetworkDenoiser(Denoiser):
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The bare output and the features of these layers, see `omnidistill.denoisers.features.asked`."""
         view = TIME_INPUTS[self.time_input]
+        x_t, t = self._at_home(x_t, t)
         dtype = dtype_of(self.network, x_t)
 
         def cast(value: Tensor) -> Tensor:
@@ -131,10 +143,10 @@ class NetworkDenoiser(Denoiser):
         def time(value: Tensor | float, view: View = view) -> Tensor:
             value = as_time(value, x_t)
             # At t = 0 the belief is x_t itself and the output is not read; some views of time are infinite there.
-            value = torch.where(value == 0, self.path.span[0], value)
+            value = torch.where(value == 0, self.home.span[0], value)
             # Never in half precision: bfloat16 knows 1000 t to a multiple of 4.
             kept = torch.float64 if dtype == torch.float64 else torch.float32
-            return rows(view(self.path, value), x_t.shape[0]).to(kept)  # type: ignore[arg-type]
+            return rows(view(self.home, value), x_t.shape[0]).to(kept)  # type: ignore[arg-type]
 
         keywords: dict[str, Tensor] = {}
         # Tokens that are given stand in the state itself.
@@ -146,13 +158,15 @@ class NetworkDenoiser(Denoiser):
             keywords["guidance"] = context.guidance
         if self.wants_target:
             plain = getattr(self.network, "second_in_t", False)
-            s = 0.0 if target_time is None else target_time
+            s: Tensor | float = 0.0 if target_time is None else target_time
+            if self.elsewhere is not None:
+                s = self.elsewhere.time(as_time(s, x_t))
             keywords["target_time"] = time(s, TIME_INPUTS["t"] if plain else view)
         condition = context.condition if dtype == x_t.dtype else context.map(cast).condition
         given = () if condition is None else (condition,)
         x = x_t
         if self.unit_input:
-            alpha, _, sigma = self.path.coefficients(t)  # type: ignore[attr-defined]
+            alpha, _, sigma = self.home.coefficients(t)  # type: ignore[attr-defined]
             x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t, self._time_axis)
         return asked(self.network, layers, answered, cast(x), time(t), *given, **keywords)
 
@@ -167,11 +181,12 @@ class NetworkDenoiser(Denoiser):
             raise UserError(
                 f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match"
             )
-        anchor = context.anchor if "anchored" in self.path.offers else None
+        x_t, t = self._at_home(x_t, t)
+        anchor = context.anchor if "anchored" in self.home.offers else None
         # The boundary f(x, 0) = x holds whatever the network; some parameterisations are singular there.
-        regular = torch.where(t == 0, self.path.span[0], t)
+        regular = torch.where(t == 0, self.home.span[0], t)
         mean = to_x0(
-            self.path,  # type: ignore[arg-type]
+            self.home,  # type: ignore[arg-type]
             self.parameterisation,
             out.to(x_t.dtype),
             x_t,
@@ -212,7 +227,8 @@ class NetworkDenoiser(Denoiser):
         """
         if self.parameterisation == "logits":
             return torch.ones_like(t)
-        return affine(self.path, self.parameterisation, t, self.sigma_data).b ** -2  # type: ignore[arg-type]
+        u = t if self.elsewhere is None else self.elsewhere.time(t)
+        return affine(self.home, self.parameterisation, u, self.sigma_data).b ** -2  # type: ignore[arg-type]
 
     # --- features of inner layers ---------------------------------------------------------------------------------
 

@@ -130,9 +130,28 @@ class StudentSpec:
     Attributes:
         steps: the step count it is trained for; objectives that roll the student out draw one of these steps.
         sampler: how it goes from one step to the next.
-        inputs: `simulated` (its own earlier steps, the default) or `data` (real data noised).
+        inputs: `simulated` (its own earlier steps, the default), `data` (real data noised), or `jumps`: three jumps to,
+            over and from the step, all with a graph (`FewStep.three_jumps`).
+        walks: numbers of steps, of which one is drawn for each update in place of `steps`.
     """
 
     steps: int = 1
     sampler: FewStep = field(default_factory=FewStep)
     inputs: str = "simulated"
+    walks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(count < 1 for count in self.walks):
+            raise UserError(f"student.walks are numbers of steps from 1 on, got {list(self.walks)}")
+        if self.inputs == "jumps" and self.sampler.transition != "ode":
+            raise UserError(
+                "student.inputs=jumps goes along one trajectory, which student.transition="
+                f"{self.sampler.transition} leaves; use student.transition=ode"
+            )
+        if self.walks and self.sampler.listed is not None:
+            raise UserError("student.walks needs times for any number of steps; leave student.times out")
+
+    @property
+    def calls(self) -> int:
+        """Network calls with a graph in one rollout, whatever its number of steps; `Objective.cost` declares one."""
+        return 3 if self.inputs == "jumps" else 1

@@ -130,18 +130,23 @@ class Step:
     def rollout(self) -> Rollout:
         """The student's answer from its own inputs; with a graph only when the student is being trained."""
         if self._rollout is None:
-            data = self.x0 if self.spec.inputs == "data" else None
+            sampler, steps = self.spec.sampler, self._steps()
+            asked = (self["student"], self.like, steps, self.context)
             with torch.set_grad_enabled(self.role == "student"):
-                self._rollout = self.spec.sampler.rollout(
-                    self["student"],
-                    self.like,
-                    self.spec.steps,
-                    self.context,
-                    g=self.g,
-                    data=data,
-                    structure=self.structure,
-                )
+                if self.spec.inputs == "jumps":
+                    self._rollout = sampler.three_jumps(*asked, g=self.g, structure=self.structure)
+                else:
+                    data = self.x0 if self.spec.inputs == "data" else None
+                    self._rollout = sampler.rollout(*asked, g=self.g, data=data, structure=self.structure)
         return self._rollout
+
+    def _steps(self) -> int:
+        """How many steps the rollout's walk has."""
+        walks = self.spec.walks
+        if not walks:
+            return self.spec.steps
+        g = self.structure
+        return walks[int(torch.randint(len(walks), (), generator=g, device=g.device))]
 
     def noised(self, times: Times) -> tuple[Tensor, Tensor]:
         """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution.

@@ -23,14 +23,25 @@ class Weighted:
     Args:
         parts: objectives by name.
         weights: a weight for each name.
+        begins: for some names the share of the run after which the student has their terms (a refinement after a first
+            stage). Critics are trained from the start, so that they know the student by then.
     """
 
-    def __init__(self, parts: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, parts: Mapping[str, Objective], weights: Mapping[str, float], begins: Mapping[str, float] = {}
+    ) -> None:
         if not parts:
             raise UserError("an objective needs at least one part, e.g. objective.matching=1.0")
         if set(parts) != set(weights):
             raise UserError(f"parts {sorted(parts)} and weights {sorted(weights)} must have the same names")
         self.parts, self.weights = dict(parts), {name: float(value) for name, value in weights.items()}
+        self.begins = {name: share for name, share in begins.items() if share > 0.0}
+        if unknown := set(self.begins) - set(parts):
+            raise UserError(f"begin.{min(unknown)} is of no part; parts are {', '.join(parts)}")
+        if len(self.begins) == len(parts):
+            raise UserError(
+                f"something must be trained from the start; begin names all parts: {', '.join(parts)}"
+            )
         self.needs: frozenset[str] = frozenset().union(*(part.needs for part in parts.values()))
         self.roles: dict[str, RoleSpec] = {}
         for part in parts.values():
@@ -71,9 +82,10 @@ class Weighted:
             self.guidance_range is not None
         ):  # before any part looks, where the step was made without the range
             step.draw_guidance(*self.guidance_range)
-        if asked := self.questions(role):
+        parts = self._begun(role, step)
+        if asked := _asked(parts, role):
             step.expect(asked)
-        for name, part in self.parts.items():
+        for name, part in parts.items():
             result = part.losses(role, step)
             if result is None:
                 continue
@@ -85,13 +97,20 @@ class Weighted:
                 diagnostics[f"{name}/{key}" if key in diagnostics else key] = value
         return Losses(terms, diagnostics) if terms else None
 
+    def _begun(self, role: str, step: Step) -> Mapping[str, Objective]:
+        """The parts that are trained at this point of the run."""
+        if role != "student" or not self.begins:
+            return self.parts
+        over = step.update / step.total
+        return {name: part for name, part in self.parts.items() if over >= self.begins.get(name, 0.0)}
+
     def questions(self, role: str) -> list[Question]:
         """What the parts are going to ask."""
-        return [q for part in self.parts.values() if hasattr(part, "questions") for q in part.questions(role)]
+        return _asked(self.parts, role)
 
     def cost(self, role: str) -> Calls:
-        """The parts' calls, except that the rollout that several of them look at is made once, and that a model is
-        asked once about a noised copy of it."""
+        """The parts' calls once all have begun, except that the rollout that several of them look at is made once, and
+        that a model is asked once about a noised copy of it."""
         total: Counter[str] = Counter()
         rolled = 0
         for part in self.parts.values():
@@ -106,3 +125,7 @@ class Weighted:
         for question in merged(asked):
             total[question.model] += question.calls
         return {name: count for name, count in total.items() if count}
+
+
+def _asked(parts: Mapping[str, Objective], role: str) -> list[Question]:
+    return [q for part in parts.values() if hasattr(part, "questions") for q in part.questions(role)]

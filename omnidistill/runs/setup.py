@@ -158,7 +158,8 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
                 f"objective.{name} has no families.{name} that says how; known: {', '.join(cfg.families)}"
             )
         parts[name], weights[name] = build(cfg.families[name]), float(value)
-    objective = Weighted(parts, weights)
+    begins = {name: float(share) for name, share in plain(cfg.get("begin", {})).items() if name in parts}
+    objective = Weighted(parts, weights, begins)
     has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
     lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
     lacking += sorted(
@@ -237,7 +238,8 @@ def _freeze(network: nn.Module, origin: nn.Module) -> None:
 
 
 def spec_of(cfg: DictConfig) -> StudentSpec:
-    return StudentSpec(cfg.student.steps, sampler_of(cfg), cfg.student.inputs)
+    walks = tuple(plain(cfg.student.get("walks")) or ())
+    return StudentSpec(cfg.student.steps, sampler_of(cfg), cfg.student.inputs, walks)
 
 
 def sampler_of(cfg: DictConfig) -> FewStep:

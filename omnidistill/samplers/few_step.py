@@ -182,6 +182,34 @@ class FewStep(Sampler):
         belief, x0 = self._answer(denoiser, x, t, times[k + 1], context, g)
         return Rollout(x, t, belief, x0, context)
 
+    def three_jumps(
+        self,
+        denoiser: Denoiser,
+        like: Tensor,
+        steps: int,
+        context: Context = Context(),
+        *,
+        g: torch.Generator,
+        structure: torch.Generator | None = None,
+    ) -> Rollout:
+        """The end of a walk of `steps` steps in three answers, all with a graph: from the prior to one of the steps'
+        starts, over this step, and from its end to the data (AnyFlow 2026, arXiv:2605.13724, flow-map backward
+        simulation). The step is drawn for the whole batch as in `rollout`; jumps of no length are asked about like the
+        others, so the cost does not depend on which it is, nor on how many there are.
+
+        What is compared with the data is then the student's own walk, with the gradient through all of it, where a
+        rollout of simulated inputs has one answer's.
+        """
+        path, times = denoiser.path, self.times(denoiser, steps)
+        k = _drawn(steps, structure or g)
+        x = path.prior(like, context, g=g)
+        nodes = torch.stack((times[0], times[k], times[k + 1], torch.zeros_like(times[0])))
+        for i in range(3):
+            state, t, s = x, nodes[i], nodes[i + 1]
+            belief, x0 = self._answer(denoiser, state, t, s, context, g)
+            x = self._go_on(denoiser, state, belief, x0, t, s, context, g)
+        return Rollout(state, t.expand(x.shape[0]).to(x.device), belief, x, context)
+
     def trajectory(
         self,
         denoiser: Denoiser,
