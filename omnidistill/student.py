@@ -25,6 +25,7 @@ from omnidistill.context import Condition, Context
 from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told, Windowed
+from omnidistill.denoisers.heads import Heads
 from omnidistill.denoisers.second import with_second
 from omnidistill.errors import RunError, UserError, unknown
 from omnidistill.paths import Path
@@ -273,6 +274,11 @@ def read_recipe(folder: FilePath, name: str) -> Recipe:
         raise UserError(f"{path} is not a description of a saved model ({error})") from error
 
 
+def _with_heads(network: nn.Module, recipe: Recipe) -> nn.Module:
+    cells = recipe.reading.get("cells")
+    return network if cells is None else Heads(network, cells)
+
+
 def _filled(
     network: nn.Module,
     tensors: dict[str, Tensor],
@@ -314,7 +320,7 @@ def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") 
     tensors, _ = read_safetensors(folder / f"{name}.safetensors")
 
     def network() -> nn.Module:
-        return task.network(target_time=recipe.target_time, guidance=recipe.guided)
+        return _with_heads(task.network(target_time=recipe.target_time, guidance=recipe.guided), recipe)
 
     with _described_by(folder / f"{name}.json"):
         check_network(network, tensors if recipe.adapter is None else None)
@@ -352,6 +358,7 @@ def load(
             guidance=recipe.guided,
             time_module=recipe.reading.get("time_module"),
         )
+        network = _with_heads(network, recipe)
         tensors, _ = read_safetensors(folder / "student.safetensors")
         network = _filled(single(network, say=False), tensors, folder, "student", recipe)
         denoiser = assemble(network, path, recipe).to(device).eval()

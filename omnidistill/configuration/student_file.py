@@ -46,6 +46,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "reading.sigma_data": settings.number(0, above=True),
     "reading.unit_input": settings.flag,
     "reading.target_time": settings.flag,
+    "reading.cells": settings.CHECKS["student.cells"],
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -13,6 +14,7 @@ from omnidistill.denoisers.answers import dtype_of
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.elsewhere import Elsewhere
 from omnidistill.denoisers.features import asked, feature_channels, feature_layer, pooled
+from omnidistill.denoisers.heads import jump_shares
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError, unknown
@@ -56,6 +58,7 @@ class NetworkDenoiser(Denoiser):
             time or guidance scale; see `denoisers.second.Second`. None: as diffusers' classes call it.
         trained_on: the name of the Gaussian path that the network was trained on, where that is not `path`; the
             parameterisation and `time_input` then speak of it. See `denoisers.elsewhere`.
+        cells: the network has this many heads in place of a second time, see `denoisers.heads`.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
@@ -74,8 +77,17 @@ class NetworkDenoiser(Denoiser):
         guidance: bool | None = None,
         time_module: str | None = None,
         trained_on: str | None = None,
+        cells: int | None = None,
     ) -> None:
         super().__init__(path)
+        self.cells = cells
+        if cells is not None:
+            if not {"gaussian", "composable"} <= path.offers or "simplex" in path.offers:
+                raise UserError(
+                    f"cells={cells}: a mean over heads is a mean of beliefs where these are points on a Gaussian path, "
+                    f"got {path}; use recipe=flow-map-matching"
+                )
+            target_time = True
         self.elsewhere = None if trained_on is None else Elsewhere(path, trained_on)
         self.home: Path = path if self.elsewhere is None else self.elsewhere.home
         self.network = network
@@ -111,6 +123,7 @@ class NetworkDenoiser(Denoiser):
             "target_time": self.wants_target,
             "time_module": self.time_module,
             **({} if self.elsewhere is None else {"trained_on": self.elsewhere.home.name}),
+            **({} if self.cells is None else {"cells": self.cells}),
         }
 
     def _at_home(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,9 +144,11 @@ class NetworkDenoiser(Denoiser):
         target_time: Tensor | None,
         layers: Sequence[str] = (),
         answered: int | None = None,
+        head: Tensor | None = None,
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The bare output and the features of these layers, see `omnidistill.denoisers.features.asked`."""
         view = TIME_INPUTS[self.time_input]
+        asked_at = t
         x_t, t = self._at_home(x_t, t)
         dtype = dtype_of(self.network, x_t)
 
@@ -156,7 +171,11 @@ class NetworkDenoiser(Denoiser):
             keywords["mask"] = context.mask
         if self.wants_guidance and context.guidance is not None:
             keywords["guidance"] = context.guidance
-        if self.wants_target:
+        if self.cells is not None:
+            r = 0.0 if target_time is None else target_time
+            jump = jump_shares(self.path, self.cells, asked_at, r, x_t)
+            keywords["cells"] = jump if head is None else F.one_hot(head, self.cells).to(jump.dtype)
+        elif self.wants_target:
             plain = getattr(self.network, "second_in_t", False)
             s: Tensor | float = 0.0 if target_time is None else target_time
             if self.elsewhere is not None:
@@ -175,6 +194,16 @@ class NetworkDenoiser(Denoiser):
     ) -> Posterior:
         t = as_time(t, x_t)
         return self._read(self.output(x_t, t, context, target_time), x_t, t, context)
+
+    def cell(self, x_t: Tensor, t: Tensor, head: Tensor, context: Context = Context()) -> Posterior:
+        """The belief of one head a sample, Long[b], about its cell of the trajectory through (x_t, t). A call."""
+        if self.cells is None:
+            raise UserError("this student has no heads; set student.cells to their number")
+        self.count()
+        t = as_time(t, x_t)
+        out, _ = self._outputs(x_t, t, context, None, head=head)
+        assert out is not None
+        return self._read(out, x_t, t, context)
 
     def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
         if out.shape != x_t.shape:

@@ -3,6 +3,7 @@
 from omnidistill.objectives.adversarial import Adversarial
 from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, StudentSpec
 from omnidistill.objectives.bootstrap import Bootstrap
+from omnidistill.objectives.cells import Cells
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.flow_map import FlowMap
@@ -20,6 +21,7 @@ __all__ = [
     "Adversarial",
     "BankSpec",
     "Bootstrap",
+    "Cells",
     "Consistency",
     "Denoising",
     "FlowMap",

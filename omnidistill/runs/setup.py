@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from omnidistill.configuration.compose import build
 from omnidistill.context import Batch
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.denoisers.heads import Heads
 from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
@@ -183,9 +184,19 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
 def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:
     """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's."""
     options = cfg.student
+    cells = options.get("cells")
+    if cells is not None and (options.target_time or adapter_of(cfg) is not None):
+        raise UserError(
+            f"student.cells={cells} tells the student where it jumps, and its last layer is a new one; leave "
+            "student.target_time and student.adapter out"
+        )
     recipe = Recipe(
         task=described(plain(cfg.task), task),
-        reading={**origin.reading(), "target_time": bool(options.target_time)},
+        reading={
+            **origin.reading(),
+            "target_time": bool(options.target_time),
+            **({} if cells is None else {"cells": cells}),
+        },
         target_time=bool(options.target_time),
         guided=options.guidance is not None,
         transition=options.transition,
@@ -204,6 +215,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     adapter = adapter_of(cfg)
     if adapter is None:
         _freeze(network, origin.network)
+        network = network if cells is None else Heads(network, cells)
     else:
         network = adapt(network, origin.network, adapter)
         free = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
