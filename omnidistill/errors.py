@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What would end a line, drive a terminal, or cannot be written at all; a name from a file may hold it."""
+
+
+def one_line(message: object) -> str:
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(message))
 
 
 class UserError(ValueError):
     """The input is wrong. The message is one line: what conflicts, the value given, what is possible."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class NotOffered(UserError):
@@ -16,6 +27,9 @@ class NotOffered(UserError):
 
 class RunError(RuntimeError):
     """The input was fine but the run could not go on, e.g. a loss became NaN. One line: cause and what was kept."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:

@@ -287,8 +287,8 @@ def test_a_run_of_before_a_key_came_into_being_is_resumed_at_its_default(compose
     config.check_resumable(compose(*options), tmp_path)
     config.check_resumable(compose(), tmp_path)
     for override, said in (
-        ("on_bad=skip", "on_bad was unset and is now skip"),
-        ("student.shift=3", "student.shift was unset and is now 3"),
+        ("on_bad=skip", "on_bad was stop and is now skip"),
+        ("student.shift=3", "student.shift was 1.0 and is now 3"),
         ("families.matching.critic=none", "matching.critic was unset and is now none"),
     ):
         assert said in refusal(lambda o=override: config.check_resumable(compose(o), tmp_path))

@@ -86,11 +86,19 @@ class OwnTokens:
         return " ".join(marked.split()).split(MARKER)
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []
+        return self._encoded([text])[0] if text else []
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            made = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:  # e.g. a token for what is unknown that it does not have
+            reason = shown(" ".join(str(error).split()))[:160]
+            raise UserError(f"the tokenizer {shown(self.source)} cannot read a text ({reason})") from error
+        return [list(one.ids) for one in made]
 
     def encode_all(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids of all texts one after another, Long[total], and how many each has, Long[texts]."""
-        found = [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        found = self._encoded(texts)
         ids = torch.tensor([i for one in found for i in one], dtype=torch.long)
         return ids, torch.tensor([len(one) for one in found], dtype=torch.long)
 
@@ -99,7 +107,13 @@ class OwnTokens:
 
     def decode(self, ids: Tensor | Iterable[int]) -> str:
         numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        return str(self._tokenizer.decode(numbers, skip_special_tokens=True))
+        try:
+            return str(self._tokenizer.decode(numbers, skip_special_tokens=True))
+        except Exception as error:  # as above
+            reason = shown(" ".join(str(error).split()))[:160]
+            raise UserError(
+                f"the tokenizer {shown(self.source)} cannot write {numbers[:8]} ({reason})"
+            ) from error
 
     def judged(self, text: str) -> str:
         """`text` in the alphabet that it is judged in."""

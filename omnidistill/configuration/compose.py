@@ -85,13 +85,26 @@ def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig
     plain = received.read_yaml(file)
     if not isinstance(plain, dict):
         raise UserError(f"'{file}' is no configuration of a run")
-    cfg = OmegaConf.create(plain)
+    cfg = OmegaConf.create(_filled(plain))
     given = read(overrides)
     cfg["trust"] = []
     OmegaConf.set_struct(cfg, True)
     for item in given:
         _apply(cfg, item)
     return _checked(cfg, given)
+
+
+def _filled(plain: dict[str, Any]) -> dict[str, Any]:
+    """With what it lacks at its default: it may be older than a key, or have lost one on its way."""
+    filled = {str(name): dict(value) if isinstance(value, dict) else value for name, value in plain.items()}
+    for key in settings.CHECKS:
+        section, _, name = key.rpartition(".")
+        if key in NEEDED or (section in NEEDED and section not in filled):
+            continue  # said to be missing by the check
+        holder = filled.setdefault(section, {}) if section else filled
+        if isinstance(holder, dict):
+            holder.setdefault(name, defaults.of(key))
+    return filled
 
 
 def save_config(cfg: DictConfig, folder: str | Path) -> Path:

@@ -239,8 +239,11 @@ def _instantiate(plain: dict[str, Any], where: str, kwargs: Mapping[str, Any]) -
         cause = error
     if isinstance(cause, UserError | RunError):
         raise cause
-    if isinstance(
-        cause, TypeError | ValueError | OSError | ArithmeticError
-    ):  # an OSError: there are no such weights
-        raise UserError(f"{where}: {' '.join(str(cause).split())}") from cause
-    raise cause
+    if isinstance(cause, MemoryError):
+        raise cause
+    said = " ".join(str(cause).split())[:300]
+    if not isinstance(cause, TypeError | ValueError | OSError | ArithmeticError) or not said:
+        said = (
+            f"it cannot be built so ({type(cause).__name__}: {said})"  # e.g. a network where a path should be
+        )
+    raise UserError(f"{where}: {said}") from cause

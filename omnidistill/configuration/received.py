@@ -87,13 +87,16 @@ def read_yaml(path: Path) -> Any:
 
 
 def check(value: Any, where: str) -> None:
-    """Refuses nesting deeper than `DEEPEST` and interpolations: what `${...}` leads to is nobody else's to ask for."""
+    """Refuses nesting deeper than `DEEPEST`, interpolations, since what `${...}` leads to is nobody else's to ask for,
+    and halves of characters, which no file and no name can hold."""
     level: list[Any] = [value]
     for _ in range(DEEPEST + 1):
         inside: list[Any] = []
         for item in level:
             if isinstance(item, str) and "${" in item:
                 raise UserError(f"{where}: '{item[:80]}' holds an interpolation, which is not resolved here")
+            if isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in item):
+                raise UserError(f"{where}: '{item[:80]}' holds half a character (a lone surrogate)")
             if isinstance(item, Mapping):
                 inside += [*item.keys(), *item.values()]
             elif isinstance(item, list | tuple):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnidistill.configuration import received
 from omnidistill.data.files import write_text
 from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.caveats import caveats
@@ -59,6 +60,8 @@ POINT: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "seconds_per_sample": (int, float),
 }
+MOST = 1 << 63
+"""Whole numbers are below: those of counts and seeds."""
 TRAINING = ("student_updates", "seconds", "samples_per_second", "peak_memory_mb", "calls")
 
 
@@ -141,10 +144,13 @@ def read_metrics(source: str | Path) -> dict[str, Any]:
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file")  # a pipe would never end
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        received.check(document, str(path))
     except FileNotFoundError:
         raise UserError(f"no {NAME} at {path}; a run of `omnidistill distill` writes one") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are both ValueErrors
         first = str(error).splitlines()[0]
         raise UserError(
@@ -182,19 +188,29 @@ def fault(document: Any) -> str | None:
         return wrong
     primary = document["primary"]
     if not isinstance(primary.get("name"), str) or primary.get("better") not in ("lower", "higher"):
-        return f"primary is {primary}, expected a name and better lower or higher"
+        return f"primary is {primary!r:.80}, expected a name and better lower or higher"
     for model in ("teacher", "student"):
         for index, point in enumerate(document[model]):
             where = f"{model}[{index}]."
             wrong = _fields(point, POINT, where) or _numbers(point["metrics"], f"{where}metrics")
             if wrong is None and primary["name"] not in point["metrics"]:
                 wrong = f"{where}metrics lacks the primary '{primary['name']}'"
+            if wrong is None and point["steps"] < 1:
+                wrong = f"{where}steps is {point['steps']}"
             wrong = wrong or _ends(point.get("interval"), f"{where}interval")
             if wrong:
                 return wrong
+    known = {point["steps"] for point in document["teacher"]}
+    if alone := sorted({point["steps"] for point in document["student"]} - known):
+        return f"the student is judged at steps={alone[0]}, the teacher is not"
     lacking = [key for key in TRAINING if key not in document["training"]]
     if lacking:
         return f"training lacks {', '.join(lacking)}"
+    wrong = _fields(
+        document["training"], {key: (int, float) for key in TRAINING} | {"calls": dict}, "training."
+    )
+    if wrong or (wrong := _numbers(document["training"]["calls"], "training.calls")):
+        return wrong
     gaps = {key: value for key, value in document["gap_closed"].items() if value is not None}
     wrong = _numbers(gaps, "gap_closed") or _numbers(document["floor"], "floor")
     return wrong or (_later(document) if schema > 1 else None)
@@ -235,7 +251,9 @@ def _refuse(constant: str) -> float:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < MOST if isinstance(value, int) else math.isfinite(value)
 
 
 def _ends(ends: Any, where: str) -> str | None:
@@ -246,8 +264,15 @@ def _ends(ends: Any, where: str) -> str | None:
 
 def _numbers(values: Mapping[str, Any], where: str) -> str | None:
     return next(
-        (f"{where}['{key}'] is {value!r}" for key, value in values.items() if not _number(value)), None
+        (f"{where}['{key}'] is {_short(value)}" for key, value in values.items() if not _number(value)), None
     )
+
+
+def _short(value: Any) -> str:
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # a whole number of thousands of digits
+        return "a number without end"
 
 
 def _fields(given: Any, wanted: Mapping[str, type | tuple[type, ...]], where: str) -> str | None:
@@ -256,8 +281,9 @@ def _fields(given: Any, wanted: Mapping[str, type | tuple[type, ...]], where: st
     for key, kind in wanted.items():
         if key not in given:
             return f"{where}{key} is missing"
-        if not isinstance(given[key], kind) or isinstance(given[key], bool):
-            return f"{where}{key} is {given[key]!r:.40}"
+        value = given[key]
+        if not isinstance(value, kind) or (isinstance(value, int | float) and not _number(value)):
+            return f"{where}{key} is {_short(value)}"
     return None
 
 

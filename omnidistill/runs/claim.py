@@ -87,5 +87,5 @@ def _configured(asked: Claim, name: str, folder: Path, more: Sequence[str], seed
             *more,
         ],
     )
-    setup.objective_of(cfg, build(cfg.task))  # what a recipe lacks on its task is said here, too
+    setup.objective_of(cfg, setup.task_of(cfg))  # what a recipe lacks on its task is said here, too
     return cfg

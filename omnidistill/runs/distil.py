@@ -39,7 +39,7 @@ class Distilled(NamedTuple):
 def distill(cfg: DictConfig) -> FilePath:
     """Runs the recipe on the task and writes student, metrics, samples and page into `cfg.out`."""
     out = FilePath(cfg.out)
-    task: Task = build(cfg.task)
+    task = setup.task_of(cfg)
     device = setup.device_of(cfg)
     teacher = setup.teacher_of(cfg, task, device)
     # What the recipe lacks is said before anything is written.

@@ -163,7 +163,7 @@ def evaluate(
             f"the student in {out} was made from your own module, which no file holds: omnidistill.load({str(out)!r}, "
             "network=, path=) samples it, and report shows what was measured"
         )
-    task: Task = build(cfg.task)
+    task = setup.task_of(cfg)
     student, _ = read_denoiser(out, "student", task, device)
     teacher = setup.guided(setup.teacher_of(cfg, task, device), task, cfg.guidance)
     return judge(cfg, task, teacher, student, read_metrics(out)["training"], out)

@@ -54,7 +54,7 @@ class Reasons:
         settings = setup.plain(cfg.task)
         if self.task is None or settings != self.settings:
             self.task = None  # before the next one is loaded
-            self.task, self.settings = config.build(cfg.task), settings
+            self.task, self.settings = setup.task_of(cfg), settings
         assert self.task is not None
         return self.task
 

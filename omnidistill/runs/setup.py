@@ -64,6 +64,14 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
+def task_of(cfg: DictConfig) -> Task:
+    """The task of a configuration, which may have come with somebody's run."""
+    task = build(cfg.task)
+    if not isinstance(task, Task):
+        raise UserError(f"task: _target_ '{cfg.task.get('_target_')}' is no task")
+    return task
+
+
 def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
     """The teacher: the folder that was named, else the closed form, else the one that comes with the package."""
     if cfg.teacher:
@@ -158,7 +166,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             raise UserError(
                 f"objective.{name} has no families.{name} that says how; known: {', '.join(cfg.families)}"
             )
-        parts[name], weights[name] = build(cfg.families[name]), float(value)
+        parts[name], weights[name] = _objective(cfg.families[name], name), float(value)
     begins = {name: float(share) for name, share in plain(cfg.get("begin", {})).items() if name in parts}
     objective = Weighted(parts, weights, begins)
     has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
@@ -179,6 +187,13 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             "(`omnidistill recipes` lists what each recipe needs)"
         )
     return objective
+
+
+def _objective(node: Any, name: str) -> Any:
+    made = build(node)
+    if lacks := [part for part in ("roles", "needs", "losses", "cost") if not hasattr(made, part)]:
+        raise UserError(f"families.{name} is no objective: it has no {' and no '.join(lacks)}")
+    return made
 
 
 def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:

@@ -25,7 +25,7 @@ def train(cfg: DictConfig) -> FilePath:
 
     out = FilePath(cfg.out)
     device = setup.device_of(cfg)
-    task: Task = build(cfg.task)
+    task = setup.task_of(cfg)
     objective = setup.objective_of(cfg, task)
     if cfg.resume:
         check(out, setup.settings_of(cfg))
