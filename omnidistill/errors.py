@@ -11,6 +11,7 @@ _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def one_line(message: object) -> str:
+    """The message with line ends and control characters spelt out."""
     return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(message))
 
 
