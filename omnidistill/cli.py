@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from omnidistill import __version__
 from omnidistill.commands import Arguments, Command, commands
 from omnidistill.commands.streams import tolerant
-from omnidistill.errors import RunError, UserError, unknown
+from omnidistill.errors import RunError, SaidElsewhere, UserError, unknown
 
 # Threads that wait by spinning for long stall each other when another process wants the cores too: two trainings side
 # by side ran many times slower. GNU OpenMP reads this once, when torch is first imported; a value of the user's stays.
@@ -69,6 +69,8 @@ def _explain(error: Exception) -> int:
 
     words = " ".join(str(error).split())
     if isinstance(error, UserError):
+        if isinstance(error, SaidElsewhere):
+            return 2
         return _say(f"error: {words}", 2)
     if place := fault(error):
         return _say(f"error: {place}; choose another out or make room", 2)

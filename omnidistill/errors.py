@@ -22,6 +22,10 @@ class UserError(ValueError):
         super().__init__(one_line(message))
 
 
+class SaidElsewhere(UserError):
+    """Another process of the same run has refused the input and said why; this one ends without a word."""
+
+
 class NotOffered(UserError):
     """A recipe needs what the task does not have: no other input would mend it, only another recipe or task."""
 

@@ -20,6 +20,7 @@ KEYS = {
     "seed=S": "same seed, same machine, same numbers",
     "device=D": "auto, cpu or cuda",
     "precision=P": "fp32 or bf16",
+    "strategy=S": "of several processes, started by torchrun: ddp (each holds every network) or fsdp (a share of each)",
     "resume=true": "go on in the same out; the result equals a run never stopped",
     "configs=DIR": "a folder of your own task/, recipe/ and tuning/ files",
 }
@@ -103,6 +104,7 @@ def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: boo
     from omnidistill.configuration import listing
     from omnidistill.data.files import write_text
     from omnidistill.runs import folders
+    from omnidistill.training.ranks import announced, joined
 
     if cfg.task.get("name") == listing.OWN:
         raise UserError("task=own is a teacher that is given from Python: omnidistill.distill(teacher, ...)")
@@ -112,10 +114,14 @@ def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: boo
         )
     if cfg.get("pairs") and not Path(cfg.pairs).is_dir():
         raise UserError(f"pairs={cfg.pairs} is no folder; give the one that `omnidistill pairs` made")
-    with folders.opened(cfg.out, resume=cfg.resume, again=again) as folder:
-        if cfg.resume and (folder / "config.yaml").exists():
-            config.check_resumable(cfg, folder)
-        write_text(shlex.join(["omnidistill", command, *overrides]) + "\n", folder / "logs" / "command.txt")
+    with joined(cfg.strategy, cfg.device) as ranks, contextlib.ExitStack() as stack:
+        with announced(ranks):  # one process has the folder, for all of them
+            if ranks.main:
+                folder = stack.enter_context(folders.opened(cfg.out, resume=cfg.resume, again=again))
+                if cfg.resume and (folder / "config.yaml").exists():
+                    config.check_resumable(cfg, folder)
+                line = shlex.join(["omnidistill", command, *overrides])
+                write_text(line + "\n", folder / "logs" / "command.txt")
         yield
 
 

@@ -36,6 +36,8 @@ FREE_TO_CHANGE = (
     "resume",
     "device",
     "threads",
+    "strategy",
+    "teacher_on_cpu",
     "trust",
     "evaluation",
     "checkpoint",

@@ -134,6 +134,8 @@ CHECKS: Mapping[str, Check] = {
     "steps": _steps,
     "device": one_of("auto", "cpu", "cuda"),
     "precision": one_of("fp32", "bf16"),
+    "strategy": one_of("auto", "ddp", "fsdp"),
+    "teacher_on_cpu": flag,
     "resume": flag,
     "on_bad": one_of("stop", "skip"),
     "threads": optional(whole(1, 1024)),

@@ -19,18 +19,23 @@ def asked(
 
     A network with `returns_features = True` gives them as outputs (see `omnidistill.networks.features`) and answers
     the first `answered` samples alone; None for 0. From somebody else's module they are caught by hooks on the
-    submodules of these names, which answers everybody, and does not work where the module is sharded or compiled.
+    submodules of these names, which answers everybody, and does not work where the module is compiled. They leave the
+    module as outputs, beside its answer: who shards it then knows that a gradient may come in there.
     """
     if not layers:
         return tensor_of(network(*inputs, **keywords), network), {}
+    for name in layers:
+        _check_reach(network, name)
     if getattr(network, "returns_features", False):
         answer, found = network(*inputs, **keywords, features=tuple(layers), answered=answered)
         return answer, found
     caught: dict[str, Tensor] = {}
     handles = [_module(network, name).register_forward_hook(_catch(caught, name)) for name in layers]
+    both = network.register_forward_hook(lambda module, inputs, output: (output, caught), prepend=True)
     try:
-        answer = tensor_of(network(*inputs, **keywords), network)
+        answer = tensor_of(network(*inputs, **keywords)[0], network)
     finally:
+        both.remove()
         for handle in handles:
             handle.remove()
     if missing := [name for name in layers if name not in caught]:
@@ -43,6 +48,21 @@ def _catch(caught: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def
         caught[name] = output[0] if isinstance(output, tuple) else output
 
     return hook
+
+
+def _check_reach(network: nn.Module, name: str) -> None:
+    """
+    Raises:
+        UserError: the layer is inside a block whose parameters are gathered for the block as a whole.
+    """
+    above = name.split(".")[:-1]
+    for end in range(1, len(above) + 1):
+        block = _module(network, ".".join(above[:end]))
+        if hasattr(block, "unshard"):
+            raise UserError(
+                f"strategy=fsdp gathers {'.'.join(above[:end])} as a whole, and layer {name} is inside of it; take the "
+                f"features of {'.'.join(above[:end])}, or strategy=ddp"
+            )
 
 
 def _module(network: nn.Module, name: str) -> nn.Module:

@@ -19,6 +19,7 @@ from omnidistill.runs import folders, pairs, setup
 from omnidistill.runs.evaluate import judge
 from omnidistill.student import Recipe, save
 from omnidistill.tasks import Task
+from omnidistill.training.ranks import here
 from omnidistill.training.resume import check
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ WRITTEN = ("config.yaml", "student.safetensors", "student.json", "metrics.json",
 
 
 class Distilled(NamedTuple):
-    """The outcome of training: the averaged student as it is sampled, its description, and the module behind it."""
+    """The outcome of training: the averaged student as it is sampled, its description, and the module behind it. Where
+    networks are sharded the student is whole in the first process alone."""
 
     student: Denoiser
     recipe: Recipe
@@ -46,8 +48,12 @@ def distill(cfg: DictConfig) -> FilePath:
     setup.objective_of(cfg, task)
     if cfg.resume:
         check(out, setup.settings_of(cfg))
-    save_config(cfg, out)
+    ranks = here(cfg.strategy)
+    if ranks.main:
+        save_config(cfg, out)
     student, recipe, module = train_student(cfg, task, teacher, out, device)
+    if not ranks.main:  # what is left is one process's work
+        return out
     save(student, recipe, out)
     judge(cfg, task, setup.guided(teacher, task, cfg.guidance), student, training_record(module), out)
     folders.check_whole(out, WRITTEN)
@@ -59,6 +65,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     from omnidistill.training.loop import run
     from omnidistill.training.module import Distillation
     from omnidistill.training.roles import cast
+    from omnidistill.training.sharded import apart, gathered
 
     objective = setup.objective_of(cfg, task)
     if cfg.get("teacher_check", True):
@@ -72,6 +79,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
     origin = setup.origin_of(cfg, task, teacher, out, device)
     student, recipe = setup.student_of(cfg, task, origin, device)
     check_told(objective, recipe)
+    ranks = here(cfg.strategy)
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
     module = Distillation(
         cast(student, origin, objective, cfg.ema or 0.0, setup.adapter_of(cfg)),
@@ -82,13 +90,15 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
         student=setup.spec_of(cfg),
         null=task.null,
         bank=bank,
+        ranks=ranks,
     ).to(device)
+    average = apart(module, on_cpu=cfg.teacher_on_cpu)
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
     # What was asked before training began is counted apart: it does not grow with the number of updates.
     module.calls["teacher_bank"] = asked
     module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
-    average: Denoiser = module.trained["ema"].eval()  # type: ignore[assignment]
-    return Distilled(average if recipe.guidance is None else Told(average, recipe.guidance), recipe, module)
+    student = gathered(module, average).eval()
+    return Distilled(student if recipe.guidance is None else Told(student, recipe.guidance), recipe, module)
 
 
 def check_told(objective: Weighted, recipe: Recipe) -> None:

@@ -27,6 +27,7 @@ from omnidistill.training.memory import check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.adapters import Adapter, adapt, bare
 from omnidistill.training.frozen import fixed, twin
+from omnidistill.training.ranks import here
 from omnidistill.training.roles import cast, missing
 from omnidistill.training.settings import Optim, Settings
 
@@ -128,6 +129,7 @@ def origin_of(
     if cfg.fit.batch:
         changes |= {"batch": cfg.fit.batch, "accumulate": min(cfg.accumulate, cfg.fit.batch)}
     objective = Denoising(weighting="output", target="teacher")
+    ranks = here()
     module = Distillation(
         cast(network, None, objective, cfg.ema or 0.0),
         teacher,
@@ -135,6 +137,7 @@ def origin_of(
         settings_of(cfg, **changes),
         task.like,
         null=task.null,
+        ranks=ranks,
     )
     run(
         module,
@@ -145,7 +148,8 @@ def origin_of(
         log=False,
     )
     fitted: NetworkDenoiser = module.trained["ema"]  # type: ignore[assignment]
-    write_safetensors(dict(fitted.state_dict()), kept)
+    if ranks.main:
+        write_safetensors(dict(fitted.state_dict()), kept)
     return fitted
 
 

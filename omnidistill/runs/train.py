@@ -8,12 +8,13 @@ import torch
 from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build, save_config
-from omnidistill.denoisers import Denoiser, NetworkDenoiser
+from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import folders, setup
 from omnidistill.student import Recipe, described, save
 from omnidistill.tasks import Task
 from omnidistill.training.memory import check_network
+from omnidistill.training.ranks import here
 from omnidistill.training.resume import check
 
 
@@ -22,6 +23,7 @@ def train(cfg: DictConfig) -> FilePath:
     from omnidistill.training.loop import run
     from omnidistill.training.module import Distillation
     from omnidistill.training.roles import cast
+    from omnidistill.training.sharded import apart, gathered
 
     out = FilePath(cfg.out)
     device = setup.device_of(cfg)
@@ -30,7 +32,9 @@ def train(cfg: DictConfig) -> FilePath:
     if cfg.resume:
         check(out, setup.settings_of(cfg))
     check_network(task.network)
-    save_config(cfg, out)
+    ranks = here(cfg.strategy)
+    if ranks.main:
+        save_config(cfg, out)
     torch.manual_seed(cfg.seed)
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
     module = Distillation(
@@ -40,8 +44,13 @@ def train(cfg: DictConfig) -> FilePath:
         setup.settings_of(cfg),
         task.like,
         null=task.null,
+        ranks=ranks,
     ).to(device)
+    average = apart(module)
     run(module, task, out, device=device, resume=cfg.resume, title="training a teacher")
+    student = gathered(module, average).eval()
+    if not ranks.main:
+        return out
     made = {
         "command": f"omnidistill train task={task.name}",
         "seed": cfg.seed,
@@ -51,7 +60,6 @@ def train(cfg: DictConfig) -> FilePath:
         "environment": environment(device),
     }
     recipe = Recipe(task=described(setup.plain(cfg.task), task), reading=network.reading(), made_by=made)
-    average: Denoiser = module.trained["ema"].eval()  # type: ignore[assignment]
-    save(average, recipe, out, "teacher")
+    save(student, recipe, out, "teacher")
     folders.check_whole(out, ("config.yaml", "teacher.safetensors", "teacher.json"))
     return out

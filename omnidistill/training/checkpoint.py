@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
+from omnidistill.training.ranks import is_sharded, whole
 from omnidistill.training.safetensors_file import (
     load_strictly,
     read_metadata,
@@ -22,14 +23,26 @@ if TYPE_CHECKING:
 
 
 def save(module: Distillation, path: FilePath) -> None:
-    """What training changes: models but for what is fixed in them, moments, counters."""
+    """What training changes: models but for what is fixed in them, moments, counters; by the first process. Shards are
+    gathered, one at a time, so that any number of processes can go on from the file."""
     fixed = fixed_names(module)
     state_dict = module.trained.state_dict()
-    tensors = {f"model/{name}": value for name, value in state_dict.items() if name not in fixed}
+    tensors: dict[str, Tensor] = {}
+
+    def add(name: str, value: Any) -> None:
+        value = whole(torch.as_tensor(value))
+        if module.ranks.main:
+            tensors[name] = value.cpu() if module.ranks.sharded else value
+
+    for name, value in state_dict.items():
+        if name not in fixed:
+            add(f"model/{name}", value)
     for role, optimizer in module.role_optimizers().items():
         for index, parameter in enumerate(module.parameters_of(role)):
             for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optim/{role}/{index}/{key}"] = torch.as_tensor(value)
+                add(f"optim/{role}/{index}/{key}", value)
+    if not module.ranks.main:
+        return
     state = {
         "update": module.update,
         "role_updates": dict(module.role_updates),
@@ -61,7 +74,7 @@ def load(module: Distillation, path: FilePath) -> None:
             f"{path} was written with seed={state['seed']}, this run has seed={module.settings.seed}"
         )
     models = {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
-    load_strictly(module.trained, models, path, fixed_names(module))
+    _load_models(module, models, path)
     for role, optimizer in module.role_optimizers().items():
         for index, parameter in enumerate(module.parameters_of(role)):
             prefix = f"optim/{role}/{index}/"
@@ -69,7 +82,7 @@ def load(module: Distillation, path: FilePath) -> None:
                 value = tensors[prefix + key]
                 same = value.shape == parameter.shape and key != "step"
                 # Moments take the parameter's memory format, so that sums run in the same order as before.
-                moment = torch.empty_like(parameter).copy_(value) if same else value
+                moment = torch.empty_like(parameter).copy_(laid_out(value, parameter)) if same else value
                 optimizer.state[parameter][key] = moment
     _restore_counters(module, state)
 
@@ -105,5 +118,21 @@ def load_models(module: Distillation, path: FilePath) -> None:
     """Models and counters of a finished run, without optimisers."""
     tensors, state = _read(path)
     models = {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
-    load_strictly(module.trained, models, path, fixed_names(module))
+    _load_models(module, models, path)
     _restore_counters(module, state)
+
+
+def _load_models(module: Distillation, models: dict[str, Tensor], path: FilePath) -> None:
+    if module.ranks.sharded:
+        own = module.trained.state_dict()
+        models = {name: laid_out(value, own[name]) if name in own else value for name, value in models.items()}
+    load_strictly(module.trained, models, path, fixed_names(module))
+
+
+def laid_out(value: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor as the shards of `own` lie, where it has any."""
+    if not is_sharded(own):
+        return value
+    from omnidistill.training.sharded import like
+
+    return like(value, own)

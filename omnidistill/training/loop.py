@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path as FilePath
 from types import FrameType
 
@@ -17,16 +17,30 @@ from omnidistill.training import checkpoint
 from omnidistill.training import resume as resuming
 from omnidistill.training.logs import ScalarLog
 from omnidistill.training.module import Distillation
+from omnidistill.training.parts import drawn_apart, rows, same
+from omnidistill.training.ranks import Ranks
 
 
 class Batches:
-    """The batches of each student update, one for each turn: a function of the update's number alone."""
+    """The batches of each student update, one for each turn: a function of the update's number alone.
+
+    Of several processes each draws its own rows; the whole batch where samples differ in length, or where a task draws
+    in a way that cannot be cut.
+    """
 
     def __init__(
-        self, task: Task, turns: int, batch: int, seed: int, start: int, updates: int, rank: int = 0
+        self,
+        task: Task,
+        turns: int,
+        batch: int,
+        seed: int,
+        start: int,
+        updates: int,
+        ranks: Ranks = Ranks(),
     ) -> None:
         self.task, self.turns, self.batch, self.seed = task, turns, batch, seed
-        self.start, self.updates, self.rank = start, updates, rank
+        self.start, self.updates, self.ranks = start, updates, ranks
+        self._apart: bool | None = None if ranks.world > 1 else False
 
     def __len__(self) -> int:
         return self.updates - self.start
@@ -37,9 +51,7 @@ class Batches:
     def __getitem__(self, index: int) -> list[Batch]:
         update = self.start + index
         keys = (self.seed, "batch", update)
-        batches = [
-            self.task.batch(self.batch, generator(*keys, turn, self.rank)) for turn in range(self.turns)
-        ]
+        batches = [self._drawn(*keys, turn, 0) for turn in range(self.turns)]
         for batch in batches:
             if batch.x0 is not None and batch.x0.is_floating_point() and not batch.x0.isfinite().all():
                 bad = int((~batch.x0.isfinite()).sum())
@@ -48,6 +60,19 @@ class Batches:
                     f"update {update + 1}); clean them first"
                 )
         return batches
+
+    def _drawn(self, *keys: int | str) -> Batch:
+        if self._apart:
+            apart = drawn_apart(self.task.batch, self.batch, self.ranks.own(self.batch), generator(*keys))
+            if apart is not None:
+                return apart
+        batch = self.task.batch(self.batch, generator(*keys))
+        if self._apart is None:
+            own = self.ranks.own(self.batch)
+            self._apart = batch.context.mask is None and same(
+                rows(batch, own), drawn_apart(self.task.batch, self.batch, own, generator(*keys))
+            )
+        return batch
 
 
 def run(
@@ -71,12 +96,14 @@ def run(
     start = _begin(module, folder) if resume else 0
     if start >= settings.updates:
         return
-    batches = Batches(task, len(module.cast.turns), settings.batch, settings.seed, start, settings.updates)
-    scalars = ScalarLog(folder / "logs", start) if log else None
+    ranks = module.ranks
+    batches = Batches(task, len(module.cast.turns), settings.batch, settings.seed, start, settings.updates, ranks)
+    scalars = ScalarLog(folder / "logs", start) if log and ranks.main else None
     state = _Pulse(folder / "checkpoints", scalars)
     module.pulse = state
+    shown = track(settings.updates, title) if ranks.main else nullcontext(state.advance)
     try:
-        with _interruptible(state), track(settings.updates, title) as advance:
+        with _interruptible(state), shown as advance:
             state.advance = advance
             advance(start)
             for index, drawn in enumerate(batches):
@@ -116,6 +143,7 @@ class _Pulse:
         self.advance(1, **{k: v for k, v in main.items() if k not in ("lr", "grad_norm")})
         if self.scalars and (update % settings.log_every == 0 or update == 1):
             self.scalars.add(update, module.seconds, module.shown)
+        self.stopped = module.ranks.any(self.stopped, module.device)  # all stop after the same update
         if update == settings.optim.steady(settings.updates) < settings.updates and not module.bound_to_end:
             checkpoint.save(module, self.steady)
         if update % settings.checkpoint_every == 0 or update == settings.updates or self.stopped:

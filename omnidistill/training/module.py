@@ -22,7 +22,8 @@ from omnidistill.objectives.step import Step
 from omnidistill.random import generator
 from omnidistill.training.averages import Followers
 from omnidistill.training.bank import Bank
-from omnidistill.training.parts import Draws, PartGenerator, cut, rows
+from omnidistill.training.parts import Draws, PartGenerator, rows
+from omnidistill.training.ranks import Ranks, add_up
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
 from omnidistill.training.settings import Settings
 
@@ -38,13 +39,14 @@ class Distillation(nn.Module):
 
     Every draw depends on (seed, update, turn) alone, so a run continued from update n repeats what an uninterrupted
     one does. What belongs to the step as a whole (which of the student's steps is trained, which teacher is asked) is
-    drawn from a generator without the rank, so that all processes agree on it; data and noise from one with it.
+    drawn alike by all processes; of data and noise each takes its rows of what the whole batch would have drawn.
 
     Args:
         teacher: one, or several by name. Several are all there under their names; where none of them is called
             `teacher`, `route` says who that is.
         route: `drawn`, one of several teachers for each turn; or a function from the context to the index of a teacher
             for each sample, Long[b], in the order of their names.
+        ranks: this process among several; a batch of `settings.batch` samples is theirs together.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Distillation(nn.Module):
         null: Null | None = None,
         bank: Bank | None = None,
         route: Route | str = "drawn",
+        ranks: Ranks = Ranks(),
     ) -> None:
         super().__init__()
         self.cast, self.objective, self.settings = cast, objective, settings
@@ -75,7 +78,7 @@ class Distillation(nn.Module):
             )
         self.routed = Routed(several, route) if callable(route) else None
         self.like, self.spec, self.null, self.bank = like, student, null, bank
-        self.rank = 0
+        self.ranks = ranks
         self.update = 0
         self.role_updates: Counter[str] = Counter()
         self.silent: Counter[str] = Counter()
@@ -91,7 +94,7 @@ class Distillation(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the student is."""
-        return self.parameters_of(STUDENT)[0].device
+        return next(self.trained[STUDENT].parameters()).device
 
     # --- optimisers -----------------------------------------------------------------------------------------------
 
@@ -156,24 +159,28 @@ class Distillation(nn.Module):
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        shown = _Shown(role, parameters, log)
+        # A term's own gradient is not added up between shards, so there it is not shown.
+        shown = _Shown(role, parameters, log, each=log and not self.ranks.sharded)
         models = self._models(turn)
         before = {name: model.calls for name, model in models.items() if isinstance(model, Denoiser)}
-        parts = cut(batch.count, self.settings.accumulate)
-        for index, where in enumerate(parts):
-            cutting = Draws() if len(parts) > 1 else nullcontext()
-            with cutting:
-                step, seed = self._step(role, batch, turn, models, where if len(parts) > 1 else None, index)
+        whole = batch.count if self.ranks.world == 1 else self.settings.batch
+        parts = self.ranks.parts(whole, self.settings.accumulate)
+        entire = len(parts) == self.ranks.world == 1
+        for where in parts:
+            with nullcontext() if entire else Draws():
+                step, seed = self._step(role, batch, turn, models, None if entire else where, whole)
                 with self._layers_own_draws(seed), self._autocast():
                     losses = self.objective.losses(role, step)
             self.bound_to_end |= step.asked_total
             if losses is None:
                 raise RunError(f"role '{role}' is trained but no objective has a loss for it")
             total = torch.stack([term.float() for term in losses.terms.values()]).sum()
-            share = step.batch.count / max(1, batch.count)
+            share = step.batch.count / max(1, whole)
             shown.add(losses, total, share)
             if total.requires_grad:
-                (total if len(parts) == 1 else share * total).backward()
+                (total if entire else share * total).backward()
+        self.ranks.add_gradients(parameters)
+        shown.merge(self.ranks)
         self._step_optimizer(role, optimizer, parameters, shown)
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -202,16 +209,20 @@ class Distillation(nn.Module):
         turn: int,
         models: dict[str, nn.Module],
         where: slice | None,
-        index: int,
+        whole: int,
     ) -> tuple[Step, int]:
-        """The workbench of a turn, or of these rows of its batch, and a seed for what layers draw by themselves."""
-        keys = (self.settings.seed, "step", self.update, turn, self.rank)
+        """The workbench of a turn, or of the rows `where` of its batch of `whole` samples, and a seed for what layers
+        draw by themselves."""
+        keys = (self.settings.seed, "step", self.update, turn, 0)
         g = generator(*keys, device=self.device)
-        seed = g.initial_seed() if index == 0 else generator(*keys, "part", index).initial_seed()
-        bank = self._bank_batch(batch.count, turn)
+        first = where is None or where.start == 0
+        seed = g.initial_seed() if first else generator(*keys, "from row", where.start).initial_seed()
+        bank = self._bank_batch(whole, turn)
         if where is not None:
-            g = PartGenerator.of(g, where, batch.count, batch.context.mask)
-            batch = rows(batch, where)
+            g = PartGenerator.of(g, where, whole, batch.context.mask)
+            # A process may have been given its own rows alone.
+            before = 0 if batch.count == whole else self.ranks.own(whole).start
+            batch = rows(batch, slice(where.start - before, where.stop - before))
             if bank is not None:
                 bank |= {"states": bank["states"][where], "context": bank["context"][where]}
         like = (
@@ -243,9 +254,13 @@ class Distillation(nn.Module):
                 f"no gradient reaches what '{role}' trains: its losses ({', '.join(shown.terms)}) do not depend on it"
             )
         clip = self.settings.optim.clip
-        norm = torch.nn.utils.clip_grad_norm_(
-            parameters, clip if clip is not None else float("inf"), foreach=True
-        )
+        limit = clip if clip is not None else float("inf")
+        if self.ranks.sharded:
+            from omnidistill.training.sharded import clip_
+
+            norm = clip_(parameters, limit)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
         # Before the step: a finite loss may have a gradient that is not, and would be found only after a checkpoint.
         if not math.isfinite(float(shown.total + norm)):
             raise RunError(self._diverged(role, shown.terms))
@@ -279,7 +294,7 @@ class Distillation(nn.Module):
     def _bank_batch(self, count: int, turn: int) -> dict[str, Any] | None:
         if self.bank is None:
             return None
-        g = generator(self.settings.seed, "bank", self.update, turn, self.rank)
+        g = generator(self.settings.seed, "bank", self.update, turn, 0)
         return self.bank.rows(torch.randint(len(self.bank), (count,), generator=g), self.device)
 
     def _diverged(self, role: str, terms: Mapping[str, Tensor]) -> str:
@@ -296,8 +311,8 @@ class Distillation(nn.Module):
 class _Shown:
     """What a turn is remembered by: terms and diagnostics, each part by its share; norms only where they are logged."""
 
-    def __init__(self, role: str, parameters: list[nn.Parameter], log: bool) -> None:
-        self.role, self.parameters, self.log = role, parameters, log
+    def __init__(self, role: str, parameters: list[nn.Parameter], log: bool, *, each: bool) -> None:
+        self.role, self.parameters, self.log, self.each = role, parameters, log, each
         self.terms: Mapping[str, Tensor] = {}
         self.diagnostics: Mapping[str, Tensor] = {}
         self.gradients: dict[str, list[Tensor | None]] = {}
@@ -313,7 +328,7 @@ class _Shown:
                 for kept, found in ((self.terms, losses.terms), (self.diagnostics, losses.diagnostics))
             )
             self.total = self.total.to(total.device) + share * total.detach()
-        if self.log and len(losses.terms) > 1:
+        if self.each and len(losses.terms) > 1:
             self._add_gradients(losses, share)
 
     def _add_gradients(self, losses: Losses, share: float) -> None:
@@ -330,6 +345,25 @@ class _Shown:
                     b if a is None else a if b is None else a + b for a, b in zip(sofar, found, strict=True)
                 ]
             self.gradients[name] = list(found)
+
+    def merge(self, ranks: Ranks) -> None:
+        """Sums over all processes: of the total always, of what is shown where it is."""
+        if ranks.world == 1:
+            return
+        self.total = ranks.total(self.total)
+        if not self.log:
+            return
+        self.terms, self.diagnostics = (
+            {
+                name: torch.tensor(value)
+                for name, value in ranks.merged({name: float(value) for name, value in found.items()}).items()
+            }
+            for found in (self.terms, self.diagnostics)
+        )
+        for name, found in self.gradients.items():
+            whole = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.parameters, strict=True)]
+            add_up(whole)
+            self.gradients[name] = list(whole)
 
     def figures(self) -> dict[str, float]:
         shown = {}

@@ -9,6 +9,7 @@ that a layer drops by itself, diagnostics that compare samples with one another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -111,3 +112,42 @@ class Draws(TorchFunctionMode):
         halves = size[0] // part
         whole = draw((halves * g.count, *size[1:]))
         return torch.cat([half[g.where] for half in whole.split(g.count)])
+
+
+def drawn_apart(draw: Callable[[int, torch.Generator], Batch], count: int, where: slice, g: torch.Generator) -> Batch | None:
+    """These rows of a batch of `count` samples, without the others being made; None where `draw` draws in a way that
+    cannot be cut.
+
+    Args:
+        g: the generator that the whole batch would draw from.
+    """
+    try:
+        with Draws():
+            return draw(where.stop - where.start, PartGenerator.of(g, where, count, None))
+    except UserError:
+        return None
+
+
+def same(one: Batch, other: Batch | None) -> bool:
+    """Whether two batches hold the same numbers."""
+    if other is None:
+        return False
+    a, b = tensors(one), tensors(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """Every tensor of a batch by name."""
+    found: dict[str, Tensor] = {} if batch.x0 is None else {"x0": batch.x0}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                add(f"{name}.{key}", item)
+        elif value is not None:
+            found[name] = value
+
+    for field in fields(batch.context):
+        add(field.name, getattr(batch.context, field.name))
+    add("extra", batch.extra)
+    return found
