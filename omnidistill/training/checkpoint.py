@@ -125,7 +125,9 @@ def load_models(module: Distillation, path: FilePath) -> None:
 def _load_models(module: Distillation, models: dict[str, Tensor], path: FilePath) -> None:
     if module.ranks.sharded:
         own = module.trained.state_dict()
-        models = {name: laid_out(value, own[name]) if name in own else value for name, value in models.items()}
+        models = {
+            name: laid_out(value, own[name]) if name in own else value for name, value in models.items()
+        }
     load_strictly(module.trained, models, path, fixed_names(module))
 
 

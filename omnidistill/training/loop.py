@@ -97,7 +97,9 @@ def run(
     if start >= settings.updates:
         return
     ranks = module.ranks
-    batches = Batches(task, len(module.cast.turns), settings.batch, settings.seed, start, settings.updates, ranks)
+    batches = Batches(
+        task, len(module.cast.turns), settings.batch, settings.seed, start, settings.updates, ranks
+    )
     scalars = ScalarLog(folder / "logs", start) if log and ranks.main else None
     state = _Pulse(folder / "checkpoints", scalars)
     module.pulse = state
@@ -134,7 +136,7 @@ class _Pulse:
 
     def __init__(self, folder: FilePath, scalars: ScalarLog | None) -> None:
         self.last, self.steady, self.scalars = folder / resuming.LAST, folder / resuming.STEADY, scalars
-        self.stopped = False
+        self.asked = self.stopped = False
         self.advance: Callable[..., None] = lambda *count, **shown: None
 
     def __call__(self, module: Distillation) -> None:
@@ -143,7 +145,8 @@ class _Pulse:
         self.advance(1, **{k: v for k, v in main.items() if k not in ("lr", "grad_norm")})
         if self.scalars and (update % settings.log_every == 0 or update == 1):
             self.scalars.add(update, module.seconds, module.shown)
-        self.stopped = module.ranks.any(self.stopped, module.device)  # all stop after the same update
+        # Asked of one process, done by all after the same update, and after its checkpoint.
+        self.stopped = module.ranks.any(self.asked, module.device)
         if update == settings.optim.steady(settings.updates) < settings.updates and not module.bound_to_end:
             checkpoint.save(module, self.steady)
         if update % settings.checkpoint_every == 0 or update == settings.updates or self.stopped:
@@ -155,9 +158,9 @@ def _interruptible(state: _Pulse) -> Iterator[None]:
     """The first Ctrl-C asks for a stop after the running update; the second one is not held back."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if state.stopped:
+        if state.asked:
             raise KeyboardInterrupt
-        state.stopped = True
+        state.asked = True
 
     try:
         before = signal.signal(signal.SIGINT, ask)

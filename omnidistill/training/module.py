@@ -361,7 +361,9 @@ class _Shown:
             for found in (self.terms, self.diagnostics)
         )
         for name, found in self.gradients.items():
-            whole = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.parameters, strict=True)]
+            whole = [
+                torch.zeros_like(p) if g is None else g for g, p in zip(found, self.parameters, strict=True)
+            ]
             add_up(whole)
             self.gradients[name] = list(whole)
 

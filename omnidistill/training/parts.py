@@ -114,7 +114,9 @@ class Draws(TorchFunctionMode):
         return torch.cat([half[g.where] for half in whole.split(g.count)])
 
 
-def drawn_apart(draw: Callable[[int, torch.Generator], Batch], count: int, where: slice, g: torch.Generator) -> Batch | None:
+def drawn_apart(
+    draw: Callable[[int, torch.Generator], Batch], count: int, where: slice, g: torch.Generator
+) -> Batch | None:
     """These rows of a batch of `count` samples, without the others being made; None where `draw` draws in a way that
     cannot be cut.
 

@@ -46,7 +46,11 @@ def apart(module: Distillation, *, on_cpu: bool = False) -> Denoiser | None:
 
     mesh = init_device_mesh(module.device.type, (ranks.world,))
     shard(module.trained.values(), mesh)
-    shard([*module.teachers.values(), *([] if module.teacher is None else [module.teacher])], mesh, on_cpu=on_cpu)
+    shard(
+        [*module.teachers.values(), *([] if module.teacher is None else [module.teacher])],
+        mesh,
+        on_cpu=on_cpu,
+    )
     return average  # type: ignore[return-value]
 
 
@@ -129,4 +133,3 @@ def like(value: Tensor, own: Tensor) -> Tensor:
 
     value = value.to(own.device, own.dtype)
     return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)  # type: ignore[attr-defined]
-

@@ -5,7 +5,7 @@ import torch
 
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
-from omnidistill.objectives import Consistency, Losses, Matching, Nodes, StudentSpec, Weighted
+from omnidistill.objectives import Consistency, Losses, Nodes, StudentSpec, Weighted
 from omnidistill.objectives.base import RoleSpec
 from omnidistill.random import generator, normal, uniform
 from omnidistill.samplers import FewStep
@@ -122,26 +122,6 @@ def test_parts_drop_other_units(engine, tmp_path):
     objective = Weighted({"c": Noisy(jumps=Nodes(4))}, {"c": 1.0})
     engine.run(engine.module(objective, accumulate=4, updates=1), tmp_path)
     assert len(set(seen)) == 4
-
-
-def test_which_step_is_trained_is_drawn_without_the_rank(engine, tmp_path):
-    """Processes agree on what belongs to the step as a whole and differ in their noise."""
-    seen = {}
-    for rank in (0, 1):
-        drawn = seen[rank] = []
-
-        class Looks(Matching):
-            def losses(self, role, step, drawn=drawn):
-                losses = super().losses(role, step)
-                drawn.append((float(step.rollout.t[0]), float(step.rollout.x_t[0, 0])))
-                return losses
-
-        module = engine.module(Weighted({"m": Looks()}, {"m": 1.0}), updates=6)
-        module.rank, module.spec = rank, StudentSpec(4, FewStep())
-        engine.run(module, tmp_path / str(rank))
-    assert [t for t, _ in seen[0]] == [t for t, _ in seen[1]]
-    assert len({t for t, _ in seen[0]}) > 1, "several steps are trained"
-    assert not {x for _, x in seen[0]} & {x for _, x in seen[1]}
 
 
 class Silent:

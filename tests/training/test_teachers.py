@@ -14,6 +14,7 @@ from omnidistill.objectives.base import RoleSpec
 from omnidistill.random import generator
 from omnidistill.training.checkpoint import read_safetensors
 from omnidistill.training.module import Distillation
+from omnidistill.training.ranks import Ranks
 from omnidistill.training.roles import cast
 from omnidistill.training.settings import Optim, Settings
 
@@ -132,7 +133,7 @@ def test_which_teacher_is_drawn_depends_on_seed_and_update_alone(engine):
     modules = []
     for rank in (0, 1):
         module = engine.module(Weighted({"d": Denoising()}, {"d": 1.0}))
-        module.teacher, module.rank = None, rank
+        module.teacher, module.ranks = None, Ranks(rank, 2)
         module.teachers = nn.ModuleDict(pair)
         modules.append([id(module._models(turn)["teacher"]) for turn in range(20)])
     assert modules[0] == modules[1] and len(set(modules[0])) == 2
