@@ -77,27 +77,32 @@ def train(arguments: Arguments) -> None:
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("train", arguments.overrides)
-    with _made(cfg, "train", arguments.overrides):
+    with _made(cfg, "train", arguments.overrides) as first:
         from omnidistill.runs import train as teachers
 
         folder = teachers.train(cfg)
-    print(f"teacher: {folder / 'teacher.safetensors'}")
+    if first:
+        print(f"teacher: {folder / 'teacher.safetensors'}")
 
 
 def _distill(overrides: Sequence[str], *, again: bool = False) -> None:
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("config", overrides)
-    with _made(cfg, "distill", overrides, again=again):
+    with _made(cfg, "distill", overrides, again=again) as first:
         from omnidistill.runs import distil
 
         folder = distil.distill(cfg)
-    print(f"report: {folder / 'report.html'}")
+    if first:
+        print(f"report: {folder / 'report.html'}")
 
 
 @contextlib.contextmanager
-def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False) -> Iterator[None]:
-    """Around a run: its folder, which no other process uses meanwhile, with the command in it for the report page."""
+def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False) -> Iterator[bool]:
+    """Around a run: its folder, which no other process uses meanwhile, with the command in it for the report page.
+
+    Yields whether this is the run's first process, which alone writes and speaks.
+    """
     import shlex
 
     from omnidistill.configuration import compose as config
@@ -122,7 +127,7 @@ def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: boo
                     config.check_resumable(cfg, folder)
                 line = shlex.join(["omnidistill", command, *overrides])
                 write_text(line + "\n", folder / "logs" / "command.txt")
-        yield
+        yield ranks.main
 
 
 COMMANDS = (
