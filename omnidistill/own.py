@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
@@ -103,6 +104,9 @@ def distill(
 ) -> Student:
     """Distils a teacher of your own and returns the student.
 
+    Started in several processes (`torchrun --nproc-per-node N your_script.py`) it trains on all of them, and each
+    returns the student; the first one alone writes and judges.
+
     Args:
         teacher: your network, its path and its parameterisation. A copy is worked with; yours stays as it is. What
             you froze in it (`requires_grad_(False)` on a part) stays frozen in student and critics.
@@ -142,6 +146,7 @@ def distill(
     from omnidistill.runs.distil import train_student
     from omnidistill.runs.setup import device_of
     from omnidistill.student import save
+    from omnidistill.training.ranks import announced, joined
 
     if not isinstance(teacher, NetworkDenoiser):
         raise UserError(
@@ -171,13 +176,14 @@ def distill(
         options = [f"evaluation.samples={max(2, min(1024, kept.count))}", *options]
     count = len(data) if isinstance(data, Tensor) else 1 if condition is None else tensors.rows(condition)
     source = data if callable(data) else _source(data, condition, count)
-    with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary, ExitStack() as processes:
         folder = FilePath(temporary if out is None else out)
         folder.mkdir(parents=True, exist_ok=True)
         given = [f"{key}={value}" for key, value in keys.items()]
         cfg = compose(
             "config", ["task=own", f"recipe={recipe}", f"out={quoted(str(folder))}", *given, *options]
         )
+        ranks = processes.enter_context(joined(cfg.strategy, str(cfg.device)))
         device = device_of(cfg)
         teacher = copy.deepcopy(teacher).to(device)
         tensors.single(teacher.network)
@@ -185,13 +191,14 @@ def distill(
             teacher.time_module = time_module
         task = OwnTask(teacher, shape, source, null)
         judge = _judge(task, kept, metrics, primary, teacher_steps) if judging else None
-        if out is not None:
-            _ours(cfg, folder)
-        student, description, module = train_student(cfg, task, teacher, folder, device)
-        if out is not None:
+        with announced(ranks):
+            if out is not None and ranks.main:
+                _ours(cfg, folder)
+        student, description, module = train_student(cfg, task, teacher, folder, device, everywhere=True)
+        if out is not None and ranks.main:
             made = {**description.made_by, "shape": list(shape)}
             save(student, replace(description, task=None, made_by=made), folder)
-        if judge is not None:
+        if judge is not None and ranks.main:
             judge(cfg, teacher, student, module, folder)
     return Student(student, description.sampler(), description.steps, task, shape, task.dtype)
 

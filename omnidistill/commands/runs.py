@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def pairs(arguments: Arguments) -> None:
     from omnidistill.configuration import compose as config
 
     cfg = config.compose("config", arguments.overrides)
-    with _made(cfg, "pairs", arguments.overrides):
+    with _made(cfg, "pairs", arguments.overrides, alone=True):
         from omnidistill.runs import pairs as trajectories
 
         folder = trajectories.make(cfg)
@@ -98,7 +99,9 @@ def _distill(overrides: Sequence[str], *, again: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False) -> Iterator[bool]:
+def _made(
+    cfg: DictConfig, command: str, overrides: Sequence[str], *, again: bool = False, alone: bool = False
+) -> Iterator[bool]:
     """Around a run: its folder, which no other process uses meanwhile, with the command in it for the report page.
 
     Yields whether this is the run's first process, which alone writes and speaks.
@@ -119,6 +122,8 @@ def _made(cfg: DictConfig, command: str, overrides: Sequence[str], *, again: boo
         )
     if cfg.get("pairs") and not Path(cfg.pairs).is_dir():
         raise UserError(f"pairs={cfg.pairs} is no folder; give the one that `omnidistill pairs` made")
+    if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{command} is one process's work; start it without torchrun")
     with joined(cfg.strategy, cfg.device) as ranks, contextlib.ExitStack() as stack:
         with announced(ranks):  # one process has the folder, for all of them
             if ranks.main:

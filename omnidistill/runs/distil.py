@@ -60,8 +60,14 @@ def distill(cfg: DictConfig) -> FilePath:
     return out
 
 
-def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath, device: str) -> Distilled:
-    """The training alone; checkpoints and logs go into `out`."""
+def train_student(
+    cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath, device: str, *, everywhere: bool = False
+) -> Distilled:
+    """The training alone; checkpoints and logs go into `out`.
+
+    Args:
+        everywhere: of several processes each gets the whole student, not the first alone.
+    """
     from omnidistill.training.loop import run
     from omnidistill.training.module import Distillation
     from omnidistill.training.roles import cast
@@ -92,7 +98,7 @@ def train_student(cfg: DictConfig, task: Task, teacher: Denoiser, out: FilePath,
         bank=bank,
         ranks=ranks,
     ).to(device)
-    average = apart(module, on_cpu=cfg.teacher_on_cpu)
+    average = apart(module, on_cpu=cfg.teacher_on_cpu, everywhere=everywhere)
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
     # What was asked before training began is counted apart: it does not grow with the number of updates.
     module.calls["teacher_bank"] = asked

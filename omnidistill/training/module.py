@@ -215,8 +215,8 @@ class Distillation(nn.Module):
         draw by themselves."""
         keys = (self.settings.seed, "step", self.update, turn, 0)
         g = generator(*keys, device=self.device)
-        first = where is None or where.start == 0
-        seed = g.initial_seed() if first else generator(*keys, "from row", where.start).initial_seed()
+        start = 0 if where is None else where.start
+        seed = g.initial_seed() if start == 0 else generator(*keys, "from row", start).initial_seed()
         bank = self._bank_batch(whole, turn)
         if where is not None:
             g = PartGenerator.of(g, where, whole, batch.context.mask)

@@ -122,6 +122,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds a share of it (a `DTensor`)."""
     return hasattr(tensor, "full_tensor")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,21 +27,22 @@ SMALL = 1 << 12
 """Parameters below which a module stays whole in every process: a shard of it would cost more than it saves."""
 
 
-def apart(module: Distillation, *, on_cpu: bool = False) -> Denoiser | None:
+def apart(module: Distillation, *, on_cpu: bool = False, everywhere: bool = False) -> Denoiser | None:
     """Shards every network of a run in place where its ranks are sharded.
 
     Args:
         on_cpu: shards of the frozen teachers lie in the CPU's memory and are on the device only while they are asked.
+        everywhere: each process gets the whole student at the end.
 
     Returns:
-        What `gathered` fills at the end: a whole copy of the student's average, in the first process.
+        What `gathered` fills at the end: a whole copy of the student's average, in the first process or in each.
     """
     ranks = module.ranks
     if not ranks.sharded:
         if on_cpu:
             raise UserError("teacher_on_cpu=true is for strategy=fsdp, where a teacher comes block by block")
         return None
-    average = copy.deepcopy(module.trained["ema"]).cpu() if ranks.main else None
+    average = copy.deepcopy(module.trained["ema"]).cpu() if ranks.main or everywhere else None
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(module.device.type, (ranks.world,))
@@ -55,7 +56,7 @@ def apart(module: Distillation, *, on_cpu: bool = False) -> Denoiser | None:
 
 
 def gathered(module: Distillation, average: Denoiser | None) -> Denoiser:
-    """The student's average at the end of a run: whole in the first process, whatever it was in training."""
+    """The student's average at the end of a run: whole where `apart` made a copy, whatever it was in training."""
     trained: Denoiser = module.trained["ema"]  # type: ignore[assignment]
     if not module.ranks.sharded:
         return trained
@@ -70,7 +71,9 @@ def shard(models: Iterable[nn.Module], mesh: DeviceMesh, *, on_cpu: bool = False
     """Shards the networks of these models in place, see `apart`."""
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 
-    policy = {"offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")} if on_cpu else {}
+    policy: Any = (
+        {"offload_policy": CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")} if on_cpu else {}
+    )
     for model in models:
         network = getattr(model, "network", model)
         if isinstance(network, FSDPModule) or sum(p.numel() for p in network.parameters()) < SMALL:
