@@ -31,6 +31,7 @@ from omnidistill.errors import RunError, UserError, unknown
 from omnidistill.paths import Path
 from omnidistill.random import PerSample, generator
 from omnidistill.samplers import FewStep
+from omnidistill.samplers.inversion import invert, regenerate
 from omnidistill.tasks import Task
 from omnidistill.training import adapters
 from omnidistill.training.memory import check_bytes, check_network
@@ -125,6 +126,22 @@ class Student:
             g = PerSample([generator(seed, "sample", start + i) for i in range(size)])
             chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)  # type: ignore[arg-type]
         return torch.cat(chunks)
+
+    @torch.no_grad()
+    def invert(self, x0: Tensor, steps: int | None = None, *, context: Context = Context()) -> Tensor:
+        """The noise that `x0: Float[count ...]` comes from, in `steps` jumps upwards. Of a student that learned them
+        (`icd`, `inverse-and-edit`) `regenerate` finds x0 again, or under another condition an edited one."""
+        return self._through(invert, x0, steps, context)
+
+    @torch.no_grad()
+    def regenerate(self, x_1: Tensor, steps: int | None = None, *, context: Context = Context()) -> Tensor:
+        """The sample that a noise leads to, in `steps` deterministic jumps."""
+        return self._through(regenerate, x_1, steps, context)
+
+    def _through(self, way: Any, x: Tensor, steps: int | None, context: Context) -> Tensor:
+        device = next(self.denoiser.parameters()).device
+        times = self.sampler.times(self.denoiser, self.steps if steps is None else steps).to(device)
+        return way(self.denoiser, x.to(device), times, context.to(device))
 
     @torch.no_grad()
     def sample_for(

@@ -168,6 +168,7 @@ CHECKS: Mapping[str, Check] = {
     "evaluation.batch": whole(1),
     "evaluation.teacher_steps": several(whole(1)),
     "evaluation.seed": whole(0),
+    "evaluation.round_trip": flag,
     "checkpoint.every": whole(1),
     "log.every": whole(1),
     "about.title": anything,

@@ -57,7 +57,8 @@ class Denoiser(nn.Module):
             x_t: the state, [b ...]; real numbers or token ids.
             t: Float64 scalar or [b], time in [0, 1]; or [b f], one for each frame along the path's `time_axis`, for
                 networks that take such a time.
-            target_time: shaped like t, s < t, for students that learned jumps to any s.
+            target_time: shaped like t, s < t, for students that learned jumps to any s; s > t for those that learned to
+                jump towards noise, too.
         """
         self.count()
         return self.belief(x_t, t, context, target_time)

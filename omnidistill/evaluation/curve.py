@@ -16,6 +16,8 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.intervals import Interval, draw, interval
+from omnidistill.evaluation.round_trip import NAME as ROUND_TRIP
+from omnidistill.evaluation.round_trip import round_trip
 from omnidistill.random import generator
 from omnidistill.samplers import Sampler
 from omnidistill.tasks import Task
@@ -72,6 +74,7 @@ def quality(
     name: str = "model",
     keep: int = KEPT,
     resamples: int = 0,
+    round_trips: bool = False,
 ) -> list[Point]:
     """The points of `denoiser`'s curve, in the order of `steps`.
 
@@ -86,6 +89,7 @@ def quality(
         name: what to call the model in errors, e.g. "student".
         keep: samples a point carries for rendering.
         resamples: of the primary metric, for intervals; the same samples are drawn for every model and step count.
+        round_trips: also how well the model finds data again after as many steps back to noise, see `round_trip`.
 
     Raises:
         UserError: a step count, `samples` or `batch` below 1.
@@ -123,6 +127,8 @@ def quality(
             x0 = torch.cat(chunks)
             with _in_full(device):
                 metrics = task.measure(x0, context, _held_out(seed))
+                if round_trips:
+                    metrics[ROUND_TRIP] = round_trip(model, sampler, task, count, samples, seed, device)
                 _finite_metrics(metrics, f"the {name} at {_plural(count)}")
                 found = _resampled(task, x0, context, seed, metrics, resamples)
             kept = (x0[:keep].clone(), context[slice(keep)])

@@ -5,6 +5,7 @@ from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, S
 from omnidistill.objectives.bootstrap import Bootstrap
 from omnidistill.objectives.cells import Cells
 from omnidistill.objectives.consistency import Consistency
+from omnidistill.objectives.cycle import Cycle
 from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.jumps import Gap, Nodes
@@ -23,6 +24,7 @@ __all__ = [
     "Bootstrap",
     "Cells",
     "Consistency",
+    "Cycle",
     "Denoising",
     "FlowMap",
     "Gap",

@@ -5,7 +5,10 @@
 pairs   where x_r comes from:
         `bridge`  x_r ~ q(x_r | x_t, x0) with the data's own x0. Deterministic on Gaussian paths, where it is the same
                   noise at two levels (consistency training: Song et al. 2023, theorem 2); random on tokens (CDLM).
-        `teacher` x_r from x_t by `teacher_steps` steps of the teacher (consistency distillation, ibid. eq. 7; LCM).
+        `teacher` x_r from x_t by `teacher_steps` steps of the teacher (consistency distillation, ibid. eq. 7; LCM);
+                  with `churn` each of them draws fresh noise (SCott, Liu et al. 2024).
+        `own`     likewise, by steps of the student's own, of its average where that is the target: no teacher is asked
+                  (CoDi, Mei et al. 2023).
         `independent` x_r ~ q(x_r | x0) with noise of its own: two trajectories of one x0 (ROSE-CD, Xu et al. 2025).
         `stored`  both from a bank of teacher trajectories; needs no data.
 target  whose belief is matched:
@@ -32,15 +35,16 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
-from omnidistill.objectives.following import follow
+from omnidistill.objectives.following import follow, stored
 from omnidistill.objectives.jumps import Jumps, Nodes
+from omnidistill.objectives.scales import Scales
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior, detach
 from omnidistill.random import uniform
 from omnidistill.weights import weight
 
-PAIRS = ("bridge", "teacher", "independent", "stored")
+PAIRS = ("bridge", "teacher", "own", "independent", "stored")
 View = Callable[[Tensor], Tensor]
 TARGETS = ("average", "self", "teacher", "jump")
 
@@ -67,8 +71,10 @@ class Consistency:
         decay: of the moving average that `target: average` matches.
         teacher_steps: steps the teacher takes from t to r.
         second_order: teacher steps by the trapezoid of two beliefs (Heun) instead of one.
-        guidance: guidance scale of the teacher; a pair (low, high) has one drawn per sample, which the student is told
-            (Meng et al. 2022; LCM, Luo et al. 2023, alg. 1).
+        churn: noise strength of these steps: 0 follows the probability flow, 1 the reverse stochastic equation; the
+            best answer at x_t is then the mean of those at all x_r that may follow.
+        clean: weight of the same answer's distance to the data itself, which teaches a condition (CoDi).
+        guidance: guidance scale of the teacher, or a pair (low, high), see `Scales`.
         rounds: for `jump`, how many times the student becomes the teacher, plus one.
         bank: number of stored trajectories for `pairs: stored`.
         view: of the two points, what is compared instead of the points themselves, e.g. differences of frames
@@ -87,6 +93,8 @@ class Consistency:
         decay: float = 0.95,
         teacher_steps: int = 1,
         second_order: bool = False,
+        churn: float = 0.0,
+        clean: float = 0.0,
         guidance: float | tuple[float, float] = 1.0,
         rounds: int = 1,
         bank: int = 4096,
@@ -107,21 +115,28 @@ class Consistency:
             raise UserError(
                 f"mixed is a share from 0 to 1 of the data, not of stored pairs; got {mixed}, '{pairs}'"
             )
+        if not 0.0 <= churn <= 1.0 or (churn and (second_order or pairs not in ("teacher", "own") or target == "jump")):
+            raise UserError(
+                "churn is a share from 0 to 1 of the noise of single-belief steps (pairs 'teacher' or 'own', "
+                f"second_order=false, target not 'jump'); got {churn}, '{pairs}', {second_order}, '{target}'"
+            )
+        if clean < 0.0 or (clean and (mixed or pairs == "stored")):
+            raise UserError(
+                f"clean is a weight of the distance to the data of pairs made of them; got {clean}, '{pairs}', mixed={mixed}"
+            )
         self.mixed, self.rolls_out = mixed, mixed > 0.0
         self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)
         self.divergence, self.weighting, self.teacher_steps = divergence, weighting, teacher_steps
-        drawn = isinstance(guidance, tuple | list)
-        self.guidance_range = (float(guidance[0]), float(guidance[1])) if drawn else None  # type: ignore[index]
-        # Without a scale of its own the teacher takes the one that was drawn.
-        self.guidance = None if drawn else float(guidance)  # type: ignore[arg-type]
+        self.scales = Scales(guidance)
+        self.guidance_range = self.scales.range
         self.second_order, self.rounds, self.view = second_order, rounds, view
+        self.churn, self.clean = churn, clean
         self.roles: dict[str, RoleSpec] = {}
         if target == "average":
             self.roles["target"] = RoleSpec(start="student", average=decay)
         if rounds > 1:
             self.roles["mentor"] = RoleSpec(start="student", refresh=rounds - 1)
-        needs = {"condition"} if guidance != 1.0 else set()
-        needs |= set() if pairs == "stored" else {"data"}
+        needs = self.scales.needs | (set() if pairs == "stored" else {"data"})
         needs |= {"composable"} if target == "jump" else set()
         self.needs = frozenset(needs | ({"deterministic"} if pairs == "stored" else set()))
         self.bank = BankSpec(bank, self.jumps.nodes, states=True) if pairs == "stored" else None
@@ -131,13 +146,7 @@ class Consistency:
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        if self.guidance_range is not None and not step["student"].wants_guidance:
-            raise UserError(
-                f"guidance is drawn from {list(self.guidance_range)} and the student is not told; give its network a "
-                "guidance embedding (student.guidance=SCALE), or one scale"
-            )
-        if self.guidance_range is not None:
-            step.draw_guidance(*self.guidance_range)
+        self.scales.draw(step)
         with torch.no_grad():
             pair = self._pair(step)
             target = self._target(step, pair)
@@ -150,9 +159,14 @@ class Consistency:
             where = step.path.unresolved(pair.x_t, pair.t)
         else:
             error, where = self._viewed(belief, target, step), None
-        loss = reduce(error, self._weight(step, pair), context.mask, where)
+        weight_ = self._weight(step, pair)
+        terms = {"consistency": reduce(error, weight_, context.mask, where)}
+        if self.clean:
+            error = belief.divergence(step.path.certain(step.x0), self.divergence, context.mask)
+            here = step.path.unresolved(pair.x_t, pair.t)
+            terms["clean"] = self.clean * reduce(error, weight_, context.mask, here)
         drift = detach(belief).gap(target).abs().mean()
-        return Losses({"consistency": loss}, {"consistency/drift": drift})
+        return Losses(terms, {"consistency/drift": drift})
 
     def _viewed(self, belief: Posterior, target: Posterior, step: Step) -> Tensor:
         assert self.view is not None
@@ -178,14 +192,17 @@ class Consistency:
         """Who is followed: the teacher, or after the first round the student of the last one."""
         if self._round(step) > 0:
             return step["mentor"]
-        return step.guided("teacher", self.guidance)
+        if self.pairs == "own":
+            return step["target" if self.target == "average" else "student"]
+        return self.scales.teacher(step)
 
     def _round(self, step: Step) -> int:
         return min(self.rounds - 1, step.update * self.rounds // step.total) if self.rounds > 1 else 0
 
     def _pair(self, step: Step) -> Pair:
         if self.pairs == "stored":
-            return self._stored(step)
+            x_t, x_r, t, r, _ = stored(step)
+            return Pair(x_t, x_r, t, r)
         path, context, x0 = step.path, step.context, self._clean(step)
         # Who asks for the run's length is bound to it; most grids stay as they are.
         progress = step.update / step.total if getattr(self.jumps, "refined", True) else 0.0
@@ -200,7 +217,7 @@ class Consistency:
             first = _ask(self._teacher(step), x_t, t, context, r)
             x_r = path.bridge(x_t, first.sample(step.g, context.mask), t, r, context, g=step.g)
             return Pair(x_t, x_r, t, r, s, first)
-        how = (self.teacher_steps, self.second_order)
+        how = (self.teacher_steps, self.second_order, False, self.churn)
         x_s, _ = follow(path, self._teacher(step), x_t, t, s, context, step.g, *how)
         return Pair(x_t, x_s, t, s)
 
@@ -211,18 +228,6 @@ class Consistency:
         x0, own = step.x0, step.rollout.x0.detach()
         chosen = (uniform(torch.empty(len(x0)), step.g) < self.mixed).to(x0.device)
         return torch.where(per_sample(chosen, x0) > 0, own, x0)
-
-    def _stored(self, step: Step) -> Pair:
-        if step.bank is None:
-            raise UserError("pairs 'stored' needs a bank of teacher trajectories in step.bank")
-        states, times = (
-            step.bank["states"],
-            step.bank["times"],
-        )  # [b, n + 1, ...] from t = 1 down to 0, [n + 1]
-        index = torch.randint(len(times) - 1, (states.shape[0],), generator=step.g, device=step.g.device)
-        rows = torch.arange(states.shape[0], device=states.device)
-        index = index.to(states.device)
-        return Pair(states[rows, index], states[rows, index + 1], times[index], times[index + 1])
 
     def _target(self, step: Step, pair: Pair) -> Posterior:
         if self.target == "jump":
@@ -240,13 +245,16 @@ class Consistency:
         if role != "student":
             return {}
         calls = {"student": 1 + (self.target == "self") + self.rolls_out}
-        branches = 1 if self.guidance == 1.0 else 2  # None: drawn
-        asked = self.teacher_steps * (2 if self.second_order else 1) if self.pairs == "teacher" else 0
+        followed = self.teacher_steps * (2 if self.second_order else 1)
+        asked = followed if self.pairs == "teacher" else 0
         asked = 2 if self.target == "jump" else asked + (self.target == "teacher")
         if asked:
-            calls["teacher"] = asked * branches
+            calls["teacher"] = asked * self.scales.branches
+        own = followed if self.pairs == "own" else 0
         if self.target == "average":
-            calls["target"] = 1
+            calls["target"] = 1 + own
+        else:
+            calls["student"] += own
         return calls
 
 

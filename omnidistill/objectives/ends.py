@@ -1,4 +1,5 @@
-"""Where the jumps of a consistency model end: for each pair of times t > r a time s <= r."""
+"""Where the jumps of a consistency model end: for each pair of times t > r a time s <= r; for t < r, a jump towards
+noise, a time s >= r where ends are `both_ways`."""
 
 from __future__ import annotations
 
@@ -19,21 +20,24 @@ class Ends(Protocol):
     """Whether the student has to be told s: one state is asked for several."""
     refined: bool
     """Whether `progress` changes anything."""
+    both_ways: bool
+    """Whether t < r has an end too."""
 
     def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
-        """Float64[b]: 0 <= s <= r."""
+        """Float64[b]: 0 <= s <= r < t, or t < r <= s <= 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """The data, s = 0: plain consistency (Song et al. 2023)."""
+    """The data, s = 0: plain consistency (Song et al. 2023). Towards noise the top of the path."""
 
     told: ClassVar[bool] = False
     refined: ClassVar[bool] = False
+    both_ways: ClassVar[bool] = True
 
     def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
-        return torch.zeros_like(r)
+        return torch.where(r > t, path.span[1], torch.zeros_like(r))
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Anywhere:
     window: float = 1.0
     told: ClassVar[bool] = True
     refined: ClassVar[bool] = False
+    both_ways: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or not 0.0 < self.window <= 1.0:
@@ -64,7 +69,8 @@ class Anywhere:
 @dataclass(frozen=True)
 class Edges:
     """The trajectory is cut into equal segments, and a jump ends at the lower edge of its own (Wang et al. 2024, PCM)
-    or, `inside`, anywhere from there to r (Ren et al. 2024, Hyper-SD).
+    or, `inside`, anywhere from there to r (Ren et al. 2024, Hyper-SD); one towards noise at the upper edge (Starodubcev
+    et al. 2024, iCD), or between r and there.
 
     Args:
         segments: their number at first.
@@ -75,6 +81,7 @@ class Edges:
     segments: int = 4
     final: int | None = None
     inside: bool = False
+    both_ways: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         last = self.segments if self.final is None else self.final
@@ -104,7 +111,9 @@ class Edges:
 
     def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
         times = grid(path, self.count(progress)).flip(0).to(r.device)
-        edge = times[torch.searchsorted(times, r + SLACK, right=True) - 1].minimum(r)
+        below = times[torch.searchsorted(times, r + SLACK, right=True) - 1].minimum(r)
+        above = times[torch.searchsorted(times, r - SLACK).clamp_max(len(times) - 1)].maximum(r)
+        edge = torch.where(r > t, above, below)
         if not self.inside:
             return edge
         u = (2.0 * _draw(r, g) - 1.0).clamp_min(0.0)
@@ -125,6 +134,7 @@ class Grids:
     jitter: float = 0.3
     told: ClassVar[bool] = True
     refined: ClassVar[bool] = False
+    both_ways: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not (1 <= self.low <= self.high and 0.0 < self.window <= 1.0 and 0.0 <= self.jitter < 1.0):

@@ -66,7 +66,7 @@ class Path(Protocol):
         g: torch.Generator | None = None,
     ) -> State:
         """x_s ~ q(x_s | x_t, x0), s < t. `churn` 1 is the process's own posterior, 0 the deterministic jump where
-        one exists; tokens have only the former."""
+        one exists; tokens have only the former. A deterministic jump of a Gaussian path may go upwards, s > t > 0."""
         ...
 
     def bridge_law(

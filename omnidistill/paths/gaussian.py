@@ -112,6 +112,11 @@ class GaussianPath(Curves):
     ) -> Real:
         return self._noised(x0, t, context, self.temperature, g)
 
+    def expected(self, x0: Real, t: Time, context: Context = Context()) -> Real:
+        """`alpha x0 + beta y`: the state without its noise."""
+        alpha, beta, _ = self._shaped(self.coefficients(as_time(t, x0)), x0)
+        return alpha * x0 + beta * self._anchor(context, x0)
+
     def _noised(
         self, x0: Real, t: Time, context: Context, temperature: float, g: torch.Generator | None
     ) -> Real:

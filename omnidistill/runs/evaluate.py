@@ -40,6 +40,8 @@ def judge(
     seed = cfg.evaluation.seed
     options = {"samples": cfg.evaluation.samples, "seed": seed, "batch": cfg.evaluation.batch}
     options["resamples"] = RESAMPLES
+    # Runs of before do not say; a metric of the student's own is no part of what tasks measure.
+    options["round_trips"] = bool(cfg.evaluation.get("round_trip", False))
     full = sorted({*steps, *cfg.evaluation.teacher_steps, task.teacher_steps})
     real = floor(task, cfg.evaluation.samples, seed)
     low = torch.autocast(setup.device_of(cfg), torch.bfloat16, enabled=cfg.precision == "bf16")
