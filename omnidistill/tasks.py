@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnidistill.context import Batch, Context
+from omnidistill.context import Batch, Condition, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
@@ -123,6 +123,10 @@ class Task:
         if real.x0 is None:
             return {}
         return self.measure(real.x0, real.context, g)
+
+    def control(self, x0: Tensor, g: torch.Generator) -> Condition:
+        """The condition that a sample has: what a control model reads off it, drawn where it leaves that open."""
+        raise UserError(f"{self.name} has no control model that reads a condition off a sample")
 
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
         """The primary metric of `measure` on resamples of these samples, Float64[r]: what its interval is made of.

@@ -9,6 +9,7 @@ with the new file.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def _updates(cfg, task, objective) -> Figures:  # type: ignore[no-untyped-def]
     spec = objective.bank
     bank = None
     if spec is not None:
-        small = type(spec)(16, min(spec.steps, 4), spec.states)
+        small = replace(spec, size=16, steps=min(spec.steps, 4))
         bank = pairs.bank_of(small, task, teacher, cfg.seed, "cpu")
     module = Distillation(
         crew,

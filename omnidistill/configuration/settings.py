@@ -158,6 +158,7 @@ CHECKS: Mapping[str, Check] = {
     "student.walks": optional(several(whole(1), least=1)),
     "student.target_time": flag,
     "student.cells": optional(whole(2)),
+    "student.new_condition": flag,
     "student.guidance": optional(number(0)),
     "student.adapter": optional(_adapter),
     "student.random_tokens": optional(number(0, 1)),

@@ -23,7 +23,7 @@ from omnidistill.networks.mlp import MLP
 from omnidistill.paths import GaussianPath
 from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior
-from omnidistill.random import generator
+from omnidistill.random import categorical, generator
 from omnidistill.samplers import Heun, Sampler
 from omnidistill.tasks import Metric, Task
 
@@ -138,6 +138,12 @@ class GaussianMixtureTask(Task):
     def sampler(self) -> Sampler:
         """Second order, and the most accurate of the samplers here at 64 steps."""
         return Heun()
+
+    def control(self, x0: Tensor, g: torch.Generator) -> Tensor:
+        """The component that a point is of, Long[b], drawn from its responsibilities."""
+        clean, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        shares = self.mixture.log_joint(x0.detach().cpu(), clean, none).softmax(1)
+        return categorical(shares, g)
 
     def _reference(self, count: int, context: Context, g: torch.Generator) -> Tensor:
         labels = _labels(context)

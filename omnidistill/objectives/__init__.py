@@ -10,6 +10,8 @@ from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
+from omnidistill.objectives.noise_consistency import NoiseConsistency
+from omnidistill.objectives.reconstruction import Reconstruction
 from omnidistill.objectives.reflow import Reflow
 from omnidistill.objectives.regression import Regression
 from omnidistill.objectives.reward import Reward
@@ -31,7 +33,9 @@ __all__ = [
     "Losses",
     "Matching",
     "Nodes",
+    "NoiseConsistency",
     "Objective",
+    "Reconstruction",
     "Reflow",
     "Regression",
     "Reward",

@@ -19,7 +19,7 @@ from omnidistill import __version__
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
-from omnidistill.errors import UserError
+from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
 from omnidistill.random import generator
@@ -40,11 +40,11 @@ def bank_of(spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, dev
     if spec is None:
         return None
     pieces = []
-    context = _contexts(spec.size, task, seed)
+    context = _contexts(spec, task, seed)
     with track(spec.size, "teacher samples") as advance:
         for start in range(0, spec.size, CHUNK):
             part = context[slice(start, min(start + CHUNK, spec.size))]
-            pieces.append((_walked(spec, task, teacher, seed, device, start, part), part))
+            pieces.append(_walked(spec, task, teacher, seed, device, start, part))
             advance(len(pieces[-1][0]))
     return Bank(pieces, times_of(spec, task, teacher))
 
@@ -76,7 +76,7 @@ def make(cfg: DictConfig) -> FilePath:
     known = store.whole(out, header)
     for index in known:
         store.read_shard(out, header, index)
-    context = _contexts(spec.size, task, cfg.seed)
+    context = _contexts(spec, task, cfg.seed)
     done = sum(min(CHUNK, spec.size - index * CHUNK) for index in known)
     with _held() as stopped, track(spec.size, "teacher trajectories") as advance:
         advance(done)
@@ -85,9 +85,7 @@ def make(cfg: DictConfig) -> FilePath:
                 continue
             start = index * CHUNK
             part = context[slice(start, min(start + CHUNK, spec.size))]
-            store.write_shard(
-                out, header, index, _walked(spec, task, teacher, cfg.seed, device, start, part), part
-            )
+            store.write_shard(out, header, index, *_walked(spec, task, teacher, cfg.seed, device, start, part))
             done += len(range(start, min(start + CHUNK, spec.size)))
             advance(min(CHUNK, spec.size - start))
             if stopped and done < spec.size:
@@ -134,6 +132,7 @@ def header_of(spec: BankSpec, cfg: DictConfig, task: Task, teacher: Denoiser) ->
         steps=spec.steps,
         guidance=float(cfg.guidance),
         states=spec.states,
+        controlled=spec.controlled,
         times=tuple(times_of(spec, task, teacher).tolist()),
         seed=int(cfg.seed),
         size=spec.size,
@@ -176,7 +175,7 @@ def _named(sampler: Sampler) -> str:
 
 def _refuse(folder: FilePath, there: store.Header, wanted: store.Header, more: tuple[str, ...]) -> None:
     """An error at the first thing in which a store is not what is wanted, with both values."""
-    for name in ("task", "path", "teacher", "sampler", "steps", "guidance", *more):
+    for name in ("task", "path", "teacher", "sampler", "steps", "guidance", "controlled", *more):
         a, b = getattr(there, name), getattr(wanted, name)
         if a != b:
             a, b = (f"{x[:12]}..." if name == "teacher" else x for x in (a, b))
@@ -194,23 +193,32 @@ def times_of(spec: BankSpec, task: Task, teacher: Denoiser) -> Tensor:
     return times if spec.states else times[[0, -1]]
 
 
-def _contexts(size: int, task: Task, seed: int) -> Context:
-    return task.contexts(size, generator(seed, "bank", "contexts"))
+def _contexts(spec: BankSpec, task: Task, seed: int) -> Context:
+    """What the trajectories are made under: what is drawn, or no condition where one is read off each sample."""
+    context = task.contexts(spec.size, generator(seed, "bank", "contexts"))
+    if not spec.controlled:
+        return context
+    if task.null is None or not isinstance(context.condition, Tensor):
+        raise NotOffered(f"conditions are read off samples made without one, and {task.name} has no null label")
+    return context.with_condition(torch.full_like(context.condition, task.null))
 
 
 def _walked(
     spec: BankSpec, task: Task, teacher: Denoiser, seed: int, device: str, start: int, part: Context
-) -> Tensor:
-    """States [n, times, ...] of the chunk of trajectories that begins with number `start`."""
+) -> tuple[Tensor, Context]:
+    """States [n, times, ...] of the chunk of trajectories that begins with number `start`, and their contexts."""
     teacher.eval()  # as in training: without dropout
-    size = min(CHUNK, spec.size - start)
+    size, given = min(CHUNK, spec.size - start), part
     part = part.to(device)
     g = generator(seed, "bank", start, device=device)
     # A pair says something about its noise only if the sample is a function of it.
     made = deterministic(task.sampler()).sample(
         teacher, task.like(size, device, part), spec.steps, part, g=g, keep=True
     )
-    return torch.stack(made.states if spec.states else (made.states[0], made.states[-1]), 1).cpu()
+    states = torch.stack(made.states if spec.states else (made.states[0], made.states[-1]), 1).cpu()
+    if spec.controlled:
+        given = given.with_condition(task.control(states[:, -1], generator(seed, "bank", "controls", start)))
+    return states, given
 
 
 @contextmanager

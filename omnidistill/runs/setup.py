@@ -175,6 +175,8 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
     objective = Weighted(parts, weights, begins)
     has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
     lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
+    if cfg.student.get("new_condition", False) and not task.conditional:
+        lacking.append("condition")
     lacking += sorted(
         set(cfg.get("recipe", {}).get("needs", []))
         - set(task.path.offers)
@@ -231,6 +233,8 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     torch.manual_seed(cfg.seed)
     network = task.network(target_time=recipe.target_time, guidance=recipe.guided).to(device)
     load_strictly(network, starting_weights(network, origin.network), FilePath("the teacher"))
+    if options.get("new_condition", False):
+        forget(network, task)
     adapter = adapter_of(cfg)
     if adapter is None:
         _freeze(network, origin.network)
@@ -249,6 +253,21 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
         )
     # During training the scale is drawn per sample, so the student is told it by the step's context, not by itself.
     return assemble(network, task.path, replace(recipe, guidance=None)), recipe
+
+
+def forget(network: nn.Module, task: Task) -> None:
+    """Gives every label the embedding of the null label, so that the student starts as the teacher without a condition
+    and what a label adds starts at zero (Zhang et al. 2023, ControlNet, sec. 3.1, for labels)."""
+    count = None if task.classes is None or task.null is None else task.classes
+    found = [m for m in network.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == (count or -1) + 1]
+    if count is None or not found:
+        raise UserError(
+            f"student.new_condition=true gives labels the embedding of the null label, and the network of {task.name} "
+            "has no embedding of labels; leave it false"
+        )
+    with torch.no_grad():
+        for module in found:
+            module.weight[:] = module.weight[task.null].clone()
 
 
 def adapter_of(cfg: DictConfig) -> Adapter | None:

@@ -165,7 +165,8 @@ class FewStep(Sampler):
 
         The step k of `steps` is drawn uniformly for the whole batch, from `structure` if given (processes that train
         together draw the same), else from g. The input is what inference would see there: k steps without gradient,
-        then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). With `data`, the input is real data
+        then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). The answer is that of a jump to the
+        data: a belief for a shorter jump is a mean on the way there, and no sample. With `data`, the input is real data
         noised to t_k instead.
         """
         path = denoiser.path
@@ -179,7 +180,8 @@ class FewStep(Sampler):
                 for i in range(k):
                     x = self.step(denoiser, x, times[i], times[i + 1], context, g)
         t = times[k].expand(x.shape[0]).to(x.device)
-        belief, x0 = self._answer(denoiser, x, t, times[k + 1], context, g)
+        # What is judged is a sample: one that is told where to jumps to the data, whatever its next step would be.
+        belief, x0 = self._answer(denoiser, x, t, torch.zeros_like(times[k]), context, g)
         return Rollout(x, t, belief, x0, context)
 
     def three_jumps(

@@ -38,6 +38,7 @@ class Header:
         sampler: the deterministic sampler with its options.
         steps: its steps.
         guidance: scale under which the teacher was asked.
+        controlled: whether conditions were read off the samples (`Task.control`).
         states: whether all states of a trajectory are there, or its two ends alone.
         times: where these states are, from the prior down to 0.
         seed: of noise and contexts.
@@ -57,6 +58,7 @@ class Header:
     seed: int
     size: int
     shard: int = 256
+    controlled: bool = False
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
