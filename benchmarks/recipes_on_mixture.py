@@ -5,11 +5,11 @@
 
 Runs `omnidistill distill task=exact/gaussian_mixture 'task.means=...' recipe=NAME` for each of these recipes, or for
 all that there are, one at a time and each in a process of its own; what has a record is not run again unless `--again`
-says so, so that an interrupted table goes on and a new recipe joins it. The budget is that of the recipe's own tuning on
-the task. A record, `benchmarks/results/recipes_on_mixture/NAME.json`, holds the command, the step count that the recipe
-was trained for, the gap closed there with its interval, the share of modes of weight >= 5 % that are recalled, wall
-seconds and network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes the table,
-also as `table.md` beside the records.
+says so, so that an interrupted table goes on and a new recipe joins it. The budget is that of the recipe's own tuning
+on the task. A record, `benchmarks/results/recipes_on_mixture/NAME.json`, holds the command, the step count that the
+recipe was trained for, the gap closed there with its interval, the share of modes of weight >= 5 % that are recalled,
+wall seconds and network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes the
+table, also as `table.md` beside the records.
 """
 
 from __future__ import annotations
@@ -81,7 +81,12 @@ def run(recipe: str, needs: list[str], folder: Path) -> dict[str, Any]:
         [sys.executable, "-m", *words, f"out={folder / recipe}"], capture_output=True, text=True
     )
     seconds = round(time.monotonic() - began, 1)
-    record: dict[str, Any] = {"recipe": recipe, "command": shlex.join(words), "steps": steps, "seconds": seconds}
+    record: dict[str, Any] = {
+        "recipe": recipe,
+        "command": shlex.join(words),
+        "steps": steps,
+        "seconds": seconds,
+    }
     if made.returncode:
         last = (made.stderr.strip().splitlines() or ["no word"])[-1]
         return {**record, "failed": last}

@@ -115,14 +115,17 @@ class Consistency:
             raise UserError(
                 f"mixed is a share from 0 to 1 of the data, not of stored pairs; got {mixed}, '{pairs}'"
             )
-        if not 0.0 <= churn <= 1.0 or (churn and (second_order or pairs not in ("teacher", "own") or target == "jump")):
+        if not 0.0 <= churn <= 1.0 or (
+            churn and (second_order or pairs not in ("teacher", "own") or target == "jump")
+        ):
             raise UserError(
                 "churn is a share from 0 to 1 of the noise of single-belief steps (pairs 'teacher' or 'own', "
                 f"second_order=false, target not 'jump'); got {churn}, '{pairs}', {second_order}, '{target}'"
             )
         if clean < 0.0 or (clean and (mixed or pairs == "stored")):
             raise UserError(
-                f"clean is a weight of the distance to the data of pairs made of them; got {clean}, '{pairs}', mixed={mixed}"
+                "clean is a weight of the distance to the data, for pairs made of them alone; "
+                f"got {clean}, '{pairs}', mixed={mixed}"
             )
         self.mixed, self.rolls_out = mixed, mixed > 0.0
         self.pairs, self.target, self.jumps = pairs, target, jumps or Nodes(32)

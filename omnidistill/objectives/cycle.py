@@ -63,10 +63,14 @@ class Cycle:
         if role != "student":
             return None
         if not step["student"].wants_target:
-            raise UserError("a cycle goes both ways, and the student is not told which; set student.target_time=true")
+            raise UserError(
+                "a cycle goes both ways, and the student is not told which; set student.target_time=true"
+            )
         path = invertible(step.path)
         edges = grid(path, self.segments).flip(0).to(step.x0.device)
-        return Losses(self._whole(step, path, edges) if self.reach == "whole" else self._parts(step, path, edges))
+        return Losses(
+            self._whole(step, path, edges) if self.reach == "whole" else self._parts(step, path, edges)
+        )
 
     def _whole(self, step: Step, path: GaussianPath, edges: Tensor) -> dict[str, Tensor]:
         count = len(step.x0)

@@ -27,6 +27,7 @@ class Scales:
 
     @property
     def needs(self) -> set[str]:
+        """What it asks of a task, as an objective's `needs`."""
         return set() if self.scale == 1.0 else {"condition"}
 
     def draw(self, step: Step) -> None:
@@ -41,4 +42,5 @@ class Scales:
         step.draw_guidance(*self.range)
 
     def teacher(self, step: Step) -> Denoiser:
+        """The teacher at this scale, or at the drawn one."""
         return step.guided("teacher", self.scale)

@@ -146,7 +146,9 @@ class Segments:
         stored = states == "stored"
         self.bank = BankSpec(bank, self.jumps.nodes, states=True) if stored else None
         needs = {"deterministic", "composable"} | (set() if stored else {"data"})
-        self.needs = frozenset(needs | self.scales.needs | ({"gaussian"} if back or compare == "states" else set()))
+        self.needs = frozenset(
+            needs | self.scales.needs | ({"gaussian"} if back or compare == "states" else set())
+        )
 
     # --- the loss -----------------------------------------------------------------------------------------------
 

@@ -60,11 +60,11 @@ class Weighted:
                 f"objectives ask for banks with different steps: {sorted({a.steps for a in asked})}"
             )
         if len({spec.controlled for spec in asked}) > 1:
-            raise UserError("one objective reads conditions off samples, another draws them first; they share no bank")
+            raise UserError(
+                "one objective reads conditions off samples, another draws them first; they share no bank"
+            )
         controlled = asked[0].controlled
-        return BankSpec(
-            max(a.size for a in asked), asked[0].steps, any(a.states for a in asked), controlled
-        )
+        return BankSpec(max(a.size for a in asked), asked[0].steps, any(a.states for a in asked), controlled)
 
     def _guidance(self) -> tuple[float, float] | None:
         """The one range that parts want drawn; whoever comes first in a step must not decide between two."""

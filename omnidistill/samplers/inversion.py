@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -20,7 +19,9 @@ order in the noise level there, divided by the data's own spread."""
 def invertible(path: Path) -> GaussianPath:
     """The path, if a state of it says which noise it comes from."""
     if not {"gaussian", "deterministic"} <= path.offers:
-        raise UserError(f"{path} has no deterministic way from data to noise; inversion needs a Gaussian path")
+        raise UserError(
+            f"{path} has no deterministic way from data to noise; inversion needs a Gaussian path"
+        )
     return path  # type: ignore[return-value]
 
 

@@ -1,5 +1,6 @@
 """Jumps towards noise and cycles against the known trajectories of a Gaussian."""
 
+import itertools
 import math
 
 import pytest
@@ -174,18 +175,22 @@ def test_the_exact_maps_give_no_loss_and_errors_theirs(closed, reach: str) -> No
     wide = [math.sqrt((1 - t) ** 2 * STD**2 + t**2) for t in (0, 0.25, 0.5, 0.75, 1.0)]
     off = objective.losses("student", step_of(closed, path, Map(path, up=0.1), count=4096))
     if reach == "segment":
-        kept = sum((0.1 * a / b) ** 2 for a, b in zip(wide, wide[1:], strict=False)) / 4
+        kept = sum((0.1 * a / b) ** 2 for a, b in itertools.pairwise(wide)) / 4
         assert float(off.terms["cycle_up"].detach()) == pytest.approx(0.5 * kept, rel=0.05)
     else:  # each segment's shift is widened or narrowed on the way up, and all of it on the way down
         top = sum(0.1 * wide[4] / wide[i] for i in range(1, 5))
-        assert float(off.terms["cycle"].detach()) == pytest.approx(0.5 * (top * wide[0] / wide[4]) ** 2, rel=0.01)
+        assert float(off.terms["cycle"].detach()) == pytest.approx(
+            0.5 * (top * wide[0] / wide[4]) ** 2, rel=0.01
+        )
 
 
 def test_each_direction_is_trained_against_the_other_which_is_frozen(closed) -> None:
     path = paths.rectified_flow()
     student, average = Map(path, up=0.1, down=0.1), Map(path)
     found = Cycle(2).losses("student", step_of(closed, path, student, average))
-    up, down = torch.autograd.grad(found.terms["cycle_up"], (student.up, student.down), retain_graph=True, allow_unused=True)
+    up, down = torch.autograd.grad(
+        found.terms["cycle_up"], (student.up, student.down), retain_graph=True, allow_unused=True
+    )
     assert float(up) > 0 and (down is None or float(down) == 0)
     up, down = torch.autograd.grad(found.terms["cycle_down"], (student.up, student.down), allow_unused=True)
     assert float(down) > 0 and (up is None or float(up) == 0)
@@ -237,7 +242,10 @@ def test_padding_changes_nothing(closed, reach: str, monkeypatch) -> None:
         (lambda: Segments(Grids(), towards="noise"), "Data or Edges"),
         (lambda: Segments(Edges(), towards="noise", sub_path=True), "without to_data, sub_path"),
         (lambda: Segments(towards="noise", start=0.0), "start=0.0"),
-        (lambda: invert(Map(paths.MaskedPath(3)), torch.zeros(1), torch.zeros(2)), "inversion needs a Gaussian"),
+        (
+            lambda: invert(Map(paths.MaskedPath(3)), torch.zeros(1), torch.zeros(2)),
+            "inversion needs a Gaussian",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(make, says: str) -> None:

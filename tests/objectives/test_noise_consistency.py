@@ -48,7 +48,11 @@ def bank(count: int = 4096) -> dict:
     g = generator("pairs")
     z, n = (torch.randn(count, 2, generator=g, dtype=torch.float64) for _ in range(2))
     context = Context(condition=z + BLUR * n)
-    return {"states": torch.stack((z, GAIN * z + OFFSET), 1), "times": torch.tensor([1.0, 0.0]), "context": context}
+    return {
+        "states": torch.stack((z, GAIN * z + OFFSET), 1),
+        "times": torch.tensor([1.0, 0.0]),
+        "context": context,
+    }
 
 
 def step_of(closed, student: Denoiser, count: int = 4096):
@@ -102,7 +106,9 @@ def test_one_level_is_regression_whose_answer_is_the_mean(closed) -> None:
 def test_where_the_coupling_is_whole_the_generators_own_sample_is_the_target(closed) -> None:
     class Wrong(Exact):
         def belief(self, x_t, t, context, target_time):
-            return PointPosterior(super().belief(x_t, t, context, target_time).mean + 5.0 * (target_time == 1).unsqueeze(1))
+            return PointPosterior(
+                super().belief(x_t, t, context, target_time).mean + 5.0 * (target_time == 1).unsqueeze(1)
+            )
 
     batch, like = closed.free(256, 2)
     for average in (Exact(), Wrong()):
@@ -115,7 +121,9 @@ def test_where_the_coupling_is_whole_the_generators_own_sample_is_the_target(clo
 def test_calls_are_those_that_are_declared(closed, target: str) -> None:
     objective, step = NoiseConsistency(target=target), step_of(closed, Exact(), 64)
     objective.losses("student", step)
-    assert {name: model.calls for name, model in step.models.items() if model.calls} == objective.cost("student")
+    assert {name: model.calls for name, model in step.models.items() if model.calls} == objective.cost(
+        "student"
+    )
 
 
 def test_a_bank_has_controls_of_its_samples() -> None:
@@ -126,7 +134,7 @@ def test_a_bank_has_controls_of_its_samples() -> None:
     assert bool(((x0[:, 0] > 0) == (labels == 0)).all())
     assert float((labels == 0).double().mean()) == pytest.approx(0.8, abs=0.06)
     z = made["states"][:, 0]
-    assert bool((z[labels == 0, 0].mean() > z[labels == 1, 0].mean() + 0.5))  # noise and control are coupled
+    assert bool(z[labels == 0, 0].mean() > z[labels == 1, 0].mean() + 0.5)  # noise and control are coupled
 
 
 def test_a_new_condition_starts_as_none() -> None:
@@ -155,8 +163,10 @@ def test_what_cannot_be_is_said_in_a_line(closed) -> None:
     student.wants_target = False
     with pytest.raises(UserError, match=r"student\.target_time=true"):
         NoiseConsistency().losses("student", step_of(closed, student, 16))
-    with pytest.raises(UserError, match="in step.bank"):
-        NoiseConsistency().losses("student", closed.step("student", {"student": Exact()}, Batch(None, count=4), torch.empty(4, 2)))
+    with pytest.raises(UserError, match="a bank of teacher pairs"):
+        NoiseConsistency().losses(
+            "student", closed.step("student", {"student": Exact()}, Batch(None, count=4), torch.empty(4, 2))
+        )
     task = GaussianMixtureTask([[2.0, 0.0]])
     with pytest.raises(UserError, match="no null label"):
         pairs.bank_of(NoiseConsistency(pairs=8).bank, task, task.exact_teacher(), 0, "cpu")

@@ -76,7 +76,9 @@ def test_states_are_the_students_own_and_targets_have_no_graph(closed) -> None:
     assert seen == {1.0, 0.667, 0.333}
 
 
-@pytest.mark.parametrize("options", [{}, {"teacher_steps": 3, "second_order": True}, {"noise": "fresh"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"teacher_steps": 3, "second_order": True}, {"noise": "fresh"}], ids=str
+)
 def test_calls_are_those_that_are_declared(closed, options) -> None:
     path = paths.rectified_flow()
     objective = Reconstruction(**options)
