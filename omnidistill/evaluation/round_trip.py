@@ -24,8 +24,8 @@ def round_trip(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> float:
-    """`sqrt(E|x0' - x0|^2 / E|x0 - mean|^2)`, x0' made of held-out x0 by `steps` jumps to noise and as many back, each by
-    one belief: 0 finds the data again, 1 is no better than their mean.
+    """`sqrt(E|x0' - x0|^2 / E|x0 - mean|^2)`, x0' made of held-out x0 by `steps` jumps to noise and as many back, each
+    by one belief: 0 finds the data again, 1 is no better than their mean.
 
     Raises:
         UserError: a task without data, or a path on which no trajectory is deterministic.

@@ -78,8 +78,8 @@ class RoleSpec:
 class BankSpec:
     """Teacher trajectories computed before training: `size` of them with `steps` sampler steps.
 
-    `states` says whether to keep all states of a trajectory or its two ends (noise and sample) alone. `controlled`: they
-    are made without a condition, and each has the one that the task reads off its sample (`Task.control`).
+    `states` says whether to keep all states of a trajectory or its two ends (noise and sample) alone. `controlled`:
+    they are made without a condition, and each has the one that the task reads off its sample (`Task.control`).
     """
 
     size: int

@@ -4,13 +4,13 @@ A student that jumps both ways (`Segments` towards data, and `towards: noise`) h
 upper edge and down to its lower one. For the exact maps of a trajectory one undoes the other. Options are
 
 reach   `segment` (iCD, Starodubcev et al. 2024, arXiv:2406.14539, preservation losses): up and down again through one
-                  drawn segment, and down and up again. In each the second jump is the average's, through whose input the
-                  gradient goes, so that each direction is trained against the other.
-        `whole`   (Inverse-and-Edit, Beletskii et al. 2025, arXiv:2506.19103): data through all segments up to noise, and
-                  down to data by the average, with the gradient through all of it. Only the way up is trained.
+                  drawn segment, and down and up again. In each the second jump is the average's, through whose input
+                  the gradient goes, so that each direction is trained against the other.
+        `whole`   (Inverse-and-Edit, Beletskii et al. 2025, arXiv:2506.19103): data through all segments up to noise,
+                  and down to data by the average, with the gradient through all of it. Only the way up is trained.
 
-States are compared. Clean data are taken for the state at `start`, so of the lowest segment the exact maps leave an error
-of second order in the noise level there.
+States are compared. Clean data are taken for the state at `start`, so of the lowest segment the exact maps leave an
+error of second order in the noise level there.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Noise consistency: a new control for a generator whose samples, noises and a control model are all there is (Luo et al.
-2025, Noise Consistency Training, arXiv:2506.19741).
+"""Noise consistency: a new control for a generator whose samples, noises and a control model are all there is (Luo et
+al. 2025, Noise Consistency Training, arXiv:2506.19741).
 
 G takes a noise z to a sample, and a control model reads c off G(z); so z and c are coupled. A student asked with c and
 noise of its own has neither. Between the two lie, with e fresh noise and u from 0 to 1 in steps,
@@ -12,8 +12,8 @@ Of one c this is consistency training (Song et al. 2023, theorem 2) of the diffu
 through G: `f(., c, 1)` takes noise to `p(G(z) | c)`, as the steps get small. With a single step it is regression, whose
 answer is the mean of all samples with c.
 
-The student is told u, as the second time 1 - u, so that a sampler's jump to the data, 0, asks for u = 1. One that is not
-told has one answer for all u, and where noise does not fit its control a consistent answer is then a constant.
+The student is told u, as the second time 1 - u, so that a sampler's jump to the data, 0, asks for u = 1. One that is
+not told has one answer for all u, and where noise does not fit its control a consistent answer is then a constant.
 """
 
 from __future__ import annotations

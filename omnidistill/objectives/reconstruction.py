@@ -5,17 +5,18 @@ With x_t a state of the student's own walk from pure noise, without a graph, and
 
 `L = E w(t) divergence(f(x_t, t), sg D*)`, `D*` the teacher's sample from `x_tau`, `tau = depth t`,
 
-where x_tau is where the student's belief leads. No data are seen, so nothing of them leaks into x_t. The shift to tau is
-the paper's: under much noise the target keeps the student's layout, near the data it mends details. Two ways to x_tau:
+where x_tau is where the student's belief leads. No data are seen, so nothing of them leaks into x_t. The shift to tau
+is the paper's: under much noise the target keeps the student's layout, near the data it mends details. Two ways to
+x_tau:
 
-`kept`   with the noise of x_t (`Path.bridge`). At depth 1 x_tau is x_t, the target is the end of the teacher's trajectory
-         through it, and the exact map has zero loss. Below, a straight way to x_tau leaves the trajectory, which is
-         curved: of N(m, c^2), `f - m = phi (x_t - alpha_t m)` is at rest at
+`kept`   with the noise of x_t (`Path.bridge`). At depth 1 x_tau is x_t, the target is the end of the teacher's
+         trajectory through it, and the exact map has zero loss. Below, a straight way to x_tau leaves the trajectory,
+         which is curved: of N(m, c^2), `f - m = phi (x_t - alpha_t m)` is at rest at
          `phi = c k / (S_tau - c (alpha_tau - alpha_t k))`, `k = sigma_tau / sigma_t`, `S^2 = alpha^2 c^2 + sigma^2`,
          against c / S_t of the exact map: at t = 1 of a rectified flow, for c = 0.4 and depth 0.9, 0.418 against 0.4.
-`fresh`  with new noise (`Path.corrupt`). The target's mean given the sample is nearer to the data's mean than the sample
-         is, `E[D* | x0] - m = (alpha_tau c / S_tau) (x0 - m)`, and a squared distance shrinks what it is minimised over.
-         It needs a second term that keeps the spread.
+`fresh`  with new noise (`Path.corrupt`). The target's mean given the sample is nearer to the data's mean than the
+         sample is, `E[D* | x0] - m = (alpha_tau c / S_tau) (x0 - m)`, and a squared distance shrinks what it is
+         minimised over. It needs a second term that keeps the spread.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ a window        STD (Xu et al. 2024, arXiv:2412.18945), from states of one store
 0               SLAM (Xu et al. 2024, arXiv:2404.13903), asked on the whole of the straight way from x_t to x_r
                 (`sub_path`)
 
-Nothing in the formula asks which way time runs. `towards: noise` has t < r <= s: the student learns to take data back to
-the noise that they come from (iCD, Starodubcev et al. 2024, arXiv:2406.14539, forward consistency distillation), as an
-answer for a jump upwards, by the same belief.
+Nothing in the formula asks which way time runs. `towards: noise` has t < r <= s: the student learns to take data back
+to the noise that they come from (iCD, Starodubcev et al. 2024, arXiv:2406.14539, forward consistency distillation), as
+an answer for a jump upwards, by the same belief.
 
 If one state is asked for several s, the belief that is right depends on s, and a student that is not told has a floor
 that no training lowers (for a Gaussian of deviation 0.6 at t = 0.8 of the cosine path, x = 1: 0.62 at s = 0, 0.12 at

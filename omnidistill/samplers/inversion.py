@@ -12,8 +12,8 @@ from omnidistill.errors import UserError
 from omnidistill.paths import GaussianPath, Path
 
 START = 0.01
-"""The time that clean data are taken for. At 0 a state says nothing of its noise; the error that this makes is of second
-order in the noise level there, divided by the data's own spread."""
+"""The time that clean data are taken for. At 0 a state says nothing of its noise; the error that this makes is of
+second order in the noise level there, divided by the data's own spread."""
 
 
 def invertible(path: Path) -> GaussianPath:
@@ -34,8 +34,8 @@ def beginning(path: Path, start: float, above: Tensor) -> Tensor:
 def invert(
     denoiser: Denoiser, x0: Tensor, times: Tensor, context: Context = Context(), *, start: float = START
 ) -> Tensor:
-    """x_1 of the deterministic trajectory that ends in x0 (DDIM inversion, Song et al. 2021, sec. 4.3; by a student that
-    learned jumps towards noise, Starodubcev et al. 2024, iCD, alg. 1).
+    """x_1 of the deterministic trajectory that ends in x0 (DDIM inversion, Song et al. 2021, sec. 4.3; by a student
+    that learned jumps towards noise, Starodubcev et al. 2024, iCD, alg. 1).
 
     Args:
         times: Float64[n + 1] of a sampler, from the top down to 0; walked upwards, with `start` in place of 0.
