@@ -1,5 +1,5 @@
 """What a denoiser returns: a belief about the clean sample. A point (the posterior mean), a categorical per token, a
-point of the simplex per token, or a Gaussian mixture.
+point of the simplex per token, a Gaussian mixture, or a curve of time.
 
 Objectives are written against the methods of `Posterior`, never against the class: that is what lets one
 implementation of a family serve latents, coordinates and tokens.
@@ -10,6 +10,7 @@ from __future__ import annotations
 from omnidistill.errors import UserError
 from omnidistill.posteriors.base import P, Posterior, detach, split
 from omnidistill.posteriors.categoricals import IMPOSSIBLE, CategoricalPosterior, CertainTokens
+from omnidistill.posteriors.curves import ArcPosterior, GridPosterior
 from omnidistill.posteriors.mixtures import MixturePosterior
 from omnidistill.posteriors.points import PointPosterior
 from omnidistill.posteriors.simplex import SimplexPosterior
@@ -17,8 +18,10 @@ from omnidistill.shapes import State
 
 __all__ = [
     "IMPOSSIBLE",
+    "ArcPosterior",
     "CategoricalPosterior",
     "CertainTokens",
+    "GridPosterior",
     "MixturePosterior",
     "P",
     "PointPosterior",

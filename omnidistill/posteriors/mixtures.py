@@ -71,6 +71,13 @@ class MixturePosterior:
         means, log_w, _ = self._parts()
         return (log_w.exp().unsqueeze(2) * means).sum(1)
 
+    @property
+    def variance(self) -> Float[Tensor, "b 1 *positions"]:
+        """The mean variance of a channel: of the components' spread and of their means around the mean."""
+        means, log_w, log_std = self._parts()
+        apart = (means - self.mean.unsqueeze(1)).square().mean(2)
+        return (log_w.exp() * ((2.0 * log_std).exp() + apart)).sum(1, keepdim=True)
+
     def replace(self, parameters: Float[Tensor, "b parts *positions"]) -> MixturePosterior:
         return replace(self, parameters=parameters)
 
@@ -164,6 +171,30 @@ class MixturePosterior:
         dtype = self.parameters.dtype
         log_std = log_std - 0.5 * shrunk
         return MixturePosterior.of(mean.to(dtype), log_w.log_softmax(1).to(dtype), log_std.to(dtype), x_r, at)
+
+    def onwards(self, x: State, u: Time, v: Time, path: Path) -> State:
+        """The deterministic trajectory through x at u, at v <= u, in one jump by this belief as it is at u: exact for
+        one component, of any length.
+
+        For a belief N(m, s^2) the trajectory is that of a Gaussian. With `l` as in `after` and
+        `k = (sigma_v / sigma_u) sqrt(1 + s^2 l)`,
+
+            `x_v = k x + sigma_v^2 l (m - s^2 alpha_u x / sigma_u^2) / (alpha_v + k alpha_u)`,
+
+        which is DDIM's jump for s = 0. A mixture jumps as the Gaussian of its mean and variance. In float64.
+        """
+        here = self.after(x, u, path)
+        mean, variance, x_ = here.mean.double(), here.variance.double(), x.double()
+        (a_u, _, s_u), (a_v, _, s_v) = (
+            path.coefficients(torch.as_tensor(t, dtype=torch.float64, device=x.device))  # type: ignore[attr-defined]
+            for t in (u, v)
+        )
+        ratio = like(s_v / s_u, x_)
+        gained = like(a_v**2 - (a_u * s_v / s_u) ** 2, x_)  # sigma_v^2 l
+        a_u, a_v, s_u = (like(value, x_) for value in (a_u, a_v, s_u))
+        k = (ratio**2 + variance * gained / s_u**2).clamp_min(0.0).sqrt()
+        there = k * x_ + gained * (mean - variance * a_u * x_ / s_u**2) / (a_v + k * a_u)
+        return there.to(x.dtype)
 
 
 def _coefficients(path: Path, t: Times, means: Means) -> tuple[Tensor, Tensor]:
