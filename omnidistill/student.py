@@ -24,8 +24,9 @@ from omnidistill.configuration import received, student_file
 from omnidistill.context import Condition, Context
 from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
-from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told, Windowed
+from omnidistill.denoisers import Denoiser, NetworkDenoiser, PolicyDenoiser, Told, Windowed
 from omnidistill.denoisers.heads import Heads
+from omnidistill.denoisers.policies import checked, widened
 from omnidistill.denoisers.second import with_second
 from omnidistill.errors import RunError, UserError, unknown
 from omnidistill.paths import Path
@@ -250,10 +251,11 @@ def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
             raise UserError(f"student.random_tokens={recipe.random_tokens} needs a masked path, got {path}")
         path = path.with_prior(recipe.random_tokens)  # type: ignore[attr-defined]
     reading = {**recipe.reading, "target_time": recipe.target_time}
-    known = inspect.signature(NetworkDenoiser).parameters
-    if foreign := sorted(reading.keys() - known.keys()):
+    kind = PolicyDenoiser if "policy" in reading else NetworkDenoiser
+    known = {*inspect.signature(NetworkDenoiser).parameters, *inspect.signature(kind).parameters}
+    if foreign := sorted(reading.keys() - known):
         raise unknown("key of reading", foreign[0], known)
-    denoiser = NetworkDenoiser(network, path, **reading)
+    denoiser = kind(network, path, **reading)
     return denoiser if recipe.guidance is None else Told(denoiser, recipe.guidance)
 
 
@@ -291,9 +293,12 @@ def read_recipe(folder: FilePath, name: str) -> Recipe:
         raise UserError(f"{path} is not a description of a saved model ({error})") from error
 
 
-def _with_heads(network: nn.Module, recipe: Recipe) -> nn.Module:
-    cells = recipe.reading.get("cells")
-    return network if cells is None else Heads(network, cells)
+def headed(network: nn.Module, reading: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """The network with the last layer that a reading asks for: one a cell, or as wide as a policy; else as it is."""
+    if reading.get("cells") is not None:
+        return Heads(network, reading["cells"])
+    made = reading.get("policy")
+    return network if made is None else widened(network, checked(*made), seed)
 
 
 def _filled(
@@ -337,7 +342,7 @@ def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") 
     tensors, _ = read_safetensors(folder / f"{name}.safetensors")
 
     def network() -> nn.Module:
-        return _with_heads(task.network(target_time=recipe.target_time, guidance=recipe.guided), recipe)
+        return headed(task.network(target_time=recipe.target_time, guidance=recipe.guided), recipe.reading)
 
     with _described_by(folder / f"{name}.json"):
         check_network(network, tensors if recipe.adapter is None else None)
@@ -375,7 +380,7 @@ def load(
             guidance=recipe.guided,
             time_module=recipe.reading.get("time_module"),
         )
-        network = _with_heads(network, recipe)
+        network = headed(network, recipe.reading)
         tensors, _ = read_safetensors(folder / "student.safetensors")
         network = _filled(single(network, say=False), tensors, folder, "student", recipe)
         denoiser = assemble(network, path, recipe).to(device).eval()

@@ -119,6 +119,21 @@ def _adapter(key: str, value: Any) -> dict[str, Any]:
     return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
 
 
+def _policy(key: str, value: Any) -> dict[str, Any]:
+    parts: dict[str, Check] = {
+        "kind": one_of("mixture", "grid", "arc"),
+        "parts": whole(1, 1024),
+        "substeps": whole(1, 4096),
+    }
+    if not isinstance(value, Mapping) or "kind" not in value:
+        raise UserError(
+            f"{key} must be {{kind: mixture, parts: 8, substeps: 32}} or null, got {_shown(value)}"
+        )
+    if strange := [name for name in value if name not in parts]:
+        raise unknown(f"key of {key}", strange[0], parts)
+    return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
+
+
 _RATE = number(0, above=True)
 
 CHECKS: Mapping[str, Check] = {
@@ -159,6 +174,7 @@ CHECKS: Mapping[str, Check] = {
     "student.target_time": flag,
     "student.cells": optional(whole(2)),
     "student.new_condition": flag,
+    "student.policy": optional(_policy),
     "student.guidance": optional(number(0)),
     "student.adapter": optional(_adapter),
     "student.random_tokens": optional(number(0, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,19 @@ class Denoiser(nn.Module):
     ) -> Posterior:
         """What `forward` calls once it has counted: the belief, by whatever the subclass knows."""
         raise NotImplementedError("a Denoiser implements belief(x_t, t, context, target_time)")
+
+    def policy(
+        self,
+        x_t: Tensor,
+        t: Tensor | float,
+        context: Context = Context(),
+        target_time: Tensor | None = None,
+    ) -> Any:
+        """A belief about the whole way from t to `target_time`, which can be asked again at every later state
+        (`Posterior.after`, `onwards`), in one counted call."""
+        raise UserError(
+            f"{type(self).__name__} has no policy to be asked again; set student.policy={{kind: mixture, parts: 8}}"
+        )
 
     def output_weight(self, t: Tensor) -> Tensor:
         """Float64[b]: the weight w(t) under which this denoiser is best trained; 1 where it does not say."""

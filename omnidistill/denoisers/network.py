@@ -92,7 +92,8 @@ class NetworkDenoiser(Denoiser):
         self.home: Path = path if self.elsewhere is None else self.elsewhere.home
         self.network = network
         self.parameterisation, self.time_input = parameterisation, time_input
-        self.sigma_data, self.unit_input, self.wants_target = sigma_data, unit_input, target_time
+        self.sigma_data, self.unit_input = sigma_data, unit_input
+        self.wants_target = self.told_target = target_time
         self.wants_guidance = takes(network, "guidance") if guidance is None else guidance
         self.time_module = time_module
         tokens = "categorical" in path.offers
@@ -120,7 +121,7 @@ class NetworkDenoiser(Denoiser):
             "time_input": self.time_input,
             "sigma_data": self.sigma_data,
             "unit_input": self.unit_input,
-            "target_time": self.wants_target,
+            "target_time": self.told_target,
             "time_module": self.time_module,
             **({} if self.elsewhere is None else {"trained_on": self.elsewhere.home.name}),
             **({} if self.cells is None else {"cells": self.cells}),
@@ -175,7 +176,7 @@ class NetworkDenoiser(Denoiser):
             r = 0.0 if target_time is None else target_time
             jump = jump_shares(self.path, self.cells, asked_at, r, x_t)
             keywords["cells"] = jump if head is None else F.one_hot(head, self.cells).to(jump.dtype)
-        elif self.wants_target:
+        elif self.told_target:
             plain = getattr(self.network, "second_in_t", False)
             s: Tensor | float = 0.0 if target_time is None else target_time
             if self.elsewhere is not None:

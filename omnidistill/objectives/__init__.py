@@ -11,6 +11,7 @@ from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.noise_consistency import NoiseConsistency
+from omnidistill.objectives.policy_flow import PolicyFlow
 from omnidistill.objectives.reconstruction import Reconstruction
 from omnidistill.objectives.reflow import Reflow
 from omnidistill.objectives.regression import Regression
@@ -35,6 +36,7 @@ __all__ = [
     "Nodes",
     "NoiseConsistency",
     "Objective",
+    "PolicyFlow",
     "Reconstruction",
     "Reflow",
     "Regression",

@@ -7,7 +7,7 @@ be followed in small steps without asking it again (Chen et al. 2025, pi-Flow, a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,8 @@ class Curve:
 
     parameters: Float[Tensor, "b parts *positions"]
     mean: State
+    exact: ClassVar[bool] = False
+    """Whether `onwards` is exact over any length."""
 
     def replace(self, parameters: Float[Tensor, "b parts *positions"]) -> Any:
         """The curve of other parameters, at the same state and time."""
@@ -72,8 +74,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class GridPosterior(Curve):
-    """x0 at `nodes` times even between `start` and `end`, and on straight lines between them, whatever the state (pi-Flow's
-    DX policy). One node is a point.
+    """x0 at `nodes` times even between `start` and `end`, on straight lines between them, whatever the state (the DX
+    policy of pi-Flow). One node is a point.
 
     Attributes:
         parameters: the x0 of each node, one after another along the channels.
@@ -95,7 +97,9 @@ class GridPosterior(Curve):
 
     def _at(self, t: Times) -> State:
         points = self.parameters.unflatten(1, (self.nodes, -1))
-        place = ((self.start - t) / (self.start - self.end)).nan_to_num(0.0).clamp(0.0, 1.0) * (self.nodes - 1)
+        place = ((self.start - t) / (self.start - self.end)).nan_to_num(0.0).clamp(0.0, 1.0) * (
+            self.nodes - 1
+        )
         # A hat around each node: what is not beside t has no weight.
         hats = [(1.0 - (place - k).abs()).clamp_min(0.0) for k in range(self.nodes)]
         return sum(like(hat, points[:, k]) * points[:, k] for k, hat in enumerate(hats))  # type: ignore[return-value]
@@ -112,15 +116,17 @@ class GridPosterior(Curve):
         """The trajectory through x at u, at v, in one jump by the curve's mean over the way: exact on a rectified flow
         if no node lies between, of second order elsewhere.
 
-        A jump is linear in alpha/sigma, `d(x/sigma) = D d(alpha/sigma)`. With alpha and sigma linear in t the right-hand
-        side is `D dt / sigma^2`, and the mean of a D that is linear in t is D where sigma is
+        A jump is linear in alpha/sigma, `d(x/sigma) = D d(alpha/sigma)`. With alpha and sigma linear in t the
+        right-hand side is `D dt / sigma^2`, and the mean of a D that is linear in t is D where sigma is
         `sigma_u sigma_v log(sigma_u / sigma_v) / (sigma_u - sigma_v)`.
         """
         sigma_u, sigma_v = (path.coefficients(time).sigma for time in (u, v))  # type: ignore[attr-defined]
         ratio = sigma_v / sigma_u
         tiny = ratio.clamp_min(1e-300)
         # Of a step of no length it is the middle.
-        log_mean = torch.where((1 - ratio).abs() < 1e-6, 0.5 * (1 + ratio), -tiny * tiny.log() / (1 - ratio + 1e-300))
+        log_mean = torch.where(
+            (1 - ratio).abs() < 1e-6, 0.5 * (1 + ratio), -tiny * tiny.log() / (1 - ratio + 1e-300)
+        )
         share = torch.where(ratio < 1, (log_mean - ratio) / (1 - ratio).clamp_min(1e-300), 0.5)
         mean = self._at(v + share.clamp(0.0, 1.0) * (u - v))
         return path.bridge(x, mean, u, v)
@@ -145,6 +151,7 @@ class ArcPosterior(Curve):
     x: State
     t: Times
     path: Any
+    exact: ClassVar[bool] = True
 
     def _parts(self) -> tuple[Tensor, Tensor]:
         """(w mu, gamma), shaped [b k c ...] and [b k 1 ...]."""
@@ -189,4 +196,3 @@ class ArcPosterior(Curve):
         safe = torch.where(near, 1.0, turn)
         mean = torch.where(near, 1.0 + 0.5 * turn, torch.expm1(safe) / safe)
         return x - (mu * (rates * like(self.start - u, rates)).exp() * width * mean).sum(1)
-

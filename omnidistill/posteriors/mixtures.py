@@ -72,6 +72,11 @@ class MixturePosterior:
         return (log_w.exp().unsqueeze(2) * means).sum(1)
 
     @property
+    def exact(self) -> bool:
+        """Whether `onwards` is exact over any length."""
+        return self.components == 1
+
+    @property
     def variance(self) -> Float[Tensor, "b 1 *positions"]:
         """The mean variance of a channel: of the components' spread and of their means around the mean."""
         means, log_w, log_std = self._parts()

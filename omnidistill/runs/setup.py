@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from omnidistill.configuration.compose import build
 from omnidistill.context import Batch
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
-from omnidistill.denoisers.heads import Heads
+from omnidistill.denoisers.policies import checked
 from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
-from omnidistill.student import BASE, Recipe, assemble, described, read_denoiser
+from omnidistill.student import BASE, Recipe, assemble, described, headed, read_denoiser
 from omnidistill.tasks import Task
 from omnidistill.training.memory import check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
@@ -205,7 +205,11 @@ def _objective(node: Any, name: str) -> Any:
 def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:
     """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's."""
     options = cfg.student
-    cells = options.get("cells")
+    cells, made = options.get("cells"), policy_of(cfg, task)
+    if made is not None and (cells is not None or adapter_of(cfg) is not None):
+        raise UserError(
+            f"student.policy={made[0]} has a last layer of its own; leave student.cells and student.adapter out"
+        )
     if cells is not None and (options.target_time or adapter_of(cfg) is not None):
         raise UserError(
             f"student.cells={cells} tells the student where it jumps, and its last layer is a new one; leave "
@@ -217,6 +221,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
             **origin.reading(),
             "target_time": bool(options.target_time),
             **({} if cells is None else {"cells": cells}),
+            **({} if made is None else {"policy": made}),
         },
         target_time=bool(options.target_time),
         guided=options.guidance is not None,
@@ -238,7 +243,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
     adapter = adapter_of(cfg)
     if adapter is None:
         _freeze(network, origin.network)
-        network = network if cells is None else Heads(network, cells)
+        network = headed(network, recipe.reading, cfg.seed)
     else:
         network = adapt(network, origin.network, adapter)
         free = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -268,6 +273,12 @@ def forget(network: nn.Module, task: Task) -> None:
     with torch.no_grad():
         for module in found:
             module.weight[:] = module.weight[task.null].clone()
+def policy_of(cfg: DictConfig, task: Task) -> list[Any] | None:
+    """`student.policy` with the number of channels of the task's states."""
+    options = plain(cfg.student.get("policy"))
+    if options is None:
+        return None
+    return list(checked(options["kind"], options.get("parts", 8), options.get("substeps", 32), task.shape[0]))
 
 
 def adapter_of(cfg: DictConfig) -> Adapter | None:
