@@ -143,7 +143,7 @@ def distill(
     """
     from omnidistill.configuration.compose import compose
     from omnidistill.configuration.overrides import quoted
-    from omnidistill.runs.distil import train_student
+    from omnidistill.runs.distil import keep_teacher, train_student
     from omnidistill.runs.setup import device_of
     from omnidistill.student import save
     from omnidistill.training.ranks import announced, joined
@@ -198,6 +198,7 @@ def distill(
         if out is not None and ranks.main:
             made = {**description.made_by, "shape": list(shape)}
             save(student, replace(description, task=None, made_by=made), folder)
+            keep_teacher(cfg, task, teacher, student, folder, own=True)
         if judge is not None and ranks.main:
             judge(cfg, teacher, student, module, folder)
     return Student(student, description.sampler(), description.steps, task, shape, task.dtype)

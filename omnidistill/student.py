@@ -7,11 +7,12 @@ code but the project's, or that of an installed plug-in.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
@@ -25,6 +26,7 @@ from omnidistill.context import Condition, Context
 from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, PolicyDenoiser, Told, Windowed
+from omnidistill.denoisers.guidance import Null
 from omnidistill.denoisers.heads import Heads
 from omnidistill.denoisers.policies import checked, widened
 from omnidistill.denoisers.second import with_second
@@ -33,6 +35,7 @@ from omnidistill.paths import Path
 from omnidistill.random import PerSample, generator
 from omnidistill.samplers import FewStep
 from omnidistill.samplers.inversion import invert, regenerate
+from omnidistill.samplers.walker import Walker, innermost, walkers
 from omnidistill.tasks import Task
 from omnidistill.training import adapters
 from omnidistill.training.memory import check_bytes, check_network
@@ -40,6 +43,8 @@ from omnidistill.training.safetensors_file import load_strictly, read_safetensor
 
 SCHEMA = 1
 BASE = "base.safetensors"
+LEARNED = "inference/"
+"""What stands before the names of walkers' tensors; a slash is in no name of a network's."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Recipe:
         made_by: recipe, seed, versions: for people.
         adapter: rank, alpha and targets where the file holds adapters alone, and which `base` they lie over
             (`shipped`: with the task's teacher; else a file beside it); None for whole weights.
+        inference: walkers by name (`samplers.walker`), the innermost first, each with its `_target_` and options; what
+            they have learned is in the weights' file. None for a student that is sampled plainly.
     """
 
     task: Mapping[str, Any] | None
@@ -73,6 +80,7 @@ class Recipe:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
     block: int | None = None
+    inference: Mapping[str, Any] | None = None
 
     def sampler(self) -> FewStep:
         return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
@@ -259,17 +267,37 @@ def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
     return denoiser if recipe.guidance is None else Told(denoiser, recipe.guidance)
 
 
+def led(denoiser: Denoiser, chain: Iterable[Walker], teacher: Denoiser | None, null: Null | None) -> Denoiser:
+    """The denoiser with walkers around it, the first the innermost."""
+    for walker in chain:
+        denoiser = walker.around(denoiser, teacher, null)
+    return denoiser
+
+
+def usual_teacher(task: Task, device: str = "cpu") -> Denoiser | None:
+    """The task's own teacher: the closed form, else the one that comes with the package."""
+    exact = task.exact_teacher()
+    if exact is not None:
+        return exact.to(device)
+    shipped = task.shipped_teacher()
+    if shipped is None or not (shipped / "teacher.json").is_file():
+        return None
+    return read_denoiser(shipped, "teacher", task, device)[0]
+
+
 def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "student") -> None:
-    """Writes `name.safetensors` and `name.json`. The weights are those of the bare network; with adapters these alone,
-    and `base.safetensors` beside them where the base did not come with the package."""
-    bare = denoiser.denoiser if isinstance(denoiser, Told) else denoiser
-    network: nn.Module = bare.network  # type: ignore[assignment]
+    """Writes `name.safetensors` and `name.json`. The weights are those of the bare network, with what walkers around it
+    have learned; with adapters these alone, and `base.safetensors` beside them where the base did not come with the
+    package."""
+    network: nn.Module = innermost(denoiser).network  # type: ignore[assignment]
     tensors = dict(network.state_dict())
     if recipe.adapter is not None:
         tensors, base = adapters.split(network, recipe.adapter["whole"])
         recipe = replace(recipe, adapter={**recipe.adapter, "digest": adapters.of(base)})
         if recipe.adapter["base"] == BASE:  # type: ignore[index]
             write_safetensors(base, folder / BASE)
+    for key, walker in zip(recipe.inference or (), walkers(denoiser), strict=True):
+        tensors |= {f"{LEARNED}{key}/{part}": value for part, value in walker.learned().items()}
     write_safetensors(tensors, folder / f"{name}.safetensors")
     document = {"schema": SCHEMA, **asdict(recipe)}
     write_text(json.dumps(document, indent=1) + "\n", folder / f"{name}.json")
@@ -335,11 +363,13 @@ def _described_by(path: FilePath) -> Iterator[None]:
         raise UserError(f"{path} describes what cannot be built ({reason[:300]})") from error
 
 
-def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") -> tuple[Denoiser, Recipe]:
+def read_denoiser(
+    folder: FilePath, name: str, task: Task, device: str = "cpu", trust: Sequence[str] = ()
+) -> tuple[Denoiser, Recipe]:
     """The saved denoiser on a task that is already built."""
     recipe = read_recipe(folder, name)
     check_labels(recipe, task, name)
-    tensors, _ = read_safetensors(folder / f"{name}.safetensors")
+    tensors, learned = _parted(read_safetensors(folder / f"{name}.safetensors")[0])
 
     def network() -> nn.Module:
         return headed(task.network(target_time=recipe.target_time, guidance=recipe.guided), recipe.reading)
@@ -347,7 +377,44 @@ def read_denoiser(folder: FilePath, name: str, task: Task, device: str = "cpu") 
     with _described_by(folder / f"{name}.json"):
         check_network(network, tensors if recipe.adapter is None else None)
         made = _filled(network(), tensors, folder, name, recipe, task)
-        return assemble(made, task.path, recipe).to(device).eval(), recipe
+        denoiser = assemble(made, task.path, recipe)
+        if recipe.inference:
+            chain = _chain(recipe, learned, trust, folder / f"{name}.json")
+            teacher = _companion(folder, task) if any("teacher" in each.wants for each in chain) else None
+            denoiser = led(denoiser, chain, teacher, task.null)
+        return denoiser.to(device).eval(), recipe
+
+
+def _parted(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The network's tensors, and what walkers have learned."""
+    learned = {name: value for name, value in tensors.items() if name.startswith(LEARNED)}
+    return {name: value for name, value in tensors.items() if name not in learned}, learned
+
+
+def _chain(
+    recipe: Recipe, learned: Mapping[str, Tensor], trust: Sequence[str], file: FilePath
+) -> list[Walker]:
+    """The walkers that a description names, with what they have learned."""
+    from omnidistill.configuration.instantiation import build, trusting
+
+    chain = []
+    for name, options in (recipe.inference or {}).items():
+        walker = build(trusting(options, trust))
+        if not isinstance(walker, Walker):
+            raise UserError(f"{file}: inference.{name} is {options['_target_']}, which is no walker")
+        mine = f"{LEARNED}{name}/"
+        load_strictly(
+            walker, {key.removeprefix(mine): v for key, v in learned.items() if key.startswith(mine)}, file
+        )
+        chain.append(walker)
+    return chain
+
+
+def _companion(folder: FilePath, task: Task) -> Denoiser | None:
+    """The teacher that helps a student: of its folder, else the task's own."""
+    if (folder / "teacher.json").is_file():
+        return read_denoiser(folder, "teacher", task)[0]
+    return usual_teacher(task)
 
 
 def load(
@@ -356,12 +423,14 @@ def load(
     *,
     network: nn.Module | None = None,
     path: Path | None = None,
+    null: Null | None = None,
     trust: Sequence[str] = (),
 ) -> Student:
     """The student of a run's folder, ready to sample.
 
     Args:
         network, path: for a student distilled from your own module: a fresh instance of it and the path.
+        null: what empties a condition, as `distill` was given it, for one that is sampled under guidance.
         trust: packages beside this one and installed plug-ins that its task may be built from.
 
     Example:
@@ -374,6 +443,7 @@ def load(
             raise UserError(
                 f"the student in {folder} was made from your own module; pass load(..., network=, path=)"
             )
+        bare = copy.deepcopy(network)
         network = with_second(
             network,
             target_time=recipe.target_time,
@@ -381,9 +451,19 @@ def load(
             time_module=recipe.reading.get("time_module"),
         )
         network = headed(network, recipe.reading)
-        tensors, _ = read_safetensors(folder / "student.safetensors")
+        tensors, learned = _parted(read_safetensors(folder / "student.safetensors")[0])
         network = _filled(single(network, say=False), tensors, folder, "student", recipe)
-        denoiser = assemble(network, path, recipe).to(device).eval()
+        denoiser = assemble(network, path, recipe)
+        if recipe.inference:
+            chain = _chain(recipe, learned, trust, folder / "student.json")
+            teacher = None
+            if any("teacher" in walker.wants for walker in chain):
+                theirs = read_recipe(folder, "teacher")
+                weights, _ = read_safetensors(folder / "teacher.safetensors")
+                bare = _filled(single(bare, say=False), weights, folder, "teacher", theirs)
+                teacher = assemble(bare, path, theirs)
+            denoiser = led(denoiser, chain, teacher, null)
+        denoiser = denoiser.to(device).eval()
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32
         return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype)
@@ -393,5 +473,5 @@ def load(
         task: Task = build(trusting(recipe.task, trust))
         if not isinstance(task, Task):
             raise UserError(f"{folder / 'student.json'}: {recipe.task['_target_']} is no task")
-    denoiser, _ = read_denoiser(folder, "student", task, device)
+    denoiser, _ = read_denoiser(folder, "student", task, device, trust)
     return Student(denoiser, recipe.sampler(), recipe.steps, task, task.shape, task.dtype)

@@ -74,7 +74,10 @@ def sample(arguments: Arguments) -> int:
     return 0
 
 
-SAMPLING = tuple(f"student.{key}=" for key in ("transition", "times", "shift", "gamma"))
+SAMPLING = (
+    *(f"student.{key}=" for key in ("transition", "times", "shift", "gamma", "inference")),
+    "student.inference.",
+)
 """What decides how a student is sampled, and not what it is."""
 
 

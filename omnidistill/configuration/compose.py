@@ -270,10 +270,14 @@ def _checked(cfg: DictConfig, given: Sequence[Override]) -> DictConfig:
         if section == "families" and family and family not in plain["objective"]:
             used = ", ".join(plain["objective"]) or "none"
             raise UserError(f"{item.key} has no effect: the objective is {used}, without '{family}'")
-    if not plain["objective"]:
-        raise UserError(
-            "the objective is empty; name families with weights, for example objective.matching=1.0"
-        )
+    if not any(plain["objective"].values()):
+        if not plain.get("student", {}).get("inference"):
+            raise UserError(
+                "the objective is empty; name families with weights, for example objective.matching=1.0"
+            )
+        plain["updates"] = 0  # nothing is trained, whatever was asked for
+    elif plain["updates"] < 1:
+        raise UserError(f"updates must be a whole number of at least 1, got {plain['updates']}")
     checked = OmegaConf.create(plain)
     OmegaConf.set_struct(checked, True)
     checked._set_flag(TRUSTING, True)

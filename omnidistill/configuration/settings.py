@@ -134,6 +134,18 @@ def _policy(key: str, value: Any) -> dict[str, Any]:
     return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
 
 
+def inference(key: str, value: Any) -> dict[str, Any]:
+    """Walkers by name, each a section with a `_target_`."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{key} is a section of walkers by name, or null; got {_shown(value)}")
+    for name, options in value.items():
+        if not isinstance(options, Mapping) or not isinstance(options.get("_target_"), str):
+            raise UserError(
+                f"{key}.{name} is a section with a _target_ that says what it is, got {_shown(options)}"
+            )
+    return dict(value)
+
+
 _RATE = number(0, above=True)
 
 CHECKS: Mapping[str, Check] = {
@@ -141,7 +153,7 @@ CHECKS: Mapping[str, Check] = {
     "teacher": optional(text),
     "pairs": optional(text),
     "teacher_check": flag,
-    "updates": whole(1),
+    "updates": whole(0),
     "batch": whole(1),
     "accumulate": whole(1),
     "seed": whole(0),
@@ -169,7 +181,7 @@ CHECKS: Mapping[str, Check] = {
     "student.shift": number(0, above=True),
     "student.gamma": optional(number(0, 1)),
     "student.block": optional(whole(1)),
-    "student.inputs": one_of("simulated", "data", "jumps"),
+    "student.inputs": one_of("simulated", "data", "jumps", "whole"),
     "student.walks": optional(several(whole(1), least=1)),
     "student.target_time": flag,
     "student.cells": optional(whole(2)),
@@ -178,6 +190,7 @@ CHECKS: Mapping[str, Check] = {
     "student.guidance": optional(number(0)),
     "student.adapter": optional(_adapter),
     "student.random_tokens": optional(number(0, 1)),
+    "student.inference": optional(inference),
     "fit.updates": whole(0),
     "fit.batch": optional(whole(1)),
     "fit.lr": optional(_RATE),

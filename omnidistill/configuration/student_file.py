@@ -41,6 +41,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "gamma": settings.CHECKS["student.gamma"],
     "made_by": _section,
     "adapter": settings.optional(_section),
+    "inference": settings.optional(settings.inference),
     "reading.parameterisation": _text,
     "reading.time_input": _text,
     "reading.sigma_data": settings.number(0, above=True),

@@ -19,7 +19,8 @@ class Denoiser(nn.Module):
     """Answers `(x_t, t)` with a belief about x0. Teachers, students, critics and closed forms are all this.
 
     Subclasses implement `belief`; `forward` counts. `calls` is the number of network evaluations so far: one per
-    forward whatever the batch, two where guidance asks both branches in one batch.
+    forward whatever the batch, two where guidance asks both branches in one batch, a share where a network ran in part
+    or for some of the samples alone.
     """
 
     wants_target: bool = False
@@ -28,20 +29,23 @@ class Denoiser(nn.Module):
     wants_guidance: bool = False
     """Whether it wants to be told the guidance scale to imitate (`context.guidance`). Others never see it."""
 
+    varies: bool = False
+    """Whether a walk costs one sample more calls than another."""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self._counter = Counter()
 
     @property
-    def calls(self) -> int:
+    def calls(self) -> float:
         return self._counter.value()
 
     @calls.setter
-    def calls(self, value: int) -> None:
+    def calls(self, value: float) -> None:
         self._counter.set(value)
 
-    def count(self, number: int = 1) -> None:
+    def count(self, number: float = 1) -> None:
         """Adds to `calls`. A compiled denoiser counts, too, and is not compiled anew for it."""
         self._counter.add(number)
 
@@ -82,6 +86,22 @@ class Denoiser(nn.Module):
         raise UserError(
             f"{type(self).__name__} has no policy to be asked again; set student.policy={{kind: mixture, parts: 8}}"
         )
+
+    # --- along a walk ---------------------------------------------------------------------------------------------
+
+    def nodes(self, steps: int) -> Tensor | None:
+        """Float64[steps + 1]: times of its own for so many steps, from the prior's down to 0; None leaves them to the
+        sampler."""
+        return None
+
+    def walk(self, times: Tensor, g: Any = None) -> Denoiser:
+        """Who answers along one walk over these times: the denoiser itself, but for those whose answers depend on what
+        they were asked before (`samplers.walker`)."""
+        return self
+
+    def arrive(self, x0: Tensor, context: Context) -> Tensor:
+        """The sample, now that a walk has come to its end at x0."""
+        return x0
 
     def output_weight(self, t: Tensor) -> Tensor:
         """Float64[b]: the weight w(t) under which this denoiser is best trained; 1 where it does not say."""

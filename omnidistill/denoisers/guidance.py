@@ -35,24 +35,15 @@ class Guided(Denoiser):
         self.wants_target = denoiser.wants_target
 
     @property
-    def calls(self) -> int:
+    def calls(self) -> float:
         return self.denoiser.calls
 
     @calls.setter
-    def calls(self, value: int) -> None:
+    def calls(self, value: float) -> None:
         self.denoiser.calls = value
 
-    def count(self, number: int = 1) -> None:
+    def count(self, number: float = 1) -> None:
         self.denoiser.count(number)
-
-    def _empty(self, condition: Condition) -> Condition:
-        if callable(self.null):
-            return self.null(condition)
-        if not isinstance(condition, Tensor):
-            raise UserError(
-                "guidance needs a condition of labels, or null= a function that empties the condition"
-            )
-        return torch.full_like(condition, self.null)
 
     def belief(
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
@@ -62,13 +53,24 @@ class Guided(Denoiser):
         scale = context.guidance if self.scale is None else torch.tensor(float(self.scale))
         assert scale is not None
         bare = Context(context.condition, context.anchor, context.mask)
-        both = bare.joined(bare.with_condition(self._empty(context.condition)))
+        both = bare.joined(bare.with_condition(emptied(context.condition, self.null)))
         t = rows(as_time(t, x_t), x_t.shape[0])
         target = None if target_time is None else rows(target_time, x_t.shape[0])
         later = None if target is None else torch.cat((target, target))
         answer = self.denoiser(torch.cat((x_t, x_t)), torch.cat((t, t)), both, target_time=later)
         conditional, unconditional = split(answer, x_t.shape[0])
         return conditional.guide(unconditional, scale)
+
+
+def emptied(condition: Condition, null: Null) -> Condition:
+    """The condition that says nothing."""
+    if callable(null):
+        return null(condition)
+    if not isinstance(condition, Tensor):
+        raise UserError(
+            "guidance needs a condition of labels, or null= a function that empties the condition"
+        )
+    return torch.full_like(condition, null)
 
 
 class Told(Denoiser):

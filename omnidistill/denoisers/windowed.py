@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +44,31 @@ class Windowed(Denoiser):
             )
         self.denoiser, self.length, self.overlap = denoiser, int(length), int(overlap)
         self.wants_target = denoiser.wants_target
+        self._walk: Callable[[], Denoiser] | None = None
+        self._walking: dict[int, Denoiser] = {}
+
+    def nodes(self, steps: int) -> Tensor | None:
+        return self.denoiser.nodes(steps)
+
+    def walk(self, times: Tensor, g: Any = None) -> Denoiser:
+        """Every group of windows has a walk of its own."""
+        made = Windowed(self.denoiser, self.length, self.overlap)
+        made._counter, made._walk = self._counter, lambda: self.denoiser.walk(times, g)
+        return made
+
+    def _inner(self, first: int) -> Denoiser:
+        if self._walk is None:
+            return self.denoiser
+        if first not in self._walking:
+            self._walking[first] = self._walk()
+        return self._walking[first]
 
     def belief(
         self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
     ) -> Posterior:
         n, b = x_t.shape[-1], x_t.shape[0]
         if n <= self.length:
-            return self.denoiser(x_t, t, context, target_time=target_time)
+            return self._inner(0)(x_t, t, context, target_time=target_time)
         starts = self._starts(n)
         t = rows(as_time(t, x_t), b)
         target = None if target_time is None else rows(target_time, b)
@@ -66,7 +86,7 @@ class Windowed(Denoiser):
                 for u in (t, target)
             )
             assert now is not None
-            answer = self.denoiser(x, now, around, target_time=later)
+            answer = self._inner(first)(x, now, around, target_time=later)
             for start, mean in zip(some, answer.parameters.split(b), strict=True):
                 weight = self._weight(start, n, x_t)
                 fused[..., start : start + self.length] += weight * mean

@@ -56,7 +56,7 @@ LATER: dict[str, Any] = {
 """What a document without them amounts to."""
 POINT: dict[str, type | tuple[type, ...]] = {
     "steps": int,
-    "nfe": int,
+    "nfe": (int, float),
     "metrics": dict,
     "seconds_per_sample": (int, float),
 }

@@ -98,7 +98,7 @@ class Shared:
             drawn = resampled if len(resampled) else None
             return Point(
                 steps,
-                int(record["nfe"]),
+                record["nfe"],
                 record["metrics"],
                 float(record["seconds_per_sample"]),
                 x0,

@@ -81,7 +81,7 @@ def figures(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for model in ("teacher", "student"):
         for point in document[model]:
             gap = gap_text(document, point["steps"]) if model == "student" else ""
-            start = [model, str(point["steps"]), str(point["nfe"])]
+            start = [model, str(point["steps"]), f"{point['nfe']:g}"]
             seconds = number(point["seconds_per_sample"])
             rows.append(row(start, point["metrics"], point.get("interval"), gap, seconds))
     if given := document.get("input"):

@@ -47,6 +47,13 @@ class Asked:
         return answer, self.found
 
 
+def stacked(place: str, depth: int) -> dict[str, list[str]]:
+    """The parts of a stack of residual blocks that may be reused from step to step (`samplers.reuse`): `deep`, all but
+    the first and the last; `encoder`, the first half."""
+    names = [f"{place}.{i}" for i in range(depth)]
+    return {"deep": names[1:-1] or names[1:], "encoder": names[: depth // 2]}
+
+
 def rows(which: slice, value: Any) -> Any:
     """These samples of a tensor, of every tensor of a list, of nothing."""
     if isinstance(value, list):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import LinearEmbedding, told, zero
-from omnidistill.networks.features import Answer, Asked
+from omnidistill.networks.features import Answer, Asked, stacked
 from omnidistill.networks.forward_mode import layer_norm
 
 
@@ -62,6 +62,7 @@ class MLP(nn.Module):
     feature_module = "blocks"  # its output, Float[b width], is what a discriminator head reads
     feature_axis = 1
     returns_features = True
+    reusable_as = "residual"
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class MLP(nn.Module):
         self.first = nn.Linear(dim * (2 if anchor else 1), width)
         self.blocks = Blocks(width, depth, embedding)
         self.last = zero(nn.Linear(width, dim))
+        self.reusable = stacked("blocks.layers", depth)
         # Made last: the layers above draw the same initial weights with and without them.
         self.target_time = LinearEmbedding(embedding, silent=True) if target_time else None
         self.guidance = LinearEmbedding(embedding, silent=True) if guidance else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import zero
-from omnidistill.networks.features import Answer, Asked
+from omnidistill.networks.features import Answer, Asked, stacked
 from omnidistill.networks.forward_mode import layer_norm
 from omnidistill.networks.transformer import Trunk
 
@@ -29,6 +29,7 @@ class PointTransformer(nn.Module):
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
     returns_features = True
+    reusable_as = "residual"
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class PointTransformer(nn.Module):
         self.labels = nn.Parameter(0.5 * torch.randn(points, width))
         self.last = zero(nn.Linear(width, 3))
         self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
+        self.reusable = stacked("trunk.blocks", depth)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omnidistill.errors import UserError
 from omnidistill.networks.attention import attend
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
-from omnidistill.networks.features import Answer, Asked
+from omnidistill.networks.features import Answer, Asked, stacked
 from omnidistill.networks.forward_mode import layer_norm
 
 Turns = tuple[Tensor, Tensor]
@@ -111,6 +111,7 @@ class Transformer(nn.Module):
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
     feature_axis = 2
     returns_features = True
+    reusable_as = "residual"
     cos: Tensor
     sin: Tensor
 
@@ -132,6 +133,7 @@ class Transformer(nn.Module):
         self.tokens = nn.Linear(vocab, width) if onehot else nn.Embedding(vocab + 1, width)
         self.head = zero(nn.Linear(width, vocab))
         self.trunk = Trunk(width, depth, heads, target_time, guidance, num_classes)
+        self.reusable = stacked("trunk.blocks", depth)
         if width // heads % 2:
             raise UserError(f"rotary positions need an even width per head, got width={width}, heads={heads}")
         cos, sin = turns(length, width // heads)

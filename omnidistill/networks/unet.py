@@ -83,6 +83,12 @@ class UNet(nn.Module):
             if level:
                 c = channels[level - 1]
                 self.up.append(Up(broad, c))
+        # What is left of the deep blocks is the finest level: its skips are fresh, and what comes from below is not.
+        down, up = [f"down.{i}" for i in range(len(self.down))], [f"up.{i}" for i in range(len(self.up))]
+        self.reusable = {
+            "deep": [*down[blocks:], "middle", *up[:-blocks]] if len(channels) > 1 else [],
+            "encoder": ["first", *down, "middle"],
+        }
         self.last_norm = Norm(c)
         self.last = zero(nn.Conv2d(c, in_channels * area, 3, padding=1))
         # Made last: the layers above draw the same initial weights with and without them.

@@ -17,6 +17,7 @@ from omnidistill.objectives.reflow import Reflow
 from omnidistill.objectives.regression import Regression
 from omnidistill.objectives.reward import Reward
 from omnidistill.objectives.segments import Segments
+from omnidistill.objectives.solver_fit import SolverFit
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.objectives.trajectories import Trajectories
 from omnidistill.objectives.weighted import Weighted
@@ -43,6 +44,7 @@ __all__ = [
     "Reward",
     "RoleSpec",
     "Segments",
+    "SolverFit",
     "Step",
     "StudentSpec",
     "Trajectories",

@@ -132,8 +132,9 @@ class StudentSpec:
     Attributes:
         steps: the step count it is trained for; objectives that roll the student out draw one of these steps.
         sampler: how it goes from one step to the next.
-        inputs: `simulated` (its own earlier steps, the default), `data` (real data noised), or `jumps`: three jumps to,
-            over and from the step, all with a graph (`FewStep.three_jumps`).
+        inputs: `simulated` (its own earlier steps, the default), `data` (real data noised), `jumps`: three jumps to,
+            over and from the step, all with a graph (`FewStep.three_jumps`), or `whole`: all of its steps, with a graph
+            through them.
         walks: numbers of steps, of which one is drawn for each update in place of `steps`.
     """
 

@@ -137,7 +137,10 @@ class Step:
                     self._rollout = sampler.three_jumps(*asked, g=self.g, structure=self.structure)
                 else:
                     data = self.x0 if self.spec.inputs == "data" else None
-                    self._rollout = sampler.rollout(*asked, g=self.g, data=data, structure=self.structure)
+                    whole = self.spec.inputs == "whole"
+                    self._rollout = sampler.rollout(
+                        *asked, g=self.g, data=data, structure=self.structure, whole=whole
+                    )
         return self._rollout
 
     def _steps(self) -> int:

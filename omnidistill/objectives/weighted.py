@@ -134,3 +134,14 @@ class Weighted:
 
 def _asked(parts: Mapping[str, Objective], role: str) -> list[Question]:
     return [q for part in parts.values() if hasattr(part, "questions") for q in part.questions(role)]
+
+
+class Untrained(Weighted):
+    """No losses and no roles: of recipes that choose or fit how the teacher's own network is sampled."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Objective] = {}
+        self.weights: dict[str, float] = {}
+        self.needs: frozenset[str] = frozenset()
+        self.roles: dict[str, RoleSpec] = {}
+        self.bank, self.rolls_out, self.guidance_range = None, False, None

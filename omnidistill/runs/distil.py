@@ -11,13 +11,14 @@ import torch
 from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build, save_config
-from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.plausible import heed
 from omnidistill.errors import UserError
 from omnidistill.objectives import Weighted
 from omnidistill.runs import folders, pairs, setup
 from omnidistill.runs.evaluate import judge
-from omnidistill.student import Recipe, save
+from omnidistill.samplers.walker import walkers
+from omnidistill.student import Recipe, described, save
 from omnidistill.tasks import Task
 from omnidistill.training.ranks import here
 from omnidistill.training.resume import check
@@ -55,6 +56,7 @@ def distill(cfg: DictConfig) -> FilePath:
     if not ranks.main:  # what is left is one process's work
         return out
     save(student, recipe, out)
+    keep_teacher(cfg, task, teacher, student, out)
     judge(cfg, task, setup.guided(teacher, task, cfg.guidance), student, training_record(module), out)
     folders.check_whole(out, WRITTEN)
     return out
@@ -103,8 +105,21 @@ def train_student(
     # What was asked before training began is counted apart: it does not grow with the number of updates.
     module.calls["teacher_bank"] = asked
     module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
-    student = gathered(module, average).eval()
-    return Distilled(student if recipe.guidance is None else Told(student, recipe.guidance), recipe, module)
+    before = teacher.calls
+    student = setup.finished(gathered(module, average).eval(), recipe, cfg, task, teacher, device)
+    module.calls["teacher_settled"] = round(teacher.calls - before)
+    return Distilled(student, recipe, module)
+
+
+def keep_teacher(
+    cfg: DictConfig, task: Task, teacher: Denoiser, student: Denoiser, out: FilePath, own: bool = False
+) -> None:
+    """Writes the teacher beside a student that asks it while it samples, unless the task has it anyway."""
+    if not any("teacher" in walker.wants for walker in walkers(student)) or not (own or cfg.teacher):
+        return
+    assert isinstance(teacher, NetworkDenoiser)  # read from a folder, or the user's own
+    described_task = None if own else described(setup.plain(cfg.task), task)
+    save(teacher, Recipe(task=described_task, reading=teacher.reading()), out, "teacher")
 
 
 def check_told(objective: Weighted, recipe: Recipe) -> None:

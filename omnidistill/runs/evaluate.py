@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 import omnidistill
 from omnidistill.configuration import listing
 from omnidistill.configuration.compose import build, load_config
-from omnidistill.denoisers import Denoiser
 from omnidistill.context import Context
+from omnidistill.denoisers import Denoiser, Told
 from omnidistill.errors import UserError
 from omnidistill.evaluation.curve import KEPT, Point, baseline, floor, quality
 from omnidistill.evaluation.environment import environment
@@ -26,7 +26,8 @@ from omnidistill.evaluation.table import print_table
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.runs import setup
-from omnidistill.student import read_denoiser
+from omnidistill.samplers.walker import innermost, walkers
+from omnidistill.student import Recipe, led, read_denoiser
 from omnidistill.tasks import Task
 
 
@@ -166,6 +167,30 @@ def evaluate(
             "network=, path=) samples it, and report shows what was measured"
         )
     task = setup.task_of(cfg)
-    student, _ = read_denoiser(out, "student", task, device)
-    teacher = setup.guided(setup.teacher_of(cfg, task, device), task, cfg.guidance)
+    student, recipe = read_denoiser(out, "student", task, device)
+    bare = setup.teacher_of(cfg, task, device)
+    student = _as_asked(cfg, task, student, recipe, bare, device)
+    teacher = setup.guided(bare, task, cfg.guidance)
     return judge(cfg, task, teacher, student, read_metrics(out)["training"], out)
+
+
+def _as_asked(
+    cfg: DictConfig, task: Task, student: Denoiser, recipe: Recipe, teacher: Denoiser, device: str
+) -> Denoiser:
+    """The student with other walkers than it was saved with, where the configuration asks for others."""
+    asked, former = setup.plain(cfg.student.get("inference")) or {}, dict(recipe.inference or {})
+    if asked == former:
+        return student
+    kept = dict(zip(former, walkers(student), strict=True))
+    chain = []
+    for (name, options), walker in zip(asked.items(), setup.chain_of(cfg), strict=True):
+        if options == former.get(name):
+            walker = kept[name]
+        elif walker.learns:
+            raise UserError(f"student.inference.{name} was learned, and evaluating learns nothing; distil anew")
+        chain.append(walker)
+    inside = innermost(student)
+    inside = inside if recipe.guidance is None else Told(inside, recipe.guidance)
+    made = led(inside, chain, teacher, task.null).to(device).eval()
+    setup.settle([walker for walker in chain if walker not in kept.values()], made, cfg, task, teacher, device)
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,16 +12,27 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from omnidistill.configuration.compose import build
-from omnidistill.context import Batch
-from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser, Told
 from omnidistill.denoisers.policies import checked
 from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
+from omnidistill.objectives.weighted import Untrained
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
-from omnidistill.student import BASE, Recipe, assemble, described, headed, read_denoiser
+from omnidistill.samplers.walker import Settling, Walker, innermost, walkers
+from omnidistill.student import (
+    BASE,
+    Recipe,
+    assemble,
+    described,
+    headed,
+    led,
+    read_denoiser,
+    usual_teacher,
+)
 from omnidistill.tasks import Task
 from omnidistill.training.memory import check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
@@ -80,16 +91,13 @@ def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
         if folder.suffix == ".safetensors":
             folder = folder.parent
         return read_denoiser(folder, "teacher", task, device)[0]
-    exact = task.exact_teacher()
-    if exact is not None:
-        return exact.to(device)
-    shipped = task.shipped_teacher()
-    if shipped is None or not (shipped / "teacher.json").is_file():
+    teacher = usual_teacher(task, device)
+    if teacher is None:
         raise UserError(
             f"task {task.name} has no teacher of its own; train one with "
             f"`omnidistill train task={task.name} out=DIR` and pass teacher=DIR"
         )
-    return read_denoiser(shipped, "teacher", task, device)[0]
+    return teacher
 
 
 def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
@@ -172,8 +180,9 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             )
         parts[name], weights[name] = _objective(cfg.families[name], name), float(value)
     begins = {name: float(share) for name, share in plain(cfg.get("begin", {})).items() if name in parts}
-    objective = Weighted(parts, weights, begins)
+    objective = Weighted(parts, weights, begins) if parts else Untrained()
     has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
+    check_inference(cfg, task)
     lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
     if cfg.student.get("new_condition", False) and not task.conditional:
         lacking.append("condition")
@@ -202,8 +211,36 @@ def _objective(node: Any, name: str) -> Any:
     return made
 
 
+def chain_of(cfg: DictConfig) -> list[Walker]:
+    """The walkers of `student.inference`, the innermost first, around nothing yet."""
+    chain = []
+    for name, node in (cfg.student.get("inference") or {}).items():
+        walker = build(node)
+        if not isinstance(walker, Walker):
+            raise UserError(f"student.inference.{name} is {node['_target_']}, which is no walker")
+        chain.append(walker)
+    return chain
+
+
+def check_inference(cfg: DictConfig, task: Task) -> None:
+    """Refuses walkers that path, network or task cannot have, before anything is trained."""
+    student = cfg.get("student") or {}
+    if not student.get("inference"):
+        return
+    chain = chain_of(cfg)
+    if any(walker.learns for walker in chain) and student.get("adapter") is not None:
+        raise UserError("a learned solver leaves the network as it is: leave student.adapter out")
+    with torch.random.fork_rng(devices=[]):
+        network = NetworkDenoiser(task.network(), task.path, **task.reading())
+    # Any denoiser stands for the teacher, which may be large.
+    led(network, chain, network, task.null)
+
+
 def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:
-    """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's."""
+    """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's.
+
+    Walkers that learn are around it, over a frozen network; others come after the training, see `finished`.
+    """
     options = cfg.student
     cells, made = options.get("cells"), policy_of(cfg, task)
     if made is not None and (cells is not None or adapter_of(cfg) is not None):
@@ -233,6 +270,7 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
         steps=options.steps,
         random_tokens=options.random_tokens,
         guidance=options.guidance,
+        inference=plain(options.get("inference")) or None,
         made_by={"recipe": cfg.recipe.name, "seed": cfg.seed, "updates": cfg.updates},
     )
     torch.manual_seed(cfg.seed)
@@ -256,8 +294,40 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
                 "base": "shipped" if shipped else BASE,
             },
         )
+    chain = chain_of(cfg)
+    learns = any(walker.learns for walker in chain)
+    if learns:
+        network.requires_grad_(False)
     # During training the scale is drawn per sample, so the student is told it by the step's context, not by itself.
-    return assemble(network, task.path, replace(recipe, guidance=None)), recipe
+    student = assemble(network, task.path, replace(recipe, guidance=None))
+    return (led(student, chain, origin, task.null).to(device) if learns else student), recipe
+
+
+def finished(
+    trained: Denoiser, recipe: Recipe, cfg: DictConfig, task: Task, teacher: Denoiser, device: str
+) -> Denoiser:
+    """The trained student as it is sampled: told its guidance, with its walkers, and these fitted."""
+    chain = walkers(trained) or chain_of(cfg)
+    student = innermost(trained)
+    if recipe.guidance is not None:
+        student = Told(student, recipe.guidance)
+    student = led(student, chain, teacher, task.null).to(device).eval()
+    settle(chain, student, cfg, task, teacher, device)
+    return student
+
+
+def settle(
+    chain: Sequence[Walker], student: Denoiser, cfg: DictConfig, task: Task, teacher: Denoiser, device: str
+) -> None:
+    """Fits walkers that have something to fit in closed form."""
+
+    def draw(count: int, g: torch.Generator) -> tuple[Tensor, Context]:
+        context = task.contexts(count, generator(cfg.seed, "inference", "contexts")).to(device)
+        return task.like(count, device, context), context
+
+    guide = guided(teacher, task, cfg.guidance)
+    for walker in chain:
+        walker.settle(Settling(student, sampler_of(cfg), int(cfg.student.steps), guide, draw, int(cfg.seed)))
 
 
 def forget(network: nn.Module, task: Task) -> None:

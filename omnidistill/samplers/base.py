@@ -20,7 +20,7 @@ class Sample(NamedTuple):
     """Clean samples, the network calls that each of them cost, and every visited state if asked for."""
 
     x0: Tensor
-    nfe: int
+    nfe: float
     states: tuple[Tensor, ...] = ()
     times: tuple[float, ...] = ()
 
@@ -117,11 +117,19 @@ class Sampler:
         before = denoiser.calls
         x = denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
         states = [x]
+        walking = denoiser.walk(times, g)
         for i in range(steps):
-            x = self.step(denoiser, x, times[i], times[i + 1], context, g)
+            x = self.step(walking, x, times[i], times[i + 1], context, g)
             if keep:
                 states.append(x)
             if progress:
                 progress(i + 1)
+        x = walking.arrive(x, context)
+        states[-1] = x
         kept = (tuple(states), tuple(times.tolist())) if keep else ((), ())
-        return Sample(x, denoiser.calls - before, *kept)
+        return Sample(x, _whole(denoiser.calls - before), *kept)
+
+
+def _whole(calls: float) -> float:
+    """Shares of calls that come to a whole number are one."""
+    return round(calls) if abs(calls - round(calls)) < 1e-9 else calls

@@ -79,6 +79,8 @@ class FewStep(Sampler):
         return self.transition == "ode" or self.gamma == 0.0
 
     def times(self, denoiser: Denoiser, steps: int) -> Tensor:
+        if steps >= 1 and (own := denoiser.nodes(steps)) is not None:
+            return own
         if self.listed is None or steps < 1:
             return super().times(denoiser, steps)
         low, top = denoiser.path.span
@@ -99,7 +101,7 @@ class FewStep(Sampler):
         that re-noises in part jumps to where `sqrt(1 - gamma^2)` of the noise level of s is left."""
         if not denoiser.wants_target or self.transition == "renoise":
             return None
-        if not self.gamma or float(s) == 0.0:
+        if not self.gamma or float(s.detach()) == 0.0:
             return s
         path = _deterministic(denoiser)
         return path.time_from_noise_level((1.0 - self.gamma**2) ** 0.5 * path.noise_level(s))
@@ -118,7 +120,7 @@ class FewStep(Sampler):
         path = denoiser.path
         if self.order is not None:
             return self.order.kept(path, belief, x_t, x0, t, s, context, g)
-        if float(s) == 0.0:
+        if float(s.detach()) == 0.0:
             return x0
         if self.transition == "renoise":
             return path.renoise(x0, s, context, g=g)
@@ -160,6 +162,7 @@ class FewStep(Sampler):
         g: torch.Generator,
         data: Tensor | None = None,
         structure: torch.Generator | None = None,
+        whole: bool = False,
     ) -> Rollout:
         """One student answer at one of its own steps, with a graph through that answer alone.
 
@@ -167,10 +170,15 @@ class FewStep(Sampler):
         together draw the same), else from g. The input is what inference would see there: k steps without gradient,
         then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). The answer is that of a jump to the
         data: a belief for a shorter jump is a mean on the way there, and no sample. With `data`, the input is real data
-        noised to t_k instead.
+        noised to t_k instead. With `whole`, it is the last answer, and the graph runs through all steps to it.
         """
+        if whole:
+            made = self.trajectory(denoiser, like, steps, context, g=g)
+            last = made.times[-2].detach().expand(like.shape[0]).to(like.device)
+            return Rollout(made.states[-2], last, made.beliefs[-1], made.states[-1], context)
         path = denoiser.path
         times = self.times(denoiser, steps)
+        denoiser = denoiser.walk(times, g)
         k = _drawn(steps, structure or g)
         if data is not None:
             x = path.renoise(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
@@ -240,6 +248,7 @@ class FewStep(Sampler):
         if keep == "one":
             kept = (_drawn(steps, structure or g),)
         x = denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
+        denoiser = denoiser.walk(times, g)
         states, beliefs, ends = [x], [], []
         for i in range(steps):
             t, s = times[i], times[i + 1]
@@ -251,6 +260,7 @@ class FewStep(Sampler):
             states.append(x)
             beliefs.append(belief)
             ends.append(x0)
+        states[-1] = denoiser.arrive(states[-1], context)
         return Trajectory(tuple(states), times, tuple(beliefs), tuple(ends), tuple(kept), context)
 
 

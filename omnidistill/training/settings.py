@@ -57,7 +57,7 @@ class Settings:
     """What the engine needs beside models and objective.
 
     Attributes:
-        updates: student updates.
+        updates: student updates; 0 where nothing is trained.
         batch: samples per update of any role.
         accumulate: parts in which a batch is worked off; more of them need less memory, and the numbers stay.
         precision: `fp32`, or `bf16` for autocast with float32 weights.
@@ -76,8 +76,10 @@ class Settings:
     optim: Optim = field(default_factory=Optim)
 
     def __post_init__(self) -> None:
-        if self.updates < 1 or self.batch < 1:
-            raise UserError(f"updates and batch must be >= 1, got updates={self.updates}, batch={self.batch}")
+        if self.updates < 0 or self.batch < 1:
+            raise UserError(
+                f"updates must be >= 0 and batch >= 1, got updates={self.updates}, batch={self.batch}"
+            )
         if self.accumulate < 1 or self.accumulate > self.batch:
             raise UserError(
                 f"accumulate must be from 1 to the batch's {self.batch} samples, got accumulate={self.accumulate}"

@@ -77,7 +77,7 @@ class Line:
         mark: index of a recipe's colour and marker; None for the teacher.
     """
 
-    nfe: Sequence[int]
+    nfe: Sequence[float]
     values: Sequence[Sequence[float]]
     mark: int | None = None
 
@@ -119,7 +119,9 @@ def comparison_curve(title: str, metric: str, better: str, lines: Sequence[Line]
     if floor is not None:
         axes.axhline(floor, color=STAND_INS["floor"], linestyle=(0, (4, 3)), linewidth=1.1)
     calls = sorted({nfe for line in lines for nfe in line.nfe})
-    ticks = [2**k for k in range(1 + max(calls, default=1).bit_length()) if 2**k <= 2 * max(calls, default=1)]
+    ticks = [
+        2**k for k in range(1 + int(max(calls, default=1)).bit_length()) if 2**k <= 2 * max(calls, default=1)
+    ]
     ticks = ticks[:: 1 + len(ticks) // 8]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, list(map(str, ticks)))

@@ -156,7 +156,7 @@ def _tables(done: Sequence[Entry]) -> list[tuple[str, str, list[str], list[list[
         for curve in teachers(of_task):
             for p in curve:
                 cells_ = [number(p["metrics"].get(name)) for name in names]
-                rows.append(["teacher", str(p["steps"]), str(p["nfe"]), "", *cells_])
+                rows.append(["teacher", str(p["steps"]), f"{p['nfe']:g}", "", *cells_])
                 kinds.append("teacher")
         for entry in of_task:
             gaps = entry.gaps()
@@ -166,7 +166,7 @@ def _tables(done: Sequence[Entry]) -> list[tuple[str, str, list[str], list[list[
                 if len(entry.done) == 1:
                     gap = gap_text(Entry.document(entry.done[0]), p["steps"])
                 cells_ = [number(p["metrics"].get(name)) for name in names]
-                rows.append([entry.recipe, str(p["steps"]), str(p["nfe"]), gap, *cells_])
+                rows.append([entry.recipe, str(p["steps"]), f"{p['nfe']:g}", gap, *cells_])
                 kinds.append("other")
         for name, label, kind in (("input", "input", "input"), ("floor", "real data", "floor")):
             known = (metrics["input"] or {}).get("metrics") if name == "input" else metrics["floor"]
