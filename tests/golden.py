@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from omnidistill.configuration.compose import build, compose
-from omnidistill.configuration.listing import recipes
+from omnidistill.configuration.listing import content, recipes
 from omnidistill.errors import NotOffered
 from omnidistill.random import generator
 from omnidistill.runs import pairs, setup
@@ -42,7 +42,9 @@ Figures = dict[str, float | str]
 
 
 def names() -> list[str]:
-    return sorted(entry["name"] for entry in recipes() if entry["name"] not in ELSEWHERE)
+    """Of the recipes that train something."""
+    found = {entry["name"]: content("recipe", entry["name"]).get("objective") for entry in recipes()}
+    return sorted(name for name, objective in found.items() if objective and name not in ELSEWHERE)
 
 
 def figures(recipe: str) -> Figures:

@@ -39,7 +39,8 @@ class Override:
 
     def may_add(self) -> bool:
         """Whether the key may be a new one."""
-        return self.adds or (self.key.partition(".")[0] in OPEN and self.key not in GROUPS)
+        within = self.key.partition(".")[0] in OPEN or self.key.startswith("student.inference.")
+        return self.adds or (within and self.key not in GROUPS)
 
     def value(self) -> Any:
         """The parsed value."""

@@ -33,8 +33,8 @@ class Point:
 
     Attributes:
         steps: sampler steps.
-        nfe: network calls a sample cost, as counted by the denoiser, guidance included; a mean where samples differ, with
-            shares where a network ran in part.
+        nfe: network calls a sample cost, as counted by the denoiser, guidance included; the mean where samples differ,
+            and with shares where a network ran in part.
         metrics: what `task.measure` said.
         seconds_per_sample: wall time of sampling alone, over the number of samples, in batches.
         x0, context: the first samples and their contexts on the CPU, for `task.render`.

@@ -9,8 +9,8 @@ from omnidistill.objectives.step import Step, reduce
 
 class SolverFit:
     """`E divergence(x0_N(x_1), x0*(x_1))`: the student's sample of N steps from x_1 against the teacher's of many, with
-    the gradient through all N steps (Oganov et al. 2025, GAS, the generalised solver's own loss). The student has a walker
-    that learns (`student.inference`, `samplers.multistep.Multistep`); its network is frozen.
+    the gradient through all N steps (Oganov et al. 2025, GAS, the loss of the generalised solver). The student has a
+    walker that learns (`student.inference`, `samplers.multistep.Multistep`); its network is frozen.
 
     Args:
         pairs: of noise and sample, made before training by the teacher's deterministic sampler.

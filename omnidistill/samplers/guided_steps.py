@@ -19,9 +19,9 @@ class AdaptiveGuidance(Walker):
 
         cos(eps_c, eps_u) >= threshold,   eps = (x_t - alpha x0 - beta y) / sigma
 
-    of its two branches (Castillo et al. 2023, Adaptive Guidance, sec. 4.2). Each sample for itself, so what is beside it
-    changes nothing; the branches of all samples go through the network in one batch, and a step counts `1 + n / b` calls
-    where n of b samples still ask for both.
+    of its two branches (Castillo et al. 2023, Adaptive Guidance, sec. 4). Each sample for itself, so what is beside it
+    changes nothing; all branches go through the network in one batch, and a step counts `1 + n / b` calls where n of b
+    samples still ask for both.
 
     Args:
         scale: s; 1 asks for the condition alone.

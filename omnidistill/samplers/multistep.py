@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,21 +29,21 @@ class Multistep(Walker):
         D'_i = sum_{j <= i} (theta_ij + b_ij) D_j + sum_{j <= i} a_ij x_j,      D_j = D(x_j, t_j + delta_j)
 
     with theta the theory's own coefficients. A deterministic jump is linear in x0 and x_t, so this is every linear
-    multistep rule `x_{i+1} = sum a x + sum c D` (Oganov et al. 2025, GAS: Generalized Adversarial Solver, sec. 4, which
-    also learns residuals of a theory, the times t and the times delta that the network is asked at); with numbers at zero
-    it is the theory. With b_ii = lambda_i and b_i,i-1 = -lambda_i alone it is D-ODE (Kim et al. 2023, Distilling ODE
-    Solvers of Diffusion Models into Smaller Steps, eq. 9).
+    multistep rule `x_{i+1} = sum a x + sum c D` (Oganov et al. 2025, GAS: Generalized Adversarial Solver, sec. 4,
+    where residuals of a theory are learned as well, with the times t and the times at which the network is asked);
+    with all numbers at zero it is the theory. With b_ii = lambda_i and b_i,i-1 = -lambda_i alone it is D-ODE (Kim et
+    al. 2023, Distilling ODE Solvers of Diffusion Models into Smaller Steps, eq. 9).
 
     Args:
         steps: the step counts that have numbers of their own; at others it is the theory.
-        order: of the theory: 1 is DDIM; 2 is DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), its last step and that from
-            a state without any signal of first order.
-        fit: `gradient`: parameters, which an objective trains (`solver_fit`). `projection`: each lambda_i in closed form,
+        order: of the theory: 1 is DDIM; 2 is DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), whose last step, and the
+            one after a state without any signal, are of first order.
+        fit: `gradient`: parameters that an objective trains (`solver_fit`). `projection`: each lambda_i in closed form
 
                 lambda_i = <x*_{i+1} - x_{i+1}, d> / <d, d>,   d = bridge(D_i + (D_i - D_{i-1})) - bridge(D_i)
 
-            over a batch, where x* is the teacher's state after `substeps` steps of Heun's rule between two times of the
-            student, from the same noise, and x the student's own with the lambdas before.
+            over a batch, where x* is the teacher's state after `substeps` steps of Heun's rule between two times of
+            the student, from the same noise, and x the student's own with the lambdas before.
         learned: what is trained by gradient: `beliefs` (b), `states` (a), `times` (the interior t, as gaps that sum to
             one), `asked` (delta).
         samples, substeps: for the projection.
@@ -81,6 +82,8 @@ class Multistep(Walker):
                 for n in self.counts
             }
             setattr(self, name, nn.ParameterDict(made))
+
+    beliefs: nn.ParameterDict
 
     @property
     def learns(self) -> bool:  # type: ignore[override]
@@ -182,7 +185,7 @@ class Multistep(Walker):
                 numbers[i, i], numbers[i, i - 1] = share, -share
                 base = base + share.to(base.dtype) * along
             x = base
-        getattr(self, "beliefs")[str(steps)].copy_(numbers)
+        self.beliefs[str(steps)].copy_(numbers)
 
     def _teacher(
         self, teacher: Denoiser, x: Tensor, t: Tensor, s: Tensor, context: Context, g: Any
@@ -190,7 +193,7 @@ class Multistep(Walker):
         """The teacher's state at s: Heun's rule at even times between."""
         rule = Heun()
         marks = [t + (s - t) * (k / self.substeps) for k in range(self.substeps + 1)]
-        for now, then in zip(marks[:-1], marks[1:], strict=True):
+        for now, then in itertools.pairwise(marks):
             x = rule.step(teacher, x, as_time(now, x), as_time(then, x), context, g)
         return x
 

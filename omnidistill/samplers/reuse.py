@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -22,8 +21,8 @@ KEPT = ("output", "residual")
 
 
 class Reuse(Walker):
-    """At key steps the whole network runs and some of its modules leave their outputs behind; at the steps between these
-    modules do not run: they answer with what they left (Ma et al. 2023, DeepCache, eq. 9 and 10, where they are the deep
+    """At key steps the whole network runs and some of its modules leave their outputs behind; at the steps between,
+    these do not run: they answer with what they left (Ma et al. 2023, DeepCache, sec. 3.2, where they are the deep
     blocks of a U-Net; Li et al. 2023, Faster Diffusion, sec. 3.2, where they are its encoder).
 
     A step between counts as the share of the network that ran, in floating-point operations of one call, which is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -118,8 +119,8 @@ class Residual:
 class TeacherAfter(Walker):
     """A sample that a reward finds poor is given to the teacher (Starodubcev et al. 2023, Your Student is Better Than
     Expected, algorithm 1): it is noised to the time `level` and denoised from there in `steps` steps of the teacher
-    (refinement), or, with `level: 1`, made anew from noise (regeneration). Poor is below the quantile `share` of what the
-    reward says of the student's own samples, found once and saved with the student as `threshold`.
+    (refinement), or, with `level: 1`, made anew from noise (regeneration). Poor is below the quantile `share` of the
+    reward of the student's own samples, found once and saved with the student as `threshold`.
 
     Args:
         share: of the samples that the teacher gets, from 0 (none) to 1 (all).
@@ -175,7 +176,7 @@ class TeacherAfter(Walker):
             return x0
         x, some, count = start[which], context[which], x0.shape[0]
         times, g = grid(path, self.steps) * self.level, chosen(memory.g, which)
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in itertools.pairwise(times):
             asked = teacher.calls
             belief = ask(teacher, x, t, some, s)
             teacher.count(-(teacher.calls - asked) * (1.0 - len(which) / count))  # for some of the samples
