@@ -103,7 +103,7 @@ def train_student(
     average = apart(module, on_cpu=cfg.teacher_on_cpu, everywhere=everywhere)
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
     # What was asked before training began is counted apart: it does not grow with the number of updates.
-    module.calls["teacher_bank"] = asked
+    module.calls["teacher_bank"] = round(asked)
     module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
     before = teacher.calls
     student = setup.finished(gathered(module, average).eval(), recipe, cfg, task, teacher, device)

@@ -146,7 +146,7 @@ def reusable(network: nn.Module, part: str, names: Sequence[str] | None = None) 
             )
         names = declared[part]
     modules = dict(inside.named_modules())
-    found = {}
+    found: dict[str, nn.Module] = {}
     for wanted in names:
         some = {
             name: module for name, module in modules.items() if name and fnmatch.fnmatchcase(name, wanted)
