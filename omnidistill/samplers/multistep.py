@@ -87,6 +87,7 @@ class Multistep(Walker):
 
     @property
     def learns(self) -> bool:  # type: ignore[override]
+        """Its numbers, unless they are a projection."""
         return self.fit == "gradient"
 
     def around(self, denoiser: Denoiser, teacher: Denoiser | None = None, null: Null | None = None) -> Walker:

@@ -157,6 +157,7 @@ class Walker(Denoiser):
 
     @property
     def varies(self) -> bool:  # type: ignore[override]
+        """Where it, or one inside, does for some samples what it does not for others."""
         return self.selects or self.denoiser.varies
 
     def nodes(self, steps: int) -> Tensor | None:
