@@ -41,7 +41,8 @@ class Reflow:
     Args:
         rounds: of reflow; after the first, the pairs are the student's own.
         one_step: a last round at t = 1.
-        pairs, steps: teacher pairs of the first round and their sampler steps; also those of the student's pairs.
+        pairs, steps: teacher pairs of the first round and their sampler steps.
+        own_steps: steps of the student's own pairs, of which a straighter flow needs fewer.
         divergence: a kind of `Posterior.divergence`.
         times: of the rounds of reflow.
         weighting: w(t) of these; `velocity` for the papers' error of the velocity.
@@ -58,6 +59,7 @@ class Reflow:
         one_step: bool = True,
         pairs: int = 4096,
         steps: int = 16,
+        own_steps: int = 8,
         divergence: str = "nll",
         times: Times = Uniform(),
         weighting: str = "velocity",
@@ -65,8 +67,10 @@ class Reflow:
         two_step: float = 0.0,
         tau: tuple[float, float] = (0.2, 0.8),
     ) -> None:
-        if rounds < 1 or pairs < 1 or steps < 1:
-            raise UserError(f"reflow needs rounds, pairs and steps >= 1, got {rounds}, {pairs} and {steps}")
+        if min(rounds, pairs, steps, own_steps) < 1:
+            raise UserError(
+                f"reflow needs rounds, pairs, steps and own_steps >= 1, got {rounds}, {pairs}, {steps} and {own_steps}"
+            )
         if anneal is not None and anneal not in ANNEALINGS:
             raise unknown("annealing of reflow", anneal, ANNEALINGS)
         if two_step < 0.0 or (two_step and not one_step):
@@ -75,7 +79,7 @@ class Reflow:
             )
         if len(tau) != 2 or not 0.0 < tau[0] < tau[1] < 1.0:
             raise UserError(f"tau is a range inside (0, 1), got {list(tau)}")
-        self.rounds, self.phases, self.steps = rounds, rounds + one_step, steps
+        self.rounds, self.phases, self.own_steps = rounds, rounds + one_step, own_steps
         self.bank = BankSpec(pairs, steps)
         self.one_step, self.divergence, self.times, self.weighting = one_step, divergence, times, weighting
         self.anneal, self.two_step, self.tau = anneal, two_step, tau
@@ -88,7 +92,7 @@ class Reflow:
         if role != "student":
             return None
         phase, progress = self._phase(step)
-        pair = banked(step) if phase == 0 else made(step, step["mentor"], self.steps)
+        pair = banked(step) if phase == 0 else made(step, step["mentor"], self.own_steps)
         if phase == 0 and self.anneal is not None:
             pair = annealed(step, pair, ANNEALINGS[self.anneal](progress))
         last = self.one_step and phase == self.phases - 1
@@ -122,7 +126,7 @@ class Reflow:
         return reduce(error, 1.0, context.mask)
 
     def cost(self, role: str) -> Calls:
-        """The calls of the first round; later ones ask the mentor for pairs, `2 steps - 1` calls each."""
+        """The calls of the first round; later ones ask the mentor for pairs, `2 own_steps - 1` calls each."""
         return {"student": 1} if role == "student" else {}
 
 

@@ -80,7 +80,7 @@ def test_velocity_weighs_an_error_of_x0_as_that_of_the_velocity(name, g=None):
 
 def test_rounds_ask_the_mentor_and_the_last_one_is_at_the_noise(closed):
     """Two rounds of reflow and one of a single step; the mentor, who is the exact flow, makes the same coupling."""
-    objective = Reflow(rounds=2, steps=3)
+    objective = Reflow(rounds=2, own_steps=3)
     assert objective.roles["mentor"].refresh == 2 and objective.cost("student") == {"student": 1}
     for update, calls in ((0, 0), (1, 0), (2, 5), (3, 5), (4, 5), (5, 5)):
         seen = []
@@ -125,7 +125,7 @@ def test_the_two_step_target_is_the_exact_one_and_leads_there(closed):
         assert float(gradient) * away > 0
     student, mentor = flow(), flow()
     objective.losses("student", step(closed, student, 3, 4, mentor=mentor))
-    assert (student.calls, mentor.calls) == (2, 2 * objective.steps - 1 + 1)
+    assert (student.calls, mentor.calls) == (2, 2 * objective.own_steps - 1 + 1)
 
 
 def test_online_pairs_are_the_teachers_and_counted(closed):
@@ -158,7 +158,7 @@ def test_padding_changes_neither_loss_nor_gradient(closed):
 
 
 def test_mistakes_are_one_line(closed):
-    with pytest.raises(UserError, match="rounds, pairs and steps >= 1"):
+    with pytest.raises(UserError, match="rounds, pairs, steps and own_steps >= 1"):
         Reflow(rounds=0)
     with pytest.raises(UserError, match="unknown annealing of reflow 'slow'"):
         Reflow(anneal="slow")
