@@ -18,10 +18,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from omnidistill.context import Context
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.regression import calls
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import PointPosterior
+from omnidistill.samplers import Heun
 
 STATES = ("student", "teacher")
 
@@ -34,7 +37,8 @@ class Trajectories:
         between: the teacher's states between two of the student's.
         states: see above.
         divergence: a kind of divergence between points, of states.
-        bank: number of trajectories, see `BankSpec`.
+        bank: number of trajectories, see `BankSpec`; None: each update makes its own, by Heun's rule.
+        guidance: scale of the teacher for trajectories of an update; those made before have the run's.
     """
 
     rolls_out = False
@@ -45,38 +49,49 @@ class Trajectories:
         between: int = 3,
         states: str = "student",
         divergence: str = "l1",
-        bank: int = 4096,
+        bank: int | None = 4096,
+        guidance: float = 1.0,
     ) -> None:
         self.keys = tuple(keys) if isinstance(keys, Sequence) else (keys,)
-        if not self.keys or min(self.keys) < 1 or between < 0 or bank < 1:
+        if not self.keys or min(self.keys) < 1 or between < 0 or (bank is not None and bank < 1):
             raise UserError(
                 f"trajectories need keys >= 1, between >= 0, bank >= 1, got keys={keys}, between={between}, bank={bank}"
             )
         if states not in STATES:
             raise unknown("states of trajectories", states, STATES)
         self.between, self.states, self.divergence = between, states, divergence
-        self.bank = BankSpec(bank, math.lcm(*self.keys) * (between + 1), states=True)
+        self.steps, self.guidance = math.lcm(*self.keys) * (between + 1), guidance
+        self.bank = None if bank is None else BankSpec(bank, self.steps, states=True)
         self.roles: dict[str, RoleSpec] = {}
-        self.needs = frozenset({"deterministic", "gaussian"})
+        needs = {"deterministic", "gaussian"}
+        self.needs = frozenset(needs | ({"condition"} if guidance != 1.0 else set()))
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        if step.bank is None:
-            raise UserError("trajectories need a bank of them in step.bank")
         if len(self.keys) > 1 and not step["student"].wants_target:
             raise UserError(
                 f"keys={list(self.keys)} have jumps from one state to several times, and the student is not told to "
                 "which; set student.target_time=true"
             )
-        walks = [self._walk(step, count) for count in self.keys]
+        trajectories = self._teachers(step)
+        walks = [self._walk(step, count, *trajectories) for count in self.keys]
         return Losses({"trajectories": torch.stack(walks).mean()})
 
-    def _walk(self, step: Step, count: int) -> Tensor:
-        assert step.bank is not None
-        student, path, context = step["student"], step.path, step.bank["context"]
-        skip = (len(step.bank["times"]) - 1) // count
-        states, times = step.bank["states"][:, ::skip], step.bank["times"][::skip].cpu()
+    def _teachers(self, step: Step) -> tuple[Tensor, Tensor, Context]:
+        """States [b, times, ...] of the teacher, their times, and the contexts that they were made under."""
+        if self.bank is not None:
+            if step.bank is None:
+                raise UserError("trajectories need a bank of them in step.bank")
+            return step.bank["states"], step.bank["times"], step.bank["context"]
+        teacher = step.guided("teacher", self.guidance)
+        made = Heun().sample(teacher, step.like, self.steps, step.context, g=step.g, keep=True)
+        return torch.stack(made.states, 1), torch.tensor(made.times, dtype=torch.float64), step.context
+
+    def _walk(self, step: Step, count: int, states: Tensor, times: Tensor, context: Context) -> Tensor:
+        student, path = step["student"], step.path
+        skip = (len(times) - 1) // count
+        states, times = states[:, ::skip], times[::skip].cpu()
         self._check(step, times, count)
         x, losses = states[:, 0], []
         for k in range(count):
@@ -102,7 +117,10 @@ class Trajectories:
             )
 
     def cost(self, role: str) -> Calls:
-        return {"student": sum(self.keys)} if role == "student" else {}
+        if role != "student":
+            return {}
+        made = {} if self.bank else {"teacher": calls(self.steps) * (1 if self.guidance == 1.0 else 2)}
+        return {"student": sum(self.keys), **made}
 
 
 def _shown(times: Tensor) -> str:

@@ -102,7 +102,7 @@ class GridPosterior(Curve):
         )
         # A hat around each node: what is not beside t has no weight.
         hats = [(1.0 - (place - k).abs()).clamp_min(0.0) for k in range(self.nodes)]
-        return sum(like(hat, points[:, k]) * points[:, k] for k, hat in enumerate(hats))  # type: ignore[return-value]
+        return sum(like(hat, points[:, k]) * points[:, k] for k, hat in enumerate(hats))
 
     def __getitem__(self, rows: slice) -> GridPosterior:
         start, end, t = (time[rows] if time.ndim else time for time in (self.start, self.end, self.t))

@@ -150,6 +150,20 @@ def test_conformance_and_padding(closed, states):
     closed.check_padding(Trajectories(2, between=0, states=states), "points", bank=bank)
 
 
+def test_trajectories_of_an_update_are_the_teachers_and_counted(closed):
+    """Of Gaussian data: the exact map has the loss of the teacher's own steps alone, which fall as they are refined."""
+    values = []
+    for between in (3, 15):
+        batch, like = closed.free(64)
+        student, teacher = NetworkDenoiser(Jumps(2), PATH, "x0"), closed.gaussian(MEAN, SPREAD**2, PATH)
+        objective = Trajectories(2, between=between, divergence="l2", bank=None)
+        step = closed.step("student", {"student": student, "teacher": teacher}, batch, like,
+                           student=StudentSpec(2, FewStep("ode")))  # fmt: skip
+        values.append(float(objective.losses("student", step).terms["trajectories"].detach()))
+        assert {"student": student.calls, "teacher": teacher.calls} == objective.cost("student")
+    assert values[0] < 1e-3 and values[1] < values[0] / 50
+
+
 def test_mistakes_are_one_line():
     with pytest.raises(UserError, match="keys >= 1"):
         Trajectories(0)
