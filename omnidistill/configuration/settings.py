@@ -199,6 +199,7 @@ CHECKS: Mapping[str, Check] = {
     "evaluation.teacher_steps": several(whole(1)),
     "evaluation.seed": whole(0),
     "evaluation.round_trip": flag,
+    "evaluation.transitions": optional(several(one_of("ode", "renoise", "gamma"))),
     "checkpoint.every": whole(1),
     "log.every": whole(1),
     "about.title": anything,

@@ -1,7 +1,8 @@
 """metrics.json, schema 2: what a run measured. Written whole or not at all, and refused when it is not one.
 
 Beside schema 1 it has `samples`, `interval` with every point, `gap_interval`, `input`, `shown`, `falls` and `warnings`;
-and energy distances are without bias. Schema 1 is still read: what it lacks is empty, and `former` says so.
+and energy distances are without bias. Schema 1 is still read: what it lacks is empty, and `former` says so. The student's
+`transition`, and its points by others (`transitions`), came later and may be missing from either.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ LATER: dict[str, Any] = {
     "gap_interval": {},
     "falls": [],
     "warnings": [],
+    "transition": "",
+    "transitions": {},
 }
 """What a document without them amounts to."""
 POINT: dict[str, type | tuple[type, ...]] = {
@@ -77,6 +80,8 @@ def metrics_document(
     environment: Mapping[str, Any],
     samples: int = 0,
     inputs: Point | None = None,
+    transition: str = "",
+    others: Mapping[str, Sequence[Point]] = {},
 ) -> dict[str, Any]:
     """The document of one run, gaps closed worked out from its points.
 
@@ -84,6 +89,8 @@ def metrics_document(
         training: `{"student_updates", "seconds", "samples_per_second", "peak_memory_mb", "calls": {role: n}}`.
         samples: that every point was measured on.
         inputs: the inputs themselves, where the task mends them (see `Task.baseline`).
+        transition: the student's own, by which `student` was sampled.
+        others: points of the same student by other transitions, by their name.
     """
     primary = {"name": task.primary.name, "better": task.primary.better}
     teachers = [_compared(point) for point in sorted(teacher, key=lambda point: point.steps)]
@@ -105,9 +112,26 @@ def metrics_document(
         "gap_closed": {steps: value for steps, (value, _) in gaps.items()},
         "gap_interval": {steps: None if ends is None else list(ends) for steps, (_, ends) in gaps.items()},
         "falls": falls(primary, students),
+        "transition": transition,
+        "transitions": {name: _other(primary, teachers, students, points) for name, points in others.items()},
         "warnings": caveats(primary, teachers, students, floor, given),
         "training": dict(training),
         "environment": dict(environment),
+    }
+
+
+def _other(
+    primary: Mapping[str, str], teachers: Any, students: Sequence[Mapping[str, Any]], points: Sequence[Point]
+) -> dict[str, Any]:
+    """A student by another transition: its points, the gaps they close, and where more steps are worse. One step is the
+    same by all of them, so that the student's own stands in where it is not measured again."""
+    ordered = sorted(points, key=lambda point: point.steps)
+    compared = [_compared(point) for point in ordered]
+    first = [point for point in students if point["steps"] == 1 and all(p.steps > 1 for p in ordered)]
+    return {
+        "points": [point.record() for point in ordered],
+        "gap_closed": {k: value for k, (value, _) in gaps_closed(primary, teachers, compared).items()},
+        "falls": falls(primary, [*first, *compared]),
     }
 
 
@@ -203,6 +227,8 @@ def fault(document: Any) -> str | None:
     known = {point["steps"] for point in document["teacher"]}
     if alone := sorted({point["steps"] for point in document["student"]} - known):
         return f"the student is judged at steps={alone[0]}, the teacher is not"
+    if wrong := _others(document.get("transitions", {}), primary["name"]):
+        return wrong
     lacking = [key for key in TRAINING if key not in document["training"]]
     if lacking:
         return f"training lacks {', '.join(lacking)}"
@@ -223,14 +249,39 @@ def _later(document: Mapping[str, Any]) -> str | None:
             return wrong
     if not all(isinstance(name, str) for name in (*document["shown"], *document["warnings"])):
         return "shown and warnings are lists of text"
-    pairs = document["falls"]
-    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs):
-        return f"falls is {pairs!r:.40}"
+    if wrong := _pairs(document["falls"], "falls"):
+        return wrong
     given = document["input"]
     if given is None:
         return None
     wrong = _fields(given, {"metrics": dict}, "input.") or _numbers(given["metrics"], "input.metrics")
     return wrong or _ends(given.get("interval"), "input.interval")
+
+
+def _others(given: Any, primary: str) -> str | None:
+    """What is wrong with the points by other transitions."""
+    if not isinstance(given, Mapping):
+        return f"transitions is {given!r:.40}"
+    for name, other in given.items():
+        where = f"transitions.{name}."
+        if wrong := _fields(other, {"points": list, "gap_closed": dict, "falls": list}, where):
+            return wrong
+        for index, point in enumerate(other["points"]):
+            place = f"{where}points[{index}]."
+            wrong = _fields(point, POINT, place) or _numbers(point["metrics"], f"{place}metrics")
+            if wrong is None and primary not in point["metrics"]:
+                wrong = f"{place}metrics lacks the primary '{primary}'"
+            if wrong := wrong or _ends(point.get("interval"), f"{place}interval"):
+                return wrong
+        gaps = {key: value for key, value in other["gap_closed"].items() if value is not None}
+        if wrong := _numbers(gaps, f"{where}gap_closed") or _pairs(other["falls"], f"{where}falls"):
+            return wrong
+    return None
+
+
+def _pairs(pairs: list[Any], where: str) -> str | None:
+    right = all(isinstance(pair, list) and len(pair) == 2 and all(map(_number, pair)) for pair in pairs)
+    return None if right else f"{where} is {pairs!r:.40}"
 
 
 def write_whole(path: Path, text: str) -> None:

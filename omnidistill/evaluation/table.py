@@ -84,6 +84,12 @@ def figures(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             start = [model, str(point["steps"]), f"{point['nfe']:g}"]
             seconds = number(point["seconds_per_sample"])
             rows.append(row(start, point["metrics"], point.get("interval"), gap, seconds))
+    for name, other in document.get("transitions", {}).items():
+        for point in other["points"]:
+            closed = other["gap_closed"].get(str(point["steps"]))
+            start = [f"student, {name}", str(point["steps"]), str(point["nfe"])]
+            gap, seconds = "" if closed is None else percent(closed), number(point["seconds_per_sample"])
+            rows.append(row(start, point["metrics"], point.get("interval"), gap, seconds))
     if given := document.get("input"):
         rows.append(row(["input", "", ""], given["metrics"], given.get("interval"), "", ""))
     if document["floor"]:

@@ -83,6 +83,7 @@ def _configured(asked: Claim, name: str, folder: Path, more: Sequence[str], seed
             f"seed={run.seed if seed is None else seed}",
             f"steps={students}",
             f"evaluation.teacher_steps={teachers}",
+            "evaluation.transitions=[]",  # no relation looks at them
             f"out={quoted(str(folder / name))}",
             *more,
         ],

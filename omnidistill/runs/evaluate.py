@@ -23,9 +23,11 @@ from omnidistill.evaluation.metrics_file import metrics_document, read_metrics, 
 from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.shared import Shared, digest, home
 from omnidistill.evaluation.table import print_table
+from omnidistill.paths import Path
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.runs import setup
+from omnidistill.samplers import FewStep
 from omnidistill.samplers.walker import innermost, walkers
 from omnidistill.student import Recipe, led, read_denoiser
 from omnidistill.tasks import Task
@@ -62,6 +64,16 @@ def judge(
     with low, _bar(steps, options, "sampling the student") as progress:
         sampler = setup.sampler_of(cfg)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)
+    # Walkers are made for the walk that they are saved with.
+    asked = None if walkers(student) else cfg.evaluation.get("transitions")
+    by = other_samplers(asked, sampler, task.path)
+    several = [count for count in steps if count > 1]  # at one step all of them are the same
+    others = {}
+    for name, other in by.items() if several else ():
+        with low, _bar(several, options, f"sampling the student by {name}") as progress:
+            others[name] = quality(
+                student, other, task, several, progress=progress, name=f"student by {name}", keep=0, **options
+            )
     inputs = baseline(task, cfg.evaluation.samples, seed, resamples=RESAMPLES)
     document = metrics_document(
         task,
@@ -74,12 +86,29 @@ def judge(
         environment=environment(str(setup.device_of(cfg))),
         samples=cfg.evaluation.samples,
         inputs=inputs,
+        transition=sampler.transition,
+        others=others,
     )
     write_metrics(document, out)
     _render(task, out / "samples", teacher_points, student_points, inputs, seed)
     write_report(out)
     print_table(document)
     return document
+
+
+GAMMA = 0.5
+"""Share of the noise that `gamma` draws anew where the run's student has no gamma of its own."""
+
+
+def other_samplers(names: Sequence[str] | None, own: FewStep, path: Path) -> dict[str, FewStep]:
+    """The samplers by which a student is judged beside its own: of `names` those that its path allows, on the same
+    times. Tokens have one way of keeping what is resolved, and no other."""
+    needs = {"renoise": {"gaussian"}, "ode": {"gaussian", "deterministic"}, "gamma": {"gaussian", "deterministic"}}
+    return {
+        name: FewStep(name, own.listed, own.shift, GAMMA if name == "gamma" else None)
+        for name in names or ()
+        if name != own.transition and needs[name] <= path.offers
+    }
 
 
 def _kept(

@@ -84,6 +84,7 @@ def document(run: Path) -> dict:
 
 def test_schema_2(document: dict) -> None:
     keys = "schema task recipe seed samples primary shown floor input teacher student gap_closed gap_interval falls"
+    keys += " transition transitions"
     assert list(document) == [*keys.split(), "warnings", "training", "environment"]
     assert document["schema"] == 2 and document["samples"] == 1000 and document["input"] is None
     assert document["primary"] == {"name": "energy", "better": "lower"}

@@ -98,6 +98,7 @@ def test_a_second_cell_asks_the_teacher_nothing(
     from omnidistill.runs import evaluate
 
     small = ["task=exact/gaussian_mixture", "steps=[1,2]", "evaluation.samples=60", "task.teacher_steps=3"]
+    small.append("evaluation.transitions=[]")
     listed = [Cell("exact/gaussian_mixture", name, name, 0, name) for name in ("dmd2", "consistency-models")]
     cells.write_cells(listed, tmp_path)
     asked = []

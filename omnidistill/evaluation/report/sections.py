@@ -38,7 +38,7 @@ def values(run: Run) -> dict[str, Any]:
         "curves": [Markup(quality_curve(document, name, wide=False)) for name in others],
         "head": head,
         "rows": rows,
-        "kinds": [KINDS.get(row[0], row[0]) for row in rows],
+        "kinds": [KINDS.get(row[0], row[0].partition(",")[0]) for row in rows],
         "basis": basis(document),
         **samples_of(run),
         "scalars": [(s, Markup(scalar_curve(s)) if s.y else None) for s in run.scalars],

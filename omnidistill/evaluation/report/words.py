@@ -25,11 +25,21 @@ def _order(document: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> 
     """Whether more steps are ever worse; nothing where there is nothing to compare."""
     if len(points) < 2 or not all(point.get("interval") for point in points):
         return []
-    name = document["primary"]["name"]
+    name, own = document["primary"]["name"], document.get("transition")
     if not document["falls"]:
-        return [f"More steps never make the student worse in {name} by more than the interval."]
-    listed = " and ".join(f"from {fewer} to {plural(more)}" for fewer, more in document["falls"])
-    return [f"The student's {name} gets worse {listed}, by more than the interval."]
+        said = [f"More steps never make the student worse in {name} by more than the interval."]
+    else:
+        said = [f"The student's {name} gets worse {_listed(document['falls'])}, by more than the interval."]
+    for other, found in document.get("transitions", {}).items():
+        falls = found["falls"]
+        how = f"gets worse {_listed(falls)}" if falls else "never gets worse with more steps"
+        by = f"Sampled by {other} in place of {own or 'its own transition'}"
+        said.append(f"{by}, its {name} {how}, by more than the interval.")
+    return said
+
+
+def _listed(falls: Sequence[Sequence[int]]) -> str:
+    return " and ".join(f"from {fewer} to {plural(more)}" for fewer, more in falls)
 
 
 def _sentence(document: Mapping[str, Any], point: Mapping[str, Any]) -> str:
