@@ -1,8 +1,8 @@
 """metrics.json, schema 2: what a run measured. Written whole or not at all, and refused when it is not one.
 
 Beside schema 1 it has `samples`, `interval` with every point, `gap_interval`, `input`, `shown`, `falls` and `warnings`;
-and energy distances are without bias. Schema 1 is still read: what it lacks is empty, and `former` says so. The student's
-`transition`, and its points by others (`transitions`), came later and may be missing from either.
+and energy distances are without bias. Schema 1 is still read: what it lacks is empty, and `former` says so. The
+student's `transition`, and its points by others (`transitions`), came later and may be missing from either.
 """
 
 from __future__ import annotations

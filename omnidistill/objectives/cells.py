@@ -25,7 +25,9 @@ from omnidistill.denoisers.heads import edges
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
 from omnidistill.objectives.following import follow
+from omnidistill.objectives.identities import vacuous
 from omnidistill.objectives.step import Step, reduce
+from omnidistill.paths import Path
 from omnidistill.posteriors import Posterior
 from omnidistill.weights import weight
 
@@ -67,6 +69,10 @@ class Cells:
         self.roles: dict[str, RoleSpec] = {}
         needs = {"deterministic", "composable"} | ({"data"} if states == "data" else set())
         self.needs = frozenset(needs | ({"condition"} if guidance != 1.0 else set()))
+
+    def advice(self, path: Path) -> str:
+        """What to do on a path that lacks what is needed."""
+        return vacuous(path)
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":

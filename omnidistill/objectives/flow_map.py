@@ -27,7 +27,15 @@ from torch import Tensor
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import tangents
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.identities import arrived, ask, residual, stack, two_jumps, with_rate
+from omnidistill.objectives.identities import (
+    arrived,
+    ask,
+    residual,
+    stack,
+    two_jumps,
+    vacuous,
+    with_rate,
+)
 from omnidistill.objectives.jumps import Jumps
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths import Path
@@ -139,12 +147,7 @@ class FlowMap:
 
     def advice(self, path: Path) -> str:
         """What to do on a path that lacks what is needed."""
-        if "categorical" not in path.offers or "gaussian" in path.offers:
-            return ""
-        return (
-            "on a jump path the exact belief does not depend on the time it jumps to, so a flow map learns nothing: "
-            "take task.path=onehot, or recipe=sdtt"
-        )
+        return vacuous(path)
 
     # --- the loss -----------------------------------------------------------------------------------------------
 

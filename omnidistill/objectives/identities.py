@@ -127,6 +127,18 @@ def with_rate(
     return kind[0].replace(values), rate.detach()
 
 
+def vacuous(path: Path) -> str:
+    """What to do where a second time has nothing to say: on jump paths the exact belief about a token is a martingale,
+    so that its mean along the way to any r is itself."""
+    if "categorical" not in path.offers or "gaussian" in path.offers:
+        return ""
+    return (
+        "on a jump path the exact belief does not depend on the time it jumps to, so a map of two times learns "
+        "nothing: take task.path=onehot where the task has it; on the path itself latents that join tokens (di4c) or "
+        "a new coupling (redi) help"
+    )
+
+
 def stack(here: Posterior, there: Posterior) -> Posterior:
     """The belief about the samples of both."""
     return there.replace(torch.cat((here.parameters, there.parameters)))

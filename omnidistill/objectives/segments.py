@@ -40,6 +40,7 @@ from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
 from omnidistill.objectives.ends import Data, Ends
 from omnidistill.objectives.following import follow, stored
+from omnidistill.objectives.identities import vacuous
 from omnidistill.objectives.jumps import Jumps, Nodes
 from omnidistill.objectives.scales import Scales
 from omnidistill.objectives.step import Step, reduce
@@ -151,6 +152,10 @@ class Segments:
         )
 
     # --- the loss -----------------------------------------------------------------------------------------------
+
+    def advice(self, path: Path) -> str:
+        """What to do on a path that lacks what is needed."""
+        return vacuous(path) if self.ends.told else ""
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":

@@ -140,11 +140,13 @@ def test_what_cannot_be_is_said_in_a_line(closed) -> None:
         FlowMap().losses("student", closed.step("student", models, batch(1)))
 
 
-def test_a_jump_path_is_told_that_its_second_time_is_vacuous() -> None:
-    cfg = compose("config", ["task=exact/markov_text", "recipe=flow-map-matching", "out=unused"])
-    with pytest.raises(
-        UserError, match=r"does not depend on the time it jumps to.*task\.path=onehot"
-    ) as raised:
+@pytest.mark.parametrize("path", ["masked", "uniform"])
+@pytest.mark.parametrize("recipe", ["flow-map-matching", "anyflow", "imf", "pdd", "ctm"])
+def test_a_jump_path_is_told_that_its_second_time_is_vacuous(recipe: str, path: str) -> None:
+    given = ["task=exact/markov_text", f"task.path={path}", f"recipe={recipe}", "out=unused"]
+    cfg = compose("config", given)
+    said = r"does not depend on the time it jumps to.*task\.path=onehot.*di4c.*redi"
+    with pytest.raises(UserError, match=said) as raised:
         setup.objective_of(cfg, build(cfg.task))
     assert "\n" not in str(raised.value)
 

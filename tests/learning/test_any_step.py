@@ -1,0 +1,59 @@
+"""One student at 1, 2, 4, 8 and 16 steps: no count is worse than fewer by more than the interval, on coordinates and on
+tokens in their relaxation, and one step closes a stated share of the gap. The network that training starts from does
+not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from omnidistill.configuration.compose import build, compose
+from omnidistill.evaluation.curve import quality
+from omnidistill.evaluation.gap import falls, gap_closed
+from omnidistill.runs import setup
+from omnidistill.runs.distil import train_student
+
+COMMON = ["seed=1", "threads=1", "optim.hold=0.3", "ema=0.98", "fit.lr=2e-3", "optim.lr=1.5e-3", "batch=128"]
+TOKENS = [
+    *("task=exact/markov_text", "task.path=onehot", "task.vocab=6", "task.length=8"),
+    *("task.network={width: 48, depth: 2, heads: 4}", "fit.updates=300"),
+]
+CLOUDS = ["task=exact/rigid_cloud", "task.points=8", "task.shapes=2", "fit.updates=500"]
+CASES = {
+    # overrides, least gap closed at one step
+    "tokens": ([*TOKENS, "recipe=flow-map-matching", "updates=900"], 50.0),
+    "clouds": ([*CLOUDS, "recipe=flow-map-matching", "updates=900"], 50.0),
+    "clouds by heads": ([*CLOUDS, "recipe=pdd", "updates=700", "student.cells=16"], 50.0),
+}
+STEPS = (1, 2, 4, 8, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_more_steps_are_never_worse(case: str, tmp_path: Path) -> None:
+    overrides, least = CASES[case]
+    cfg = compose("config", [*COMMON, *overrides, f"out={tmp_path}"])
+    task, device = build(cfg.task), setup.device_of(cfg)
+    teacher = setup.teacher_of(cfg, task, device)
+    trained, description, _ = train_student(cfg, task, teacher, tmp_path, device)
+    start, _ = setup.student_of(
+        cfg, task, setup.origin_of(cfg, task, teacher, tmp_path / "start", device), device
+    )
+    sampler, name, better = description.sampler(), task.primary.name, task.primary.better
+
+    points = quality(trained, sampler, task, STEPS, 2048, 0, 512, resamples=200)
+    primary = {"name": name, "better": better}
+    fallen = falls(primary, [{**point.record(), "resampled": point.resampled} for point in points])
+    few, full = (
+        point.metrics[name]
+        for point in quality(teacher, task.sampler(), task, (1, task.teacher_steps), 2048, 0, 512)
+    )
+    first = quality(start, sampler, task, (1,), 2048, 0, 512)[0].metrics[name]
+    reached, before = (gap_closed(better, few, value, full) for value in (points[0].metrics[name], first))
+    print(
+        f"{case}: {[round(point.metrics[name], 4) for point in points]}, {reached:.1f} % after {before:.1f} %"
+    )
+    assert fallen == []
+    assert reached is not None and reached >= least
+    assert before is not None and before < 0.5 * least
