@@ -38,6 +38,7 @@ FREE_TO_CHANGE = (
     "threads",
     "strategy",
     "teacher_on_cpu",
+    "recompute",
     "trust",
     "evaluation",
     "checkpoint",

@@ -156,6 +156,7 @@ CHECKS: Mapping[str, Check] = {
     "updates": whole(0),
     "batch": whole(1),
     "accumulate": whole(1),
+    "recompute": flag,
     "seed": whole(0),
     "guidance": number(0),
     "steps": _steps,

@@ -66,6 +66,7 @@ def settings_of(cfg: DictConfig, **changes: Any) -> Settings:
         "precision": cfg.precision,
         "ema": cfg.ema or 0.0,
         "accumulate": cfg.accumulate,
+        "recompute": cfg.get("recompute", False),
         "checkpoint_every": cfg.checkpoint.every,
         "log_every": cfg.log.every,
     }

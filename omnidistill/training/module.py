@@ -22,6 +22,7 @@ from omnidistill.objectives.step import Step
 from omnidistill.random import generator
 from omnidistill.training.averages import Followers
 from omnidistill.training.bank import Bank
+from omnidistill.training.blocks import recompute
 from omnidistill.training.parts import Draws, PartGenerator, rows
 from omnidistill.training.ranks import Ranks, add_up
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
@@ -66,6 +67,9 @@ class Distillation(nn.Module):
         super().__init__()
         self.cast, self.objective, self.settings = cast, objective, settings
         self.trained = nn.ModuleDict(cast.models)
+        if settings.recompute:
+            for name in {name for part in cast.parts.values() for name in part}:
+                recompute(getattr(cast.models[name], "network", cast.models[name]))
         several = dict(teacher) if isinstance(teacher, Mapping) else {}
         single = None if isinstance(teacher, Mapping) else teacher
         self.teacher = None if single is None else single.eval().requires_grad_(False)

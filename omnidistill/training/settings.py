@@ -60,6 +60,7 @@ class Settings:
         updates: student updates; 0 where nothing is trained.
         batch: samples per update of any role.
         accumulate: parts in which a batch is worked off; more of them need less memory, and the numbers stay.
+        recompute: of each block of a trained network its input alone is kept for the backward pass.
         precision: `fp32`, or `bf16` for autocast with float32 weights.
         ema: decay of the student's moving average, which is what is sampled from.
         checkpoint_every, log_every: in student updates.
@@ -73,6 +74,7 @@ class Settings:
     checkpoint_every: int = 200
     log_every: int = 20
     accumulate: int = 1
+    recompute: bool = False
     optim: Optim = field(default_factory=Optim)
 
     def __post_init__(self) -> None:

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.training.blocks import SMALL, blocks
 from omnidistill.training.ranks import is_sharded, whole
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from omnidistill.training.module import Distillation
-
-SMALL = 1 << 12
-"""Parameters below which a module stays whole in every process: a shard of it would cost more than it saves."""
 
 
 def apart(module: Distillation, *, on_cpu: bool = False, everywhere: bool = False) -> Denoiser | None:
@@ -88,30 +86,6 @@ def shard(models: Iterable[nn.Module], mesh: DeviceMesh, *, on_cpu: bool = False
                 # Each process's loss is its samples' share of the batch's, so gradients are summed.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """The parts that are gathered one at a time: the entries of the network's lists of modules, outermost lists alone.
-
-    Not the one that has the layer for discriminator heads inside: a gradient that comes in there would find its
-    parameters in shards.
-    """
-    found: list[nn.Module] = []
-    layer = getattr(network, "feature_module", "")
-
-    def look(module: nn.Module, prefix: str) -> None:
-        for name, child in module.named_children():
-            if not isinstance(child, nn.ModuleList):
-                look(child, f"{prefix}{name}.")
-                continue
-            for index, entry in enumerate(child):
-                large = sum(p.numel() for p in entry.parameters()) >= SMALL
-                inside = layer.startswith(f"{prefix}{name}.{index}.")
-                if large and not inside and not isinstance(entry, nn.ModuleList | nn.ModuleDict):
-                    found.append(entry)
-
-    look(network, "")
-    return found
 
 
 def clip_(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:

@@ -15,7 +15,7 @@ from omnidistill.objectives.base import StudentSpec
 from omnidistill.random import generator, normal
 from omnidistill.samplers import FewStep
 from omnidistill.testing.processes import started
-from omnidistill.training import checkpoint, ranks, sharded
+from omnidistill.training import blocks, checkpoint, ranks, sharded
 from omnidistill.training.loop import Batches
 from omnidistill.training.ranks import Ranks
 
@@ -24,6 +24,7 @@ BOTH = ("ddp", "fsdp")
 
 @pytest.fixture(autouse=True)
 def every_module_is_large_enough(monkeypatch):
+    monkeypatch.setattr(blocks, "SMALL", 1)
     monkeypatch.setattr(sharded, "SMALL", 1)
 
 
