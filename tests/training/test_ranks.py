@@ -276,3 +276,18 @@ def test_features_inside_a_gathered_block_are_refused(engine):
     network.inner.unshard = None
     with pytest.raises(UserError, match=r"gathers inner as a whole, and layer inner\.0 is inside"):
         asked(network, ["inner.0"], None, torch.zeros(2, 2), torch.zeros(2))
+
+
+def test_the_table_of_docs_is_the_committed_result():
+    import json
+    import runpy
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    rows = json.loads((root / "benchmarks" / "results" / "scale.json").read_text())["rows"]
+    made = runpy.run_path(str(root / "benchmarks" / "scale.py"), run_name="scale")["table"](rows)
+    assert made in (root / "docs" / "scale.md").read_text()
+    for row in rows[:2]:  # without adapters a process of two holds half
+        assert row["held"]["2 x fsdp"] == pytest.approx(row["held"]["one process"] / 2, rel=1e-2)
+    whole = {"consistency-models": 7, "dmd2": 10}
+    assert all(round(row["held"]["one process"]) == whole[row["recipe"]] for row in rows[:2])
