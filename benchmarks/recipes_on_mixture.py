@@ -1,15 +1,16 @@
 """Every recipe on one Gaussian mixture given on the command line: does it close 95 % of the gap and keep every mode?
 
-    python benchmarks/recipes_on_mixture.py [NAME ...] [--again] [--runs DIR]
+    python benchmarks/recipes_on_mixture.py [NAME ...] [--again] [--minutes M]
     python benchmarks/recipes_on_mixture.py --table
 
-Runs `omnidistill distill task=exact/gaussian_mixture 'task.means=...' recipe=NAME` for each of these recipes, or for
-all that there are, one at a time and each in a process of its own; what has a record is not run again unless `--again`
-says so, so that an interrupted table goes on and a new recipe joins it. The budget is that of the recipe's own tuning
-on the task. A record, `benchmarks/results/recipes_on_mixture/NAME.json`, holds the command, the step count that the
-recipe was trained for, the gap closed there with its interval, the share of modes of weight >= 5 % that are recalled,
-wall seconds and network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes the
-table, also as `table.md` beside the records.
+Distils `task=exact/gaussian_mixture 'task.means=...' recipe=NAME` for each of these recipes, or for all that there are,
+one at a time on one thread. What has a record is not run again unless `--again` says so, so that an interrupted table
+goes on and a new recipe joins it; `--minutes` stops before the next recipe when so much time is over. The budget is
+that of the recipe's own tuning on the task, or `BUDGET`. A record, `benchmarks/results/recipes_on_mixture/NAME.json`,
+holds the command that does the same, the step count that the recipe was trained for, the gap closed there with its
+interval, the share of modes of weight >= 5 % that are recalled, seconds of the processor for all of the training, and
+network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes the table, also as
+`table.md` beside the records.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +26,13 @@ from typing import Any
 
 from omnidistill.configuration import listing
 from omnidistill.configuration.compose import build, compose
-from omnidistill.errors import NotOffered, UserError
-from omnidistill.evaluation.metrics_file import read_metrics
+from omnidistill.errors import NotOffered, RunError, UserError
+from omnidistill.evaluation.curve import Point, quality
+from omnidistill.evaluation.environment import environment
+from omnidistill.evaluation.gap import gaps_closed
+from omnidistill.evaluation.intervals import RESAMPLES
 from omnidistill.runs import setup
+from omnidistill.runs.distil import train_student, training_record
 
 RESULTS = Path(__file__).parent / "results" / "recipes_on_mixture"
 LEAST, SECONDS = 95.0, 240.0
@@ -52,9 +56,22 @@ MIXTURE = (
 )
 
 
+BUDGET = (
+    "task.network={width: 128, depth: 3}",
+    "updates=800",
+    "batch=256",
+    "fit.updates=400",
+    "optim.lr=2e-3",
+    "ema=0.98",
+)
+"""Of a recipe without a tuning of its own on this task; half a minute."""
+
+
 def given(recipe: str, needs: list[str]) -> list[str]:
     """The overrides of a recipe's run: the mixture, with labels for those that need a condition."""
-    return [*MIXTURE, *(["task.conditional=true"] if "condition" in needs else []), f"recipe={recipe}"]
+    tuned = f"exact/gaussian_mixture/{recipe}" in listing.names("tuning")
+    labels = ["task.conditional=true"] if "condition" in needs else []
+    return [*MIXTURE, *labels, *(() if tuned else BUDGET), f"recipe={recipe}"]
 
 
 def lacks(recipe: str, needs: list[str]) -> str | None:
@@ -69,44 +86,51 @@ def lacks(recipe: str, needs: list[str]) -> str | None:
     return None
 
 
-def run(recipe: str, needs: list[str], folder: Path) -> dict[str, Any]:
-    """One run in a process of its own, at one step, two and the recipe's own count."""
+def run(recipe: str, needs: list[str], known: dict[str, list[Point]]) -> dict[str, Any]:
+    """A record of one run, at one step, two, four and the recipe's own count. `known`: points of teachers so far."""
     overrides = given(recipe, needs)
     cfg = compose("config", [*overrides, "out=unused"])
     steps = int(cfg.student.steps)
-    counts = ",".join(str(n) for n in sorted({1, 2, 4, steps}))
-    words = ["omnidistill", "distill", *overrides, f"steps={counts}"]
-    began = time.monotonic()
-    made = subprocess.run(
-        [sys.executable, "-m", *words, f"out={folder / recipe}"], capture_output=True, text=True
-    )
-    seconds = round(time.monotonic() - began, 1)
-    record: dict[str, Any] = {
-        "recipe": recipe,
-        "command": shlex.join(words),
-        "steps": steps,
-        "seconds": seconds,
+    counts = sorted({1, 2, 4, steps})
+    words = ["omnidistill", "distill", *overrides, f"steps={','.join(map(str, counts))}", "out=DIR"]
+    record: dict[str, Any] = {"recipe": recipe, "command": shlex.join(words), "steps": steps}
+    task, device = build(cfg.task), setup.device_of(cfg)
+    teacher = setup.teacher_of(cfg, task, device)
+    options = {
+        "samples": int(cfg.evaluation.samples),
+        "seed": int(cfg.evaluation.seed),
+        "resamples": RESAMPLES,
     }
-    if made.returncode:
-        last = (made.stderr.strip().splitlines() or ["no word"])[-1]
-        return {**record, "failed": last}
-    return {**record, **figures(read_metrics(folder / recipe), steps)}
+    began = time.process_time()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            student, _, module = train_student(cfg, task, teacher, Path(folder), device)
+        record["seconds"] = round(time.process_time() - began, 1)
+        made = quality(student, setup.sampler_of(cfg), task, counts, name="student", **options)
+    except (RunError, UserError) as error:
+        return {**record, "seconds": round(time.process_time() - began, 1), "failed": str(error)}
+    guided = setup.guided(teacher, task, cfg.guidance)
+    shown = known.setdefault(f"{task.conditional} {cfg.guidance}", [])
+    lacking = sorted({*counts, task.teacher_steps} - {point.steps for point in shown})
+    shown += quality(guided, task.sampler(), task, lacking, name="teacher", **options) if lacking else []
+    trained = {key: training_record(module)[key] for key in ("student_updates", "calls")}
+    return {**record, **figures(task.primary.name, shown, made, steps), **trained}
 
 
-def figures(document: dict[str, Any], steps: int) -> dict[str, Any]:
-    """What a row of the table needs of a run's metrics.json, and the whole curve of the student."""
-    points = {point["steps"]: point for point in document["student"]}
-    name = document["primary"]["name"]
+def figures(name: str, teacher: list[Point], student: list[Point], steps: int) -> dict[str, Any]:
+    """What a row of the table needs, and both curves. `name`: of the primary metric."""
+    whole = [[{**p.record(), "resampled": p.resampled} for p in points] for points in (teacher, student)]
+    gaps = gaps_closed({"name": name, "better": "lower"}, *whole)
+    value, ends = gaps[str(steps)]
+    modes = next(p for p in student if p.steps == steps).metrics["heavy_modes_recalled"]
     return {
-        "gap": document["gap_closed"].get(str(steps)),
-        "gap_interval": document["gap_interval"].get(str(steps)),
-        "modes": points[steps]["metrics"]["heavy_modes_recalled"],
-        "curve": {str(k): {name: p["metrics"][name], "interval": p["interval"]} for k, p in points.items()},
-        "gaps": document["gap_closed"],
-        "teacher": {str(p["steps"]): p["metrics"][name] for p in document["teacher"]},
-        "updates": document["training"]["student_updates"],
-        "calls": document["training"]["calls"],
-        "environment": document["environment"],
+        "gap": value,
+        "gap_interval": None if ends is None else list(ends),
+        "modes": modes,
+        "gaps": {count: gap for count, (gap, _) in gaps.items()},
+        "student": {str(p.steps): [p.metrics[name], *(p.interval or ())] for p in student},
+        "teacher": {str(p.steps): p.metrics[name] for p in sorted(teacher, key=lambda p: p.steps)},
+        "environment": environment(),
     }
 
 
@@ -119,15 +143,23 @@ def holds(record: dict[str, Any]) -> bool:
 def table(records: list[dict[str, Any]]) -> str:
     """Markdown, a row for each recipe; those that do not apply come last, with their reasons."""
     lines = [
-        "| recipe | steps | gap closed, % | heavy modes | seconds | calls a student update | holds |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | steps | gap closed, % | heavy modes | seconds | updates | calls an update | holds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in (r for r in records if "gap" in r):
         ends = r["gap_interval"]
         gap = "no gap" if r["gap"] is None else f"{r['gap']:.1f}"
         gap += "" if not ends else f" ({ends[0]:.1f} to {ends[1]:.1f})"
         calls = ", ".join(f"{k} {v / r['updates']:.3g}" for k, v in r["calls"].items())
-        row = (r["recipe"], r["steps"], gap, f"{r['modes']:.2f}", f"{r['seconds']:.0f}", calls)
+        row = (
+            r["recipe"],
+            r["steps"],
+            gap,
+            f"{r['modes']:.2f}",
+            f"{r['seconds']:.0f}",
+            r["student_updates"],
+            calls,
+        )
         lines.append("| " + " | ".join(map(str, (*row, "yes" if holds(r) else "no"))) + " |")
     done = [r for r in records if "gap" in r]
     lines += ["", f"{sum(map(holds, done))} of {len(done)} hold.", ""]
@@ -143,19 +175,24 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--again", action="store_true", help="also what has a record")
     parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument("--runs", type=Path, help="keep the runs here")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no further recipe after these"
+    )
     args = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    teachers: dict[str, list[Point]] = {}
     known = {entry["name"]: entry["needs"] for entry in listing.recipes()}
     for name in () if args.table else args.names or known:
+        if time.monotonic() - began > 60 * args.minutes:
+            break
         file = RESULTS / f"{name}.json"
         if file.exists() and not args.again:
             continue
         if reason := lacks(name, known[name]):
             record = {"recipe": name, "reason": reason}
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                record = run(name, known[name], args.runs or Path(folder))
+            record = run(name, known[name], teachers)
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(name, {k: record.get(k) for k in ("gap", "modes", "seconds", "reason", "failed")}, flush=True)
     records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]

@@ -5,6 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnidistill.errors import UserError
+
+
+def _clips(view: object, x: Tensor) -> Tensor:
+    if x.ndim != 5 or x.shape[2] < 2:
+        raise UserError(f"{view} looks at clips, Float[b c f h w] of two frames or more; got {list(x.shape)}")
+    return x
+
 
 class FrameDifferences:
     """`x: Float[b c f h w] -> x[:, :, 1:] - x[:, :, :-1]`, times `scale`: the motion, without the appearance.
@@ -20,7 +28,7 @@ class FrameDifferences:
         self.scale = scale
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.scale * x.diff(dim=2)
+        return self.scale * _clips(self, x).diff(dim=2)
 
     def __repr__(self) -> str:
         return f"FrameDifferences(scale={self.scale:g})"
@@ -34,7 +42,7 @@ class StillFrames:
     """
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = torch.arange(len(x), device=x.device)
+        rows = torch.arange(len(_clips(self, x)), device=x.device)
         return x[rows, :, rows % x.shape[2]].unsqueeze(2).expand_as(x)
 
     def __repr__(self) -> str:
