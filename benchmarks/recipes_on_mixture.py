@@ -1,12 +1,12 @@
 """Every recipe on one Gaussian mixture given on the command line: does it close 95 % of the gap and keep every mode?
 
-    python benchmarks/recipes_on_mixture.py [NAME ...] [--again] [--minutes M]
+    python benchmarks/recipes_on_mixture.py [NAME ...] [key=value ...] [--again] [--minutes M]
     python benchmarks/recipes_on_mixture.py --table
 
 Distils `task=exact/gaussian_mixture 'task.means=...' recipe=NAME` for each of these recipes, or for all that there are,
 one at a time on one thread. What has a record is not run again unless `--again` says so, so that an interrupted table
 goes on and a new recipe joins it; `--minutes` stops before the next recipe when so much time is over. The budget is
-that of the recipe's own tuning on the task, or `BUDGET`. A record, `benchmarks/results/recipes_on_mixture/NAME.json`,
+`BUDGET`. A record, `benchmarks/results/recipes_on_mixture/NAME.json`,
 holds the command that does the same, the step count that the recipe was trained for, the gap closed there with its
 interval, the share of modes of weight >= 5 % that are recalled, seconds of the processor for all of the training, and
 network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes the table, also as
@@ -21,6 +21,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,21 @@ MIXTURE = (
 
 BUDGET = (
     "task.network={width: 128, depth: 3}",
-    "updates=800",
+    "updates=600",
     "batch=256",
-    "fit.updates=400",
+    "fit.updates=300",
     "optim.lr=2e-3",
     "ema=0.98",
+    "evaluation.samples=2048",
 )
-"""Of a recipe without a tuning of its own on this task; half a minute."""
+"""Of every recipe, whatever else its tuning on this task says: about fifteen seconds of one thread. A recipe that falls
+short at it may do better at more, `python benchmarks/recipes_on_mixture.py NAME --again updates=3000`."""
 
 
-def given(recipe: str, needs: list[str]) -> list[str]:
+def given(recipe: str, needs: list[str], more: Sequence[str] = ()) -> list[str]:
     """The overrides of a recipe's run: the mixture, with labels for those that need a condition."""
-    tuned = f"exact/gaussian_mixture/{recipe}" in listing.names("tuning")
     labels = ["task.conditional=true"] if "condition" in needs else []
-    return [*MIXTURE, *labels, *(() if tuned else BUDGET), f"recipe={recipe}"]
+    return [*MIXTURE, *labels, *BUDGET, *more, f"recipe={recipe}"]
 
 
 def lacks(recipe: str, needs: list[str]) -> str | None:
@@ -86,9 +88,11 @@ def lacks(recipe: str, needs: list[str]) -> str | None:
     return None
 
 
-def run(recipe: str, needs: list[str], known: dict[str, list[Point]]) -> dict[str, Any]:
+def run(
+    recipe: str, needs: list[str], known: dict[str, list[Point]], more: Sequence[str] = ()
+) -> dict[str, Any]:
     """A record of one run, at one step, two, four and the recipe's own count. `known`: points of teachers so far."""
-    overrides = given(recipe, needs)
+    overrides = given(recipe, needs, more)
     cfg = compose("config", [*overrides, "out=unused"])
     steps = int(cfg.student.steps)
     counts = sorted({1, 2, 4, steps})
@@ -110,7 +114,7 @@ def run(recipe: str, needs: list[str], known: dict[str, list[Point]]) -> dict[st
     except (RunError, UserError) as error:
         return {**record, "seconds": round(time.process_time() - began, 1), "failed": str(error)}
     guided = setup.guided(teacher, task, cfg.guidance)
-    shown = known.setdefault(f"{task.conditional} {cfg.guidance}", [])
+    shown = known.setdefault(f"{task.conditional} {cfg.guidance} {options['samples']}", [])
     lacking = sorted({*counts, task.teacher_steps} - {point.steps for point in shown})
     shown += quality(guided, task.sampler(), task, lacking, name="teacher", **options) if lacking else []
     trained = {key: training_record(module)[key] for key in ("student_updates", "calls")}
@@ -183,7 +187,9 @@ def main() -> int:
     began = time.monotonic()
     teachers: dict[str, list[Point]] = {}
     known = {entry["name"]: entry["needs"] for entry in listing.recipes()}
-    for name in () if args.table else args.names or known:
+    more = [word for word in args.names if "=" in word]
+    asked = [word for word in args.names if "=" not in word]
+    for name in () if args.table else asked or known:
         if time.monotonic() - began > 60 * args.minutes:
             break
         file = RESULTS / f"{name}.json"
@@ -192,7 +198,7 @@ def main() -> int:
         if reason := lacks(name, known[name]):
             record = {"recipe": name, "reason": reason}
         else:
-            record = run(name, known[name], teachers)
+            record = run(name, known[name], teachers, more)
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(name, {k: record.get(k) for k in ("gap", "modes", "seconds", "reason", "failed")}, flush=True)
     records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]

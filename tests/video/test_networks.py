@@ -1,7 +1,9 @@
 """The denoiser of clips: frames as channels, silent second embeddings, no company in the batch."""
 
+import pytest
 import torch
 
+from omnidistill.errors import UserError
 from omnidistill.modalities.video.networks import ClipUNet
 from omnidistill.modalities.video.views import FrameDifferences, StillFrames
 
@@ -59,3 +61,10 @@ def test_still_frames_show_each_frame_in_turn():
     assert still.shape == x.shape
     for row, frame in enumerate((0, 1, 2, 3, 0, 1)):
         assert torch.equal(still[row], x[row, :, frame : frame + 1].expand(3, 4, 16, 16))
+
+
+@pytest.mark.parametrize("view", [FrameDifferences(), StillFrames()])
+def test_views_say_that_they_look_at_clips(view):
+    for shape in ((4, 2), (4, 1, 1, 3, 3)):
+        with pytest.raises(UserError, match="looks at clips"):
+            view(torch.zeros(shape))
