@@ -6,7 +6,7 @@ from omnidistill.exact.markov_text import ChainDenoiser, MarkovTextTask
 from omnidistill.exact.rigid_cloud import CloudDenoiser, RigidCloudTask
 from omnidistill.networks.mlp import MLP
 from omnidistill.networks.point_transformer import PointTransformer
-from omnidistill.networks.posed_mlp import PosedMLP
+from omnidistill.networks.posed_memory import PosedMemory
 from omnidistill.networks.transformer import Transformer
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "MarkovTextTask",
     "MixtureDenoiser",
     "PointTransformer",
-    "PosedMLP",
+    "PosedMemory",
     "RigidCloudTask",
     "Transformer",
 ]

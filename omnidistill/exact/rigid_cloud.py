@@ -17,7 +17,7 @@ from omnidistill.exact import parameters
 from omnidistill.exact.arguments import keywords, whole
 from omnidistill.exact.render_clouds import write_clouds
 from omnidistill.exact.rotations import matrix_fisher, random_rotations
-from omnidistill.networks.posed_mlp import PosedMLP
+from omnidistill.networks.posed_memory import PosedMemory
 from omnidistill.paths import GaussianPath, RigidMotion, edm
 from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior
@@ -118,7 +118,7 @@ class RigidCloudTask(Task):
         std: standard deviation of each coordinate about the rigid shape, whose radius of gyration is 1.
         sigma_min, sigma_max: of the EDM path, centred.
         teacher_steps: steps of the full teacher.
-        network: `width`, `depth` of the students' `PosedMLP`.
+        network: `clouds`, `width`, `depth` of the students' `PosedMemory`.
 
     Metrics, lengths in radii of gyration:
         energy: see `Energy`, between laws of the aligned RMSDs to every shape and every mirror image, against fresh
@@ -164,7 +164,7 @@ class RigidCloudTask(Task):
         self.path = edm(low, high, symmetry=SYMMETRY)
         self._known: Energy | None = None
         self.teacher_steps = whole("teacher_steps", teacher_steps, 1)
-        options = keywords("network", network, ("width", "depth"))
+        options = keywords("network", network, ("clouds", "width", "depth"))
         self._network = {key: whole(f"network.{key}", value, 1) for key, value in options.items()}
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
@@ -175,7 +175,7 @@ class RigidCloudTask(Task):
         return Batch(x.to(self.dtype), Context(), count)
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
-        return PosedMLP(self.shape[0], **self._network, target_time=target_time, guidance=guidance)
+        return PosedMemory(self.shape[0], **self._network, target_time=target_time, guidance=guidance)
 
     def reading(self) -> dict[str, Any]:
         # Unit radius of gyration is shared by three coordinates.

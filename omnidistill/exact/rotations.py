@@ -1,23 +1,32 @@
 """The matrix Fisher distribution on rotations, `p(R) = exp(tr(F^T R)) / c(F)`: its normaliser and its mean.
 
-The normaliser is a one-dimensional integral (Lee 2018, "Bayesian attitude estimation with the matrix Fisher
-distribution on SO(3)", theorem 2.1): with the proper singular values s of F and any cyclic (i, j, k),
+Let s be the proper singular values of F and q the unit quaternion of R in the frame of the singular vectors. Then
+`tr(F^T R) = l - g_1 q_1^2 - g_2 q_2^2 - g_3 q_3^2` (a Bingham distribution: Prentice 1986) with
 
-    c = int_{-1}^{1} 1/2 I0((s_i - s_j)(1 - u)/2) I0((s_i + s_j)(1 + u)/2) exp(s_k u) du,
+    l = s1 + s2 + s3,    g = 2 (s2 + s3, s1 + s3, s1 + s2) >= 0.
 
-c(0) = 1. Its integrand is the density of `u = R_kk` in the frame of the singular vectors, so `E[R_kk]` is the mean
-of u.
+A Gaussian integral over all of R^4, taken in shells, says that `det(z - K)^(-1/2)` is the Laplace transform of
+`r c(r K)` for a quadratic form K. Its inverse at r = 1 is the normaliser, and the derivative of that by g_i a mean:
+
+    c exp(-l) = (1 / 2 pi i) int e^z D(z) dz,    D = [z (z + g_1) (z + g_2) (z + g_3)]^(-1/2),    c(0) = 1,
+    E q_i^2   = 1/2 int e^z D(z) / (z + g_i) dz / int e^z D(z) dz,    E[1 - R_ii] = 2 (E q_j^2 + E q_k^2).
+
+All that is singular lies on the negative real axis, however large or unequal g is, so one contour around it serves all
+of them: 12 nodes of Talbot's are exact to 1e-10 (Trefethen, Weideman & Schmelzer 2006, "Talbot quadratures and
+rational approximations"). What is nearly 0 is found as such, and not as 1 minus something.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-NODES = 128
-TAIL = 1e-12
+NODES = 12
+"""On the upper half of the contour; the lower one is its mirror image. The error falls by 14 with each, and rounding,
+largest where the contour crosses the real axis, grows by 1.4."""
 
 
 class MatrixFisher(NamedTuple):
@@ -42,43 +51,37 @@ def proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def matrix_fisher(f: Tensor) -> MatrixFisher:
-    """The normaliser and the mean for `F: Float[... 3 3]`; error below 1e-9 up to `|F|` of 1e6.
+    """The normaliser and the mean for `F: Float[... 3 3]`; the error of both is below 1e-9 (of log c, plus the rounding
+    of log c itself).
 
     At large F the mean is the rotation of Kabsch (1976), at F = 0 it is 0.
     """
     u, s, vh = proper_svd(f)
-    log_c, shortfall = zip(*(_axis(s, k) for k in range(3)), strict=True)
-    diagonal = 1.0 - torch.stack(shortfall, -1)
-    return MatrixFisher(log_c[0], (u * diagonal.unsqueeze(-2)) @ vh)
+    s1, s2, s3 = s.unbind(-1)
+    gaps = 2.0 * torch.stack((s2 + s3, s1 + s3, s1 + s2), -1).clamp_min(0.0)
+    z, weight = (c.to(f.device) for c in CONTOUR)
+    shifted = z + gaps.unsqueeze(-1)
+    first, second, third = shifted.unbind(-2)
+    # Above the real axis each factor has an argument from 0 to pi: minus a product of two lies off the cut of the root.
+    density = -weight / ((-z * first).sqrt() * (-second * third).sqrt())
+    total = density.real.sum(-1)
+    squares = 0.5 * (density.unsqueeze(-2) / shifted).real.sum(-1) / total.unsqueeze(-1)
+    diagonal = 1.0 - 2.0 * (squares.sum(-1, keepdim=True) - squares)
+    return MatrixFisher(total.log() + s.sum(-1), (u * diagonal.unsqueeze(-2)) @ vh)
 
 
-def _axis(s: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`log c` and `E[1 - R_kk]` for proper singular values s: Float64[... 3].
+def _contour(count: int) -> tuple[Tensor, Tensor]:
+    """Complex128[count] twice: nodes z and weights w with `Re sum w D(z) = (1 / 2 pi i) int e^z D(z) dz`, by the
+    midpoint rule with N = 2 count nodes on `z(x) = N (0.5017 x cot(0.6407 x) - 0.6122 + 0.2645 i x)`, -pi < x < pi."""
+    n = 2 * count
+    x = (torch.arange(count, dtype=torch.float64) + 0.5) * (2.0 * math.pi / n)
+    cot = 1.0 / torch.tan(0.6407 * x)
+    z = n * (0.5017 * x * cot - 0.6122 + 0.2645j * x)
+    slope = n * (0.5017 * cot - 0.5017 * 0.6407 * x * (1.0 + cot**2) + 0.2645j)
+    return z, torch.exp(z) * slope * (2.0 / (1j * n))
 
-    With v = 1 - u and A = |s_i - s_j|/2, B = |s_i + s_j|/2, I0(x) = e^|x| i0e(x), the integrand is
 
-        exp(2 B + s_k - c v) i0e(A v) i0e(B (2 - v)) / 2,     c = B - A + s_k >= 0:
-
-    nothing overflows. It varies on the scales 1/c and 1/A near v = 0 and 1/B near v = 2, which may be 1e-6. In
-    v = 2 sigmoid(x) all of them have width one, and the trapezoidal rule converges geometrically (Trefethen & Weideman
-    2014, sec. 5) on the interval of x outside which less than about TAIL of the integral lies.
-    """
-    i, j = (k + 1) % 3, (k + 2) % 3
-    a, b = 0.5 * (s[..., i] - s[..., j]).abs(), 0.5 * (s[..., i] + s[..., j]).abs()
-    c = (b - a + s[..., k]).clamp_min(0.0)
-    low = torch.log(0.5 * TAIL / (1.0 + a + c)).detach()
-    high = -torch.log(0.5 * TAIL / (1.0 + b)).detach()
-    # Where exp(-c v) is below TAIL nothing is left to integrate.
-    end = (-torch.log(torch.tensor(TAIL, dtype=s.dtype, device=s.device)) / c.clamp_min(1e-300)).detach()
-    high = torch.where(end < 1.0, torch.minimum(high, torch.logit(0.5 * end.clamp(max=1.0))), high)
-    nodes = torch.linspace(0.0, 1.0, NODES, dtype=s.dtype, device=s.device)
-    x = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * nodes
-    v, rest = 2.0 * torch.sigmoid(x), 2.0 * torch.sigmoid(-x)
-    a, b, c = a.unsqueeze(-1), b.unsqueeze(-1), c.unsqueeze(-1)
-    # dv/dx = v (2 - v) / 2; the other 1/2 is the integrand's.
-    weight = 0.25 * v * rest * torch.exp(-c * v) * torch.special.i0e(a * v) * torch.special.i0e(b * rest)
-    total = weight.sum(-1) * ((high - low) / (NODES - 1))
-    return total.log() + 2.0 * b.squeeze(-1) + s[..., k], (weight * v).sum(-1) / weight.sum(-1)
+CONTOUR = _contour(NODES)
 
 
 def random_rotations(count: int, g: torch.Generator) -> Tensor:

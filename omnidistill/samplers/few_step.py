@@ -30,7 +30,8 @@ class FewStep(Sampler):
             `confidence`: on masked tokens, the surest of the open ones stay (`samplers.confidence`).
             `gamma`: jump below s and re-noise up to it (Kim et al. 2023, CTM, alg. 1; `GaussianPath.bridge_law`).
         times: where the steps lie, from the prior's end downwards, without the 0 at the end, e.g. [1, 0.9375, 0.8333,
-            0.625]. Other step counts read the same list at even distances, between two entries on a line.
+            0.625]. Other step counts read the same list at even distances, between two entries on a line, below the
+            last one on the way to the path's floor.
             None: the path's own grid.
         shift: moves that grid towards noise (`paths.shifted`); 1 leaves it.
         gamma: of the transition `gamma`: 0 is `ode`, 1 is `renoise`.
@@ -88,7 +89,8 @@ class FewStep(Sampler):
             raise UserError(
                 f"student.times={list(self.listed)} must start at 1 and stay above {low:g}, where {denoiser.path} ends"
             )
-        given, count = (*self.listed, 0.0), len(self.listed)
+        # Nobody is asked below the floor: the last step goes from there, or from the last entry, to the data.
+        given, count = (*self.listed, low), len(self.listed)
         found = []
         for i in range(steps):
             place, rest = divmod(i * count, steps)

@@ -10,9 +10,9 @@ from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact.rigid_cloud import APART, REACH, CloudDenoiser, RigidCloudTask, aligned_rmsd
-from omnidistill.exact.rotations import matrix_fisher, proper_svd, random_rotations
+from omnidistill.exact.rotations import CONTOUR, matrix_fisher, proper_svd, random_rotations, rotation_of
 from omnidistill.networks.point_transformer import PointTransformer
-from omnidistill.networks.posed_mlp import PosedMLP
+from omnidistill.networks.posed_memory import PosedMemory, quadratic
 from omnidistill.paths import RigidMotion, rectified_flow
 from omnidistill.random import generator, normal
 from omnidistill.samplers import Euler
@@ -85,6 +85,36 @@ def test_mean_is_the_gradient_of_the_log_normaliser():
                 2 * h
             )
             assert torch.allclose(mean[:, i, j], slope, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4, 0.3, 2.0, 20.0, 400.0, 1e5, 1e9])
+def test_contour_has_what_is_known_of_rank_one_and_of_multiples_of_one(size):
+    g, s = generator("rank one"), torch.tensor(size, dtype=torch.float64)
+    u, v = random_rotations(2, g)
+    # One direction: R_33 has the law of a coordinate on the sphere under e^(s u): c = sinh(s) / s, mean coth(s) - 1/s.
+    log_c, mean = matrix_fisher(size * torch.outer(u[2], v[2]))
+    fall = -torch.expm1(-2.0 * s)
+    assert torch.allclose(log_c, s + torch.log(fall / (2.0 * s)) if size else s, rtol=1e-15, atol=1e-9)
+    langevin = 1.0 / torch.tanh(s) - 1.0 / s if size > 0.1 else s / 3.0
+    assert torch.allclose(mean, langevin * torch.outer(u[2], v[2]), atol=1e-9)
+    # s times a rotation, and s times a reflection, where four shells of quaternions are equally good.
+    i0, i1 = torch.special.i0e(2.0 * s), torch.special.i1e(2.0 * s)
+    log_c, mean = matrix_fisher(size * u)
+    assert torch.allclose(log_c, 3.0 * s + torch.log(i0 - i1), rtol=1e-15, atol=1e-6 if size > 1e4 else 1e-9)
+    assert torch.allclose(mean @ u.mT, mean[0] @ u[0] * torch.eye(3, dtype=torch.float64), atol=1e-9)
+    log_c, mean = matrix_fisher(-size * u)
+    assert torch.allclose(log_c, s + torch.log(i0 + i1), rtol=1e-15, atol=1e-9)
+
+
+def test_contour_inverts_laplace_transforms_of_powers():
+    # At r = 1: 1 / z^2 is of r, z^(-1/2) of 1 / sqrt(pi r), [z (z + g)]^(-1/2) of exp(-g r / 2) I0(g r / 2).
+    z, weight = CONTOUR
+    assert float((weight / z**2).real.sum()) == pytest.approx(1.0, abs=1e-10)
+    assert float((weight / z.sqrt()).real.sum()) == pytest.approx(math.pi**-0.5, abs=1e-10)
+    for g in (1e-3, 1.0, 30.0, 1e6):
+        found = float((weight / (z.sqrt() * (z + g).sqrt())).real.sum())
+        exact = float(torch.special.i0e(torch.tensor(g / 2, dtype=torch.float64)))
+        assert found == pytest.approx(exact, rel=1e-8)
 
 
 @pytest.mark.parametrize("size", [1e3, 1e5, 1e7])
@@ -383,11 +413,46 @@ def test_point_transformer_ignores_padding_and_tells_points_apart():
         network(padded, t)
 
 
+def test_rotations_are_quadratic_in_quaternions_as_the_network_has_them():
+    q = torch.randn(20, 4, generator=generator("quaternions"), dtype=torch.float64)
+    q = q / q.norm(dim=1, keepdim=True)
+    t = quadratic().double().reshape(3, 3, 4, 4)
+    assert torch.equal(t, t.mT)
+    assert torch.allclose(torch.einsum("ijab,na,nb->nij", t, q, q), rotation_of(q), atol=1e-14)
+
+
+def test_what_a_network_remembers_it_answers_in_the_pose_that_it_is_shown():
+    # With sharp orientations, a decided choice, e^b = 0 and no perceptron: e^a C_m R^T, of the cloud that is shown.
+    network = PosedMemory(7, clouds=4).double()
+    with torch.no_grad():
+        network.gates.bias[:4] = torch.tensor([6.0, 1.0, math.log(3.0), -40.0])
+        clouds = network._centred().detach()
+        turn = random_rotations(4, generator("shown"))
+        shown = clouds @ turn.mT
+        noisy = shown + 0.05 * normal(shown, generator("moved"))
+        t = torch.full((4,), 0.3, dtype=torch.float64)
+        size = shown.square().mean().sqrt()
+        assert float((network(shown, t) / 3.0 - shown).abs().max()) < 1e-3 * size
+        assert float((network(noisy, t) / 3.0 - shown).square().mean().sqrt()) < 0.03 * size
+        # A mirror image is another cloud, and turned it stays that: nothing is matched by a reflection.
+        assert float((network(-shown, t) / 3.0 + shown).square().mean().sqrt()) > 0.5 * size
+
+
+def test_orientation_fades_where_none_is_best():
+    # A cloud and a line of points: turning about the line changes nothing, and only the line's own direction is known.
+    network = PosedMemory(5, clouds=1).double()
+    line = torch.linspace(-1, 1, 5, dtype=torch.float64)[None, :, None] * torch.tensor([0.0, 0.6, 0.8])
+    turn, _ = network._matched(line, torch.full((1, 1), 1.0, dtype=torch.float64))
+    values = torch.linalg.svdvals(turn[0, 0].detach())
+    assert float(values[0]) > 0.6 and float(values[1:].max()) < 1e-9
+
+
 @pytest.mark.parametrize("more", [0, 3])
 def test_a_posed_network_turns_with_its_input_and_not_with_a_mirror(more):
     torch.manual_seed(0)
-    network, t = PosedMLP(6, width=32, depth=2), torch.tensor([0.3, 0.8])
-    torch.nn.init.normal_(network.inner.last.weight)
+    network, t = PosedMemory(6, clouds=3, width=32), torch.tensor([0.3, 0.8])
+    torch.nn.init.normal_(network.last.weight)
+    torch.nn.init.normal_(network.gates.weight)
     cloud = normal(torch.empty(2, 6, 3), generator(0))
     x = torch.cat((cloud, torch.ones(2, more, 3)), 1)
     mask = (torch.arange(6 + more)[None, :, None] < 6).expand(2, -1, 1)

@@ -18,7 +18,7 @@ from omnidistill.modalities.text.networks import TextNetwork
 from omnidistill.modalities.video.networks import ClipUNet
 from omnidistill.networks.mlp import MLP
 from omnidistill.networks.point_transformer import PointTransformer
-from omnidistill.networks.posed_mlp import PosedMLP
+from omnidistill.networks.posed_memory import PosedMemory
 from omnidistill.networks.transformer import Transformer
 from omnidistill.networks.unet import UNet
 from omnidistill.paths import MaskedPath, edm, rectified_flow
@@ -57,7 +57,7 @@ POINTS: dict[str, tuple[Build, tuple[int, ...], dict[str, Any]]] = {
         (6, 3),
         {"mask": (torch.arange(6) < torch.tensor([[6], [4]])).unsqueeze(-1)},
     ),
-    "posed points": (lambda: PosedMLP(6, 16, 2, target_time=True), (6, 3), {}),
+    "posed points": (lambda: PosedMemory(6, 3, 16, 2, target_time=True), (6, 3), {}),
     "chain": (lambda: ChainNetwork(8, 16, 1, 2, 1, target_time=True), (8, 3), {}),
 }
 LEVELS = {"chain"}
