@@ -91,17 +91,18 @@ class PosedMemory(nn.Module):
             sharpness, power, a, b = exact(gates[:, :4]).unsqueeze(-1).unbind(1)
             turn, match = self._matched(x, torch.sigmoid(sharpness))
             share = (power.exp() * match + exact(gates[:, 4:])).softmax(1)
-            turn = share[..., None, None] * turn
-            seen = torch.einsum("bni,bmij->bnj", x, turn)
+            turn = share * turn
+            mean = turn.sum(-1).permute(2, 0, 1)
+            seen = x @ mean
         h = self.blocks(self.first(torch.cat((seen.flatten(1), share), 1)), film)
         if (some := asked.note("blocks", h)) is not None:
             if not answered:
                 return asked.result(None)
-            h, x, turn, a, b = h[some], x[some], turn[some], a[some], b[some]
+            h, x, turn, mean, a, b = h[some], x[some], turn[:, :, some], mean[some], a[some], b[some]
         inner = self.last(F.silu(h)).unflatten(1, (self.points, 3))
         with torch.autocast(x.device.type, enabled=False):
-            rigid = torch.einsum("mnj,bmij->bni", self._centred(), turn)
-            answer = rigid + exact(inner) @ turn.sum(1).mT
+            rigid = torch.einsum("mnj,ijbm->bni", self._centred(), turn)
+            answer = rigid + exact(inner) @ mean.mT
             answer = a.exp().unsqueeze(-1) * (answer - b.exp().unsqueeze(-1) * x)
         return asked.result(F.pad(answer, (0, 0, 0, padding)))
 
@@ -109,7 +110,7 @@ class PosedMemory(nn.Module):
         return SCALE * exact(self.clouds - self.clouds.mean(1, keepdim=True))
 
     def _matched(self, x: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
-        """Float[b m 3 3], the mean rotation onto each cloud, and Float[b m], the log of the mean density.
+        """Float[3 3 b m], the mean rotation onto each cloud, and Float[b m], the log of the mean density.
 
         With `K(F)` such that `tr(R^T F) = q^T K q` for the quaternion q of R, `(1 + c K)^64` by squaring is a density's
         second moment of q up to its trace, smooth in F also where the best rotation is not unique. `|K| <= 1` for an F
@@ -117,17 +118,18 @@ class PosedMemory(nn.Module):
         """
         clouds = self._centred()
         size = x.flatten(1).norm(dim=1).unsqueeze(1) * clouds.flatten(1).norm(dim=1)
-        f = torch.einsum("bni,mnj->bmij", x, clouds) / size.clamp_min(1e-12)[..., None, None]
-        k = (f.flatten(2) @ self.turns).unflatten(-1, (4, 4))
-        eye = torch.eye(4, dtype=x.dtype, device=x.device)
-        moment, match = (eye + sharpness[..., None, None] * k).flatten(0, 1), x.new_zeros(())
+        f = torch.einsum("bni,mnj->ijbm", x, clouds) / size.clamp_min(1e-12)
+        eye = torch.eye(4, dtype=x.dtype, device=x.device)[..., None, None]
+        k = torch.einsum("pq,pbm->qbm", self.turns, f.flatten(0, 1)).unflatten(0, (4, 4))
+        moment, match = eye + sharpness * k, x.new_zeros(())
         for left in range(SQUARINGS, -1, -1):
-            trace = moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+            trace = moment.diagonal(dim1=0, dim2=1).sum(-1)
             match = match + 2.0**left * trace.log()
-            moment = moment / trace[:, None, None]
-            moment = torch.bmm(moment, moment) if left else moment
-        turn = (moment.flatten(1) @ self.turns.mT).unflatten(1, (3, 3)).unflatten(0, f.shape[:2])
-        return turn, match.unflatten(0, f.shape[:2])
+            moment = moment / trace
+            # Symmetric, and with the clouds last: the sum of products is a quicker square than small matrix products.
+            moment = (moment.unsqueeze(1) * moment.unsqueeze(0)).sum(2) if left else moment
+        turn = torch.einsum("pq,qbm->pbm", self.turns, moment.flatten(0, 1)).unflatten(0, (3, 3))
+        return turn, match
 
 
 def quadratic() -> Tensor:

@@ -74,6 +74,12 @@ def test_a_student_steps_at_the_times_it_was_given():
         coarse, fine = sampler.times(student, n), sampler.times(student, 2 * n)
         assert torch.equal(coarse, fine[::2]) and bool((fine.diff() < 0).all())
     assert float(FewStep(times=given).times(Denoiser(paths.vp_cosine()), 4)[0]) == 1.0 - 1e-3
+    # Below the last entry on the way to the path's floor, where somebody can be asked, and not to 0.
+    levels = Denoiser(paths.edm())
+    low = levels.path.span[0]
+    finer = FewStep(times=[1.0, 0.5]).times(levels, 8)
+    assert finer[4:].tolist() == [*(0.5 + (low - 0.5) * k / 4 for k in range(4)), 0.0]
+    assert torch.equal(finer[::2], FewStep(times=[1.0, 0.5]).times(levels, 4))
 
 
 def test_a_shift_of_5_gives_the_times_of_its_papers():
