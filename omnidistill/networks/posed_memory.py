@@ -121,15 +121,14 @@ class PosedMemory(nn.Module):
         f = torch.einsum("bni,mnj->ijbm", x, clouds) / size.clamp_min(1e-12)
         eye = torch.eye(4, dtype=x.dtype, device=x.device)[..., None, None]
         k = torch.einsum("pq,pbm->qbm", self.turns, f.flatten(0, 1)).unflatten(0, (4, 4))
-        moment, match = eye + sharpness * k, x.new_zeros(())
-        for left in range(SQUARINGS, -1, -1):
-            trace = moment.diagonal(dim1=0, dim2=1).sum(-1)
-            match = match + 2.0**left * trace.log()
-            moment = moment / trace
+        moment = eye + sharpness * k
+        for _ in range(SQUARINGS):
             # Symmetric, and with the clouds last: the sum of products is a quicker square than small matrix products.
-            moment = (moment.unsqueeze(1) * moment.unsqueeze(0)).sum(2) if left else moment
-        turn = torch.einsum("pq,qbm->pbm", self.turns, moment.flatten(0, 1)).unflatten(0, (3, 3))
-        return turn, match
+            moment = (moment.unsqueeze(1) * moment.unsqueeze(0)).sum(2)
+        # Of K the trace is 0, so that this one lies between 1 and 4 * 2^64, within single precision.
+        trace = moment.diagonal(dim1=0, dim2=1).sum(-1)
+        turn = torch.einsum("pq,qbm->pbm", self.turns, (moment / trace).flatten(0, 1)).unflatten(0, (3, 3))
+        return turn, trace.log()
 
 
 def quadratic() -> Tensor:
