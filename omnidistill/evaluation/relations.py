@@ -87,9 +87,10 @@ def _range(spot: Spot, metric: str | None, documents: Mapping[str, Document]) ->
     point = points[max(points) if spot.steps is None else spot.steps]
     primary = document["primary"]["name"]
     name = metric or primary
-    if name not in point["metrics"]:
-        raise UserError(f"{spot} has no metric '{name}'; it has {', '.join(sorted(point['metrics']))}")
-    value = point["metrics"][name]
+    metrics = {**point["metrics"], "nfe": point["nfe"]}
+    if name not in metrics:
+        raise UserError(f"{spot} has no metric '{name}'; it has {', '.join(sorted(metrics))}")
+    value = metrics[name]
     low, high = (point["interval"] if name == primary else None) or (value, value)
     return low, value, high
 

@@ -8,6 +8,7 @@ from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.cycle import Cycle
 from omnidistill.objectives.denoising import Denoising
 from omnidistill.objectives.flow_map import FlowMap
+from omnidistill.objectives.guidance import Guidance
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.noise_consistency import NoiseConsistency
@@ -32,6 +33,7 @@ __all__ = [
     "Denoising",
     "FlowMap",
     "Gap",
+    "Guidance",
     "Losses",
     "Matching",
     "Nodes",

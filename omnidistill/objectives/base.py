@@ -80,12 +80,15 @@ class BankSpec:
 
     `states` says whether to keep all states of a trajectory or its two ends (noise and sample) alone. `controlled`:
     they are made without a condition, and each has the one that the task reads off its sample (`Task.control`).
+    `guidance` (low, high): each is made under a scale of its own from this range, which its context has; None: all
+    under the run's.
     """
 
     size: int
     steps: int
     states: bool = False
     controlled: bool = False
+    guidance: tuple[float, float] | None = None
 
 
 class Objective(Protocol):

@@ -63,8 +63,12 @@ class Weighted:
             raise UserError(
                 "one objective reads conditions off samples, another draws them first; they share no bank"
             )
-        controlled = asked[0].controlled
-        return BankSpec(max(a.size for a in asked), asked[0].steps, any(a.states for a in asked), controlled)
+        if len({spec.guidance for spec in asked}) > 1:
+            raise UserError("objectives ask for trajectories under different guidance; they share no bank")
+        first, states = asked[0], any(a.states for a in asked)
+        return BankSpec(
+            max(a.size for a in asked), first.steps, states, first.controlled, guidance=first.guidance
+        )
 
     def _guidance(self) -> tuple[float, float] | None:
         """The one range that parts want drawn; whoever comes first in a step must not decide between two."""

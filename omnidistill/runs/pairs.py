@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path as FilePath
 from types import FrameType
 from typing import Any
@@ -39,6 +40,10 @@ def bank_of(spec: BankSpec | None, task: Task, teacher: Denoiser, seed: int, dev
     """Teacher trajectories from noise to sample by a deterministic sampler, with their contexts; on the CPU."""
     if spec is None:
         return None
+    if spec.guidance is not None:
+        bare = teacher.denoiser if isinstance(teacher, Guided) else teacher
+        assert task.null is not None  # the objective needs conditions
+        teacher = Guided(bare, None, task.null)  # by the scale that each context has
     pieces = []
     context = _contexts(spec, task, seed)
     with track(spec.size, "teacher samples") as advance:
@@ -124,6 +129,11 @@ def stored(
 
 
 def header_of(spec: BankSpec, cfg: DictConfig, task: Task, teacher: Denoiser) -> store.Header:
+    if spec.guidance is not None:
+        raise UserError(
+            f"recipe {cfg.recipe.name} wants trajectories under drawn scales of guidance, and a store is made under one; "
+            "leave pairs= out, or give the objective one scale"
+        )
     return store.Header(
         task=task.name,
         path=_path_of(task),
@@ -196,6 +206,10 @@ def times_of(spec: BankSpec, task: Task, teacher: Denoiser) -> Tensor:
 def _contexts(spec: BankSpec, task: Task, seed: int) -> Context:
     """What the trajectories are made under: what is drawn, or no condition where one is read off each sample."""
     context = task.contexts(spec.size, generator(seed, "bank", "contexts"))
+    if spec.guidance is not None:
+        low, high = spec.guidance
+        scale = torch.rand(spec.size, generator=generator(seed, "bank", "guidance"))
+        context = replace(context, guidance=low + (high - low) * scale)
     if not spec.controlled:
         return context
     if task.null is None or not isinstance(context.condition, Tensor):
