@@ -29,7 +29,7 @@ def gain(path, t):
 
 
 class Labelled(Denoiser):
-    """x0 ~ N(m + k, c^2) of label k, N(m, c^2) of none: beliefs of one slope, so the guided one is that of N(m + s k)."""
+    """x0 ~ N(m + k, c^2) of label k, N(m, c^2) of none: beliefs of one slope, the guided one that of N(m + s k)."""
 
     def belief(self, x_t, t, context, target_time):
         k = context.condition.to(F64)[:, None]
