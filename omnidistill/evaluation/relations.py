@@ -87,7 +87,7 @@ def _range(spot: Spot, metric: str | None, documents: Mapping[str, Document]) ->
     point = points[max(points) if spot.steps is None else spot.steps]
     primary = document["primary"]["name"]
     name = metric or primary
-    metrics = {**point["metrics"], "nfe": point["nfe"]}
+    metrics = {**point["metrics"], "nfe": point["nfe"]} if name == "nfe" else point["metrics"]
     if name not in metrics:
         raise UserError(f"{spot} has no metric '{name}'; it has {', '.join(sorted(metrics))}")
     value = metrics[name]

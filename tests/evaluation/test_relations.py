@@ -70,6 +70,8 @@ def test_any_metric_below_and_above() -> None:
     assert not holds(found, "above", metric="recall", value=0.95)
     assert holds(found, "below", metric="energy", than=spot("teacher", 4), ratio=2.9)
     assert not holds(found, "below", metric="energy", than=spot("teacher", 4), ratio=3.1)
+    found["student"][0]["nfe"] = 3.5
+    assert holds(found, "below", metric="nfe", value=4) and not holds(found, "below", metric="nfe", value=3)
     with pytest.raises(UserError, match=r"a\.student@1 has no metric 'recal'; it has energy, recall"):
         holds(found, "above", metric="recal", value=0.9)
 
