@@ -55,6 +55,45 @@ def _unshifted(t: float, shift: float) -> float:
     return t / (shift - (shift - 1.0) * t)
 
 
+@dataclass(frozen=True)
+class Onwards:
+    """Times above the one that the student's step led to, counted from the state that its sampler goes on with: that
+    state is noised further, not the sample (`Step.copy`).
+
+    Args:
+        upto: `prior`, up to `high`; `step`, up to where the step began, so that each step has times of its own.
+        low, high: as of `Uniform`.
+        margin: least distance above the state's time; what is learned there is mostly the noise that was just added.
+    """
+
+    upto: str = "prior"
+    low: float = 0.02
+    high: float = 0.98
+    margin: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.upto not in ("prior", "step"):
+            raise UserError(f"times onwards reach up to 'prior' or 'step', got upto='{self.upto}'")
+        if not 0.0 <= self.low < self.high <= 1.0 or not 0.0 < self.margin < 1.0:
+            raise UserError(
+                "times onwards need 0 <= low < high <= 1 and 0 < margin < 1, got "
+                f"low={self.low}, high={self.high}, margin={self.margin}"
+            )
+
+    def __call__(
+        self, count: int, path: Path, g: torch.Generator, s: float = 0.0, began: float = 1.0
+    ) -> Tensor:
+        """Between s and, for `upto: step`, `began`."""
+        low = max(self.low, path.span[0], s + self.margin)
+        high = min(self.high, path.span[1], began if self.upto == "step" else 1.0)
+        if low >= high:
+            raise UserError(
+                f"no time is left between a step's end {s:g} (margin {self.margin:g}) and {high:g}; lower margin or "
+                "take fewer steps"
+            )
+        return low + (high - low) * _uniform(count, g)
+
+
 def _truncated_normal(count: int, low: Tensor, high: Tensor, g: torch.Generator) -> Tensor:
     below, above = torch.special.ndtr(low), torch.special.ndtr(high)
     return torch.special.ndtri(below + (above - below) * _uniform(count, g))

@@ -17,6 +17,17 @@ from omnidistill.posteriors import Posterior, split
 Null = int | Callable[[Condition], Condition]
 
 
+def emptied(condition: Condition, null: Null) -> Condition:
+    """The condition that means none."""
+    if callable(null):
+        return null(condition)
+    if not isinstance(condition, Tensor):
+        raise UserError(
+            "guidance needs a condition of labels, or null= a function that empties the condition"
+        )
+    return torch.full_like(condition, null)
+
+
 class Guided(Denoiser):
     """`u + s (c - u)` with s = 1 meaning no guidance; both branches go through the network in one batch.
 
@@ -62,15 +73,19 @@ class Guided(Denoiser):
         return conditional.guide(unconditional, scale)
 
 
-def emptied(condition: Condition, null: Null) -> Condition:
-    """The condition that says nothing."""
-    if callable(null):
-        return null(condition)
-    if not isinstance(condition, Tensor):
-        raise UserError(
-            "guidance needs a condition of labels, or null= a function that empties the condition"
-        )
-    return torch.full_like(condition, null)
+class Unconditional(Denoiser):
+    """A conditional denoiser asked without its condition: guidance of scale 0 for one call."""
+
+    def __init__(self, denoiser: Denoiser, null: Null) -> None:
+        super().__init__(denoiser.path)
+        self.denoiser, self.null = denoiser, null
+        self.wants_target = denoiser.wants_target
+
+    def belief(
+        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+    ) -> Posterior:
+        bare = Context(emptied(context.condition, self.null), context.anchor, context.mask)
+        return self.denoiser(x_t, t, bare, target_time=target_time)
 
 
 class Told(Denoiser):

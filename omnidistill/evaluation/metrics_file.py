@@ -114,7 +114,7 @@ def metrics_document(
         "falls": falls(primary, students),
         "transition": transition,
         "transitions": {name: _other(primary, teachers, students, points) for name, points in others.items()},
-        "warnings": caveats(primary, teachers, students, floor, given),
+        "warnings": [*caveats(primary, teachers, students, floor, given), *training.get("warnings", ())],
         "training": dict(training),
         "environment": dict(environment),
     }

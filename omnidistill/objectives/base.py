@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from omnidistill.denoisers import Denoiser
-from omnidistill.errors import UserError
+from omnidistill.errors import UserError, unknown
 from omnidistill.samplers import FewStep
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class RoleSpec:
         updates: optimiser updates per student update (k : 1).
         lr: learning rate as a multiple of the student's.
         average: this model is an exponential moving average of the student with this decay, and is not trained.
+        follow: after each update of the student this trained model moves by this share towards it (implicit
+            distribution alignment; Ge et al. 2025, SenseFlow, arXiv:2506.00523).
         refresh: this model is replaced by the student this many times, evenly over the run, and is not trained.
         modules: further modules trained in this role (discriminator heads), by the name of the model they become. The
             role `student` may have some too (a learned weight of the time).
@@ -48,6 +50,7 @@ class RoleSpec:
     lr: float | None = None
     average: float | None = None
     refresh: int | None = None
+    follow: float | None = None
     modules: Mapping[str, Callable[[Denoiser], nn.Module]] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
 
@@ -59,7 +62,7 @@ class RoleSpec:
     def merged(self, other: RoleSpec, name: str) -> RoleSpec:
         """One role declared by two objectives; an error where they disagree."""
         values: dict[str, Any] = {}
-        for key in ("start", "updates", "lr", "average", "refresh", "adapter"):
+        for key in ("start", "updates", "lr", "average", "refresh", "follow", "adapter"):
             mine, theirs = getattr(self, key), getattr(other, key)
             if mine is not None and theirs is not None and mine != theirs:
                 raise UserError(
@@ -128,6 +131,9 @@ class Objective(Protocol):
     # what to do on a path that lacks what `needs` asks for.
 
 
+INPUTS = ("simulated", "data", "mixed", "jumps", "whole")
+
+
 @dataclass(frozen=True)
 class StudentSpec:
     """How the student is asked: with how many steps, by which sampler, from which inputs during training.
@@ -135,9 +141,9 @@ class StudentSpec:
     Attributes:
         steps: the step count it is trained for; objectives that roll the student out draw one of these steps.
         sampler: how it goes from one step to the next.
-        inputs: `simulated` (its own earlier steps, the default), `data` (real data noised), `jumps`: three jumps to,
-            over and from the step, all with a graph (`FewStep.three_jumps`), or `whole`: all of its steps, with a graph
-            through them.
+        inputs: `simulated` (its own earlier steps, the default), `data` (real data noised), `mixed`, one of both for
+            each update, `jumps`: three jumps to, over and from the step, all with a graph (`FewStep.three_jumps`), or
+            `whole`: all of its steps, with a graph through them.
         walks: numbers of steps, of which one is drawn for each update in place of `steps`.
     """
 
@@ -147,6 +153,8 @@ class StudentSpec:
     walks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.inputs not in INPUTS:
+            raise unknown("student.inputs", self.inputs, INPUTS)
         if any(count < 1 for count in self.walks):
             raise UserError(f"student.walks are numbers of steps from 1 on, got {list(self.walks)}")
         if self.inputs == "jumps" and self.sampler.transition != "ode":
@@ -161,3 +169,8 @@ class StudentSpec:
     def calls(self) -> int:
         """Network calls with a graph in one rollout, whatever its number of steps; `Objective.cost` declares one."""
         return 3 if self.inputs == "jumps" else 1
+
+    @property
+    def several(self) -> bool:
+        """Whether it is trained for more than one step."""
+        return max(self.walks or (self.steps,)) > 1

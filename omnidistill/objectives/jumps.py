@@ -110,6 +110,33 @@ class Nodes:
 
 
 @dataclass(frozen=True)
+class Within:
+    """t uniform over the nodes of a grid of `segments` steps, r uniform in the step that begins there (intra-segment
+    guidance; Ge et al. 2025, SenseFlow)."""
+
+    segments: int = 4
+    shift: float = 1.0
+    nodes: int = 1
+    refined: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.segments < 1:
+            raise UserError(f"jumps inside segments need segments >= 1, got segments={self.segments}")
+
+    def __call__(
+        self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        times = grid(path, self.segments, self.shift)
+        start = torch.randint(self.segments, (count,), generator=g, device=g.device).cpu()
+        t, edge = times[start], times[start + 1].clamp_min(path.span[0])
+        u = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).cpu()
+        return t, edge + u * (t - edge)
+
+    def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
+        return half_way(t, s, path)
+
+
+@dataclass(frozen=True)
 class Gap:
     """t from any distribution, r = t minus a gap whose density falls linearly from `smallest` to 0 at `largest` (CDLM's
     scheduler of jumps) or at t, if that is less; an r below the path's span is 0.

@@ -23,6 +23,7 @@ class Question:
         features: whether the pooled features of the noised rollout are wanted.
         real: whether those of noised data are wanted too, at times of the same distribution, in the same call.
         drop: share of samples asked without their condition.
+        graph: whether a gradient goes to the student through what this model says.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Question:
     features: bool = False
     real: bool = False
     drop: float = 0.0
+    graph: bool = False
 
     @property
     def calls(self) -> int:
@@ -43,6 +45,7 @@ class Question:
             belief=self.belief or other.belief,
             features=self.features or other.features,
             real=self.real or other.real,
+            graph=self.graph or other.graph,
         )
 
 

@@ -1,25 +1,43 @@
-"""The workbench of one optimisation step, and the one way from elementwise losses to a number."""
+"""The workbench of one optimisation step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided
-from omnidistill.denoisers.guidance import Null
+from omnidistill.denoisers.guidance import Null, Unconditional
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import StudentSpec
 from omnidistill.objectives.questions import Answer, Question, merged, placed
-from omnidistill.paths import Path
+from omnidistill.objectives.reduction import reduce
+from omnidistill.paths import GaussianPath, Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
-from omnidistill.times import Times
+from omnidistill.times import Onwards, Times
+
+__all__ = ["Noised", "Step", "reduce"]
+
+
+class Noised(NamedTuple):
+    """A noised copy of a rollout.
+
+    Attributes:
+        x_t, t: the copy and its times, Float64[b].
+        target: what a denoiser of its law learns from it: the sample, or what stands for it where a state was noised.
+        weight: Float64[b], by which an error against that target is weighted.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    target: Tensor
+    weight: Tensor
 
 
 class Step:
@@ -56,7 +74,8 @@ class Step:
         self.asked_total = False
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
-        self._noised: dict[Times, tuple[Tensor, Tensor]] = {}
+        self._noised: dict[Times, Noised] = {}
+        self._wanted: list[Times] = []
         self._expected: list[Question] = []
         self._answers: dict[Question, Answer] = {}
         if guidance_range is not None:
@@ -68,8 +87,8 @@ class Step:
         return self.models[name]  # type: ignore[return-value]
 
     def guided(self, name: str, scale: float | None) -> Denoiser:
-        """The model under classifier-free guidance of this scale; as it is for scale 1. A scale of None leaves it
-        to `context.guidance`."""
+        """The model under classifier-free guidance of this scale; as it is for scale 1, asked once without its
+        condition for 0. A scale of None leaves it to `context.guidance`."""
         if scale == 1.0:
             return self[name]
         if self.null is None:
@@ -79,6 +98,8 @@ class Step:
         model = self[name]
         if isinstance(model, Routed):
             return model.guided(scale, self.null)
+        if scale == 0.0:
+            return Unconditional(model, self.null)
         return Guided(model, scale, self.null)
 
     @property
@@ -132,14 +153,17 @@ class Step:
         if self._rollout is None:
             sampler, steps = self.spec.sampler, self._steps()
             asked = (self["student"], self.like, steps, self.context)
+            own = any(
+                isinstance(times, Onwards) for times in (*self._wanted, *(q.times for q in self._expected))
+            )
             with torch.set_grad_enabled(self.role == "student"):
                 if self.spec.inputs == "jumps":
                     self._rollout = sampler.three_jumps(*asked, g=self.g, structure=self.structure)
                 else:
-                    data = self.x0 if self.spec.inputs == "data" else None
+                    data = self.x0 if self._from_data() else None
                     whole = self.spec.inputs == "whole"
                     self._rollout = sampler.rollout(
-                        *asked, g=self.g, data=data, structure=self.structure, whole=whole
+                        *asked, g=self.g, data=data, structure=self.structure, whole=whole, onwards=own
                     )
         return self._rollout
 
@@ -151,17 +175,56 @@ class Step:
         g = self.structure
         return walks[int(torch.randint(len(walks), (), generator=g, device=g.device))]
 
+    def _from_data(self) -> bool:
+        """Whether this step's rollout starts from noised data."""
+        if self.spec.inputs != "mixed":
+            return self.spec.inputs == "data"
+        g = self.structure
+        return bool(torch.randint(2, (), generator=g, device=g.device))
+
     def noised(self, times: Times) -> tuple[Tensor, Tensor]:
         """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution.
 
         It has a graph where the rollout has one, whoever asks first and whether under `no_grad` or not: another
         objective may send a gradient through x_t."""
+        copy = self.copy(times)
+        return copy.x_t, copy.t
+
+    def copy(self, times: Times) -> Noised:
+        """The noised copy and what is learned from it. With times `Onwards` it is not the rollout's x0 that is noised
+        but the state that the student's sampler goes on with from there."""
         if times not in self._noised:
-            x0 = self.rollout.x0
-            t = times(x0.shape[0], self.path, self.g).to(x0.device)
+            self._wanted.append(times)
+            rollout, path = self.rollout, self.path
+            t = self.draw(times, len(rollout.x0)).to(rollout.x0.device)
             with torch.set_grad_enabled(self.role == "student"):
-                self._noised[times] = self.path.corrupt(x0, t, self.context, g=self.g), t
+                if isinstance(times, Onwards):
+                    x_s = self.spec.sampler.onwards(self["student"], rollout, self.g)
+                    self._noised[times] = Noised(*self._further(x_s, t))
+                else:
+                    x_t = path.corrupt(rollout.x0, t, self.context, g=self.g)
+                    self._noised[times] = Noised(x_t, t, rollout.x0, torch.ones_like(t))
         return self._noised[times]
+
+    def _further(self, x_s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if not isinstance(self.path, GaussianPath):
+            raise UserError(f"times onwards need a Gaussian path, got {self.path}; use Uniform times")
+        x_t, target, weight = self.path.onwards(x_s, self.rollout.s, t, self.context, g=self.g)
+        return x_t, t, target, weight
+
+    def draw(self, times: Times, count: int) -> Tensor:
+        """Times of this distribution; those onwards are counted from the rollout's step."""
+        if isinstance(times, Onwards):
+            return times(count, self.path, self.g, self.rollout.s, float(self.rollout.t[0]))
+        return times(count, self.path, self.g)
+
+    def told(self, name: str, times: Times) -> Tensor | None:
+        """The time by which a critic with a second time is told what its samples are: the one at which the student's
+        step began or, of states, the one at which it ended; Float64[b]. None for a critic without."""
+        if not self[name].wants_target:
+            return None
+        rollout = self.rollout
+        return torch.full_like(rollout.t, rollout.s) if isinstance(times, Onwards) else rollout.t
 
     def expect(self, questions: Iterable[Question]) -> None:
         """What objectives are going to ask: who asks first asks for all of them."""
@@ -170,7 +233,7 @@ class Step:
     def answer(self, question: Question) -> Answer:
         """The answer to a question, from a call that is made once for all that is expected about the same copy.
 
-        It has a graph to the student's parameters through x_t where features are wanted in the student's role, and to
+        It has a graph to the student's parameters through x_t where features or a graph are wanted in its role, and to
         the model's own in its role, whatever the gradient mode of who asks.
         """
         own = placed(question, self._expected)
@@ -178,7 +241,7 @@ class Step:
         about = [q for q in merged([*self._expected, own]) if (q.model, q.times, q.drop) == key]
         (whole,) = about
         if whole not in self._answers:
-            graph = whole.features if self.role == "student" else self.role == whole.model
+            graph = whole.features or whole.graph if self.role == "student" else self.role == whole.model
             with torch.set_grad_enabled(graph):
                 self._answers[whole] = self._ask(whole)
         return self._answers[whole]
@@ -188,66 +251,25 @@ class Step:
         model, path = self[question.model], self.path
         x_t, t = self.noised(question.times)
         context = self.without_condition(question.drop)
+        told = self.told(question.model, question.times)
         if not question.features:
-            return Answer(x_t, t, model(x_t, t, context), None, None)
+            return Answer(x_t, t, model(x_t, t, context, target_time=told), None, None)
         count = len(x_t)
         answered = None if question.belief else 0
         if not question.real:
-            belief, found = model.examine(x_t, t, context, answered=answered)
+            belief, found = model.examine(x_t, t, context, answered=answered, target_time=told)
             return Answer(x_t, t, belief, model.pool(next(iter(found.values())), context), None)
-        later = question.times(count, path, self.g).to(x_t.device)
+        later = self.draw(question.times, count).to(x_t.device)
         noised = path.corrupt(self.x0, later, context, g=self.g)
         both = context.joined(context)
         answered = count if question.belief else 0
         belief, found = model.examine(
-            torch.cat((x_t, noised.to(x_t.dtype))), torch.cat((t, later)), both, answered=answered
+            torch.cat((x_t, noised.to(x_t.dtype))),
+            torch.cat((t, later)),
+            both,
+            answered=answered,
+            target_time=None if told is None else torch.cat((told, told)),
         )
         model.count()  # two batches in one call
         fake, real = model.pool(next(iter(found.values())), both).split(count)
         return Answer(x_t, t, belief, fake, real)
-
-
-def reduce(
-    elementwise: Tensor, weight: Tensor | float = 1.0, mask: Tensor | None = None, where: Tensor | None = None
-) -> Tensor:
-    """Weighted mean over the real elements of a sample, then mean over samples: a scalar.
-
-    Args:
-        elementwise: Float[b ...].
-        weight: w(t): a number; Float[b]; or one per element, with as many axes as `elementwise` and in each its size
-            or 1, e.g. Float[b 1 f 1 1] for one weight a frame.
-        mask: True where an element is real, with as many axes and in each its size or 1; padding never counts.
-        where: True where a loss is wanted (unresolved elements), likewise; the others count as zero, so that a sample's
-            loss is a sum over its undecided elements divided by its length.
-
-    Raises:
-        UserError: a shape that would only happen to broadcast (one weight a frame where frames are as many as channels
-            or samples).
-    """
-    weight = torch.as_tensor(weight, device=elementwise.device).to(elementwise.dtype)
-    if weight.ndim == 1:
-        weight = weight.reshape(-1, *(1 for _ in elementwise.shape[1:]))
-    for name, value in (("weight", weight), ("mask", mask), ("where", where)):
-        _fits(name, value, elementwise)
-    elementwise = weight * elementwise
-    if where is not None:
-        elementwise = torch.where(where, elementwise, 0.0)
-    if mask is None:
-        sample = elementwise.flatten(1).mean(1)
-    else:
-        real = mask.expand(elementwise.shape)
-        count = real.flatten(1).sum(1).clamp_min(1)
-        sample = torch.where(real, elementwise, 0.0).flatten(1).sum(1) / count
-    return sample.mean()
-
-
-def _fits(name: str, value: Tensor | None, elementwise: Tensor) -> None:
-    """An error unless `value` is a number or has the axes of the loss, in each its size or 1."""
-    if value is None or value.ndim == 0:
-        return
-    shape, full = tuple(value.shape), tuple(elementwise.shape)
-    if len(shape) != len(full) or any(n not in (1, m) for n, m in zip(shape, full, strict=True)):
-        raise UserError(
-            f"{name} of shape {shape} does not say which axes of a loss of {full} it belongs to; "
-            "give it as many axes, of these sizes or 1"
-        )

@@ -127,6 +127,37 @@ class GaussianPath(Curves):
     def _shaped(self, values: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
         return tuple(per_sample(value, like, self.time_axis) for value in values)
 
+    def onwards(
+        self, x_s: Real, s: Time, t: Time, context: Context = Context(), *, g: torch.Generator | None = None
+    ) -> tuple[Real, Real, Float[Tensor, "..."]]:
+        """x_t ~ q(x_t | x_s) for t > s, and what a denoiser of the law of x_t learns from it when x_s is not data.
+
+            x_t = a x_s + (beta_t - a beta_s) y + b eps,   a = alpha_t / alpha_s,   b^2 = sigma_t^2 - a^2 sigma_s^2
+
+        whose score, whatever the law of x_s, is `E[-eps / b | x_t]` (denoising score matching at s, Vincent 2011). The
+        belief with this score is `E[target | x_t]` with `target = (x_t - beta_t y - sigma_t^2 eps / b) / alpha_t`. On
+        a rectified flow that is the velocity `(t eps / b - x_t) / (1 - t)` of Phased DMD (Fan et al. 2025,
+        arXiv:2510.27684). At s = 0 it is x_s; otherwise it has a variance of order `1 / b^2`, and the weight
+        `b^2 / sigma_t^2`, which is returned too, keeps that finite.
+
+        Raises:
+            UserError: a path whose drift depends on x0 (residual shift), which no state x_s determines.
+        """
+        if self._gain is not None:
+            raise UserError(
+                f"{self} goes on from x_s by its x0, too; noise the sample itself there (Uniform times)"
+            )
+        t, s = as_time(t, x_s), as_time(s, x_s)
+        (alpha_t, beta_t, sigma_t), (alpha_s, beta_s, sigma_s) = self.coefficients(t), self.coefficients(s)
+        a = alpha_t / alpha_s
+        b = (sigma_t**2 - (a * sigma_s) ** 2).sqrt()
+        gain, lean, fresh, back, alpha, beta = self._shaped(
+            (a, beta_t - a * beta_s, b, sigma_t**2 / b, alpha_t, beta_t.broadcast_to(t.shape)), x_s
+        )
+        noise, anchor = self._noise(x_s, context, g), self._anchor(context, x_s)
+        x_t = gain * x_s + lean * anchor + fresh * noise
+        return x_t, (x_t - beta * anchor - back * noise) / alpha, (b / sigma_t) ** 2
+
     def bridge(
         self,
         x_t: Real,

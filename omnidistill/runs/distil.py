@@ -142,6 +142,7 @@ def training_record(module: Distillation) -> dict[str, Any]:
         peak = torch.cuda.max_memory_allocated() / 1024**2
     return {
         "student_updates": module.update,
+        **({"warnings": list(module.warned)} if module.warned else {}),
         "seconds": round(module.seconds, 3),
         "samples_per_second": round(seen / max(module.seconds, 1e-9), 2),
         "peak_memory_mb": round(peak, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -69,6 +70,7 @@ def settings_of(cfg: DictConfig, **changes: Any) -> Settings:
         "recompute": cfg.get("recompute", False),
         "checkpoint_every": cfg.checkpoint.every,
         "log_every": cfg.log.every,
+        "lag_every": cfg.log.get("lag", 0),
     }
     return Settings(**{**values, **changes}, optim=optim)
 
@@ -253,15 +255,16 @@ def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str
             f"student.cells={cells} tells the student where it jumps, and its last layer is a new one; leave "
             "student.target_time and student.adapter out"
         )
+    told = is_told(cfg, task)
     recipe = Recipe(
         task=described(plain(cfg.task), task),
         reading={
             **origin.reading(),
-            "target_time": bool(options.target_time),
+            "target_time": told,
             **({} if cells is None else {"cells": cells}),
             **({} if made is None else {"policy": made}),
         },
-        target_time=bool(options.target_time),
+        target_time=told,
         guided=options.guidance is not None,
         transition=options.transition,
         times=plain(options.times),
@@ -350,6 +353,34 @@ def policy_of(cfg: DictConfig, task: Task) -> list[Any] | None:
     if options is None:
         return None
     return list(checked(options["kind"], options.get("parts", 8), options.get("substeps", 32), task.shape[0]))
+
+
+def is_told(cfg: DictConfig, task: Task) -> bool:
+    """`student.target_time`; where nothing is said, a student of several steps has the second time if a critic of the
+    recipe is to be told by it which step a sample is of, and the network can be told at all."""
+    options = cfg.student
+    if options.target_time is not None:
+        return bool(options.target_time)
+    several = max(int(options.steps), *(plain(options.get("walks")) or (1,))) > 1
+    active = [cfg.families[name] for name, value in plain(cfg.objective).items() if value and name in cfg.families]
+    aware = [family for family in map(plain, active) if family.get("step_aware")]
+    # Along a trajectory a told student is judged by its jump to the data and sampled by shorter ones, unless it is its
+    # states that are judged.
+    states = any("Onwards" in str((family.get("times") or {}).get("_target_")) for family in aware)
+    sampled = options.transition == "renoise" or states
+    if not (several and aware and sampled) or options.get("cells"):
+        return False
+    try:
+        with torch.random.fork_rng():
+            task.network(target_time=True, guidance=False)
+    except UserError as error:
+        print(
+            f"warning: the critic is not told which of the student's steps a sample is of, so that errors of steps can "
+            f"cancel ({error})",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 def adapter_of(cfg: DictConfig) -> Adapter | None:

@@ -34,6 +34,8 @@ class Rollout:
     belief: Posterior
     x0: Tensor
     context: Context
+    s: float = 0.0
+    """The time that the step leads to."""
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ class FewStep(Sampler):
         data: Tensor | None = None,
         structure: torch.Generator | None = None,
         whole: bool = False,
+        onwards: bool = False,
     ) -> Rollout:
         """One student answer at one of its own steps, with a graph through that answer alone.
 
@@ -172,7 +173,8 @@ class FewStep(Sampler):
         together draw the same), else from g. The input is what inference would see there: k steps without gradient,
         then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). The answer is that of a jump to the
         data: a belief for a shorter jump is a mean on the way there, and no sample. With `data`, the input is real data
-        noised to t_k instead. With `whole`, it is the last answer, and the graph runs through all steps to it.
+        noised to t_k instead. With `whole`, it is the last answer, and the graph runs through all steps to it. With
+        `onwards`, the answer is that of the step itself, from which its end can be made.
         """
         if whole:
             made = self.trajectory(denoiser, like, steps, context, g=g)
@@ -190,9 +192,16 @@ class FewStep(Sampler):
                 for i in range(k):
                     x = self.step(denoiser, x, times[i], times[i + 1], context, g)
         t = times[k].expand(x.shape[0]).to(x.device)
-        # What is judged is a sample: one that is told where to jumps to the data, whatever its next step would be.
-        belief, x0 = self._answer(denoiser, x, t, torch.zeros_like(times[k]), context, g)
-        return Rollout(x, t, belief, x0, context)
+        # What is judged is a sample: one that is told where to jumps to the data, whatever its next step would be. Of a
+        # state that sampling goes on from, the jump is that of sampling.
+        end = times[k + 1] if onwards else torch.zeros_like(times[k])
+        belief, x0 = self._answer(denoiser, x, t, end, context, g)
+        return Rollout(x, t, belief, x0, context, float(times[k + 1]))
+
+    def onwards(self, denoiser: Denoiser, rollout: Rollout, g: torch.Generator) -> Tensor:
+        """The state at `rollout.s` with which sampling goes on from a rollout; with its graph."""
+        t, s = rollout.t[0].cpu(), torch.tensor(rollout.s, dtype=torch.float64)
+        return self._go_on(denoiser, rollout.x_t, rollout.belief, rollout.x0, t, s, rollout.context, g)
 
     def three_jumps(
         self,

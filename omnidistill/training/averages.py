@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omnidistill.errors import UserError
 from omnidistill.training.roles import EMA, STUDENT, Cast
 
 
@@ -23,6 +24,11 @@ class Pair(NamedTuple):
         """What is fixed in both is the same tensor, so only the rest has to follow."""
         own, other = (dict(models[model].named_parameters()) for model in (name, source))
         free = cast.trainable[name]
+        if strange := [key for key in free if key not in other or other[key].shape != own[key].shape]:
+            raise UserError(
+                f"role '{name}' follows the {source}, whose network is another: {strange[0]} is missing there; "
+                "start it as a copy of the student"
+            )
         buffers = []
         for key, _ in models[name].named_buffers():
             place, _, leaf = key.rpartition(".")
@@ -51,6 +57,12 @@ class Followers:
             (name, spec.average, Pair.of(models, cast, name, STUDENT))
             for name, spec in roles
             if spec.average is not None
+        ]
+        # Critics that are trained and drawn after the student besides.
+        self.averages += [
+            (name, 1.0 - spec.follow, Pair.of(models, cast, name, STUDENT))
+            for name, spec in roles
+            if spec.follow
         ]
         self.mentors = [
             (spec.refresh, Pair.of(models, cast, name, EMA)) for name, spec in roles if spec.refresh

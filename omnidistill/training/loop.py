@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path as FilePath
@@ -19,6 +20,7 @@ from omnidistill.training.logs import ScalarLog
 from omnidistill.training.module import Distillation
 from omnidistill.training.parts import drawn_apart, rows, same
 from omnidistill.training.ranks import Ranks
+from omnidistill.training.watch import Watch
 
 
 class Batches:
@@ -137,6 +139,7 @@ class _Pulse:
     def __init__(self, folder: FilePath, scalars: ScalarLog | None) -> None:
         self.last, self.steady, self.scalars = folder / resuming.LAST, folder / resuming.STEADY, scalars
         self.asked = self.stopped = False
+        self.watch = Watch()
         self.advance: Callable[..., None] = lambda *count, **shown: None
 
     def __call__(self, module: Distillation) -> None:
@@ -145,6 +148,9 @@ class _Pulse:
         self.advance(1, **{k: v for k, v in main.items() if k not in ("lr", "grad_norm")})
         if self.scalars and (update % settings.log_every == 0 or update == 1):
             self.scalars.add(update, module.seconds, module.shown)
+            for line in self.watch(module.shown):
+                module.warned.append(f"In training, update {update}: {line}.")
+                print(f"warning: update {update}: {line}", file=sys.stderr)
         # Asked of one process, done by all after the same update, and after its checkpoint.
         self.stopped = module.ranks.any(self.asked, module.device)
         if update == settings.optim.steady(settings.updates) < settings.updates and not module.bound_to_end:

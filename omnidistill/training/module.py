@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from omnidistill.random import generator
 from omnidistill.training.averages import Followers
 from omnidistill.training.bank import Bank
 from omnidistill.training.blocks import recompute
+from omnidistill.training.lag import lags
 from omnidistill.training.parts import Draws, PartGenerator, rows
 from omnidistill.training.ranks import Ranks, add_up
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
@@ -90,6 +92,7 @@ class Distillation(nn.Module):
         self.seconds = 0.0
         self.bound_to_end = False
         self.shown: dict[str, float] = {}
+        self.warned: list[str] = []
         self.pulse: Callable[[Distillation], None] = lambda module: None
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._owned: dict[str, list[nn.Parameter]] = {}
@@ -115,20 +118,34 @@ class Distillation(nn.Module):
 
     def role_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW for each role, made when first asked for: the module is on its device then."""
-        o = self.settings.optim
         if not self._optimizers:
             # foreach, not fused: fused AdamW on the CPU is wrong where gradient and parameter differ in memory format.
-            self._optimizers = {
-                role: torch.optim.AdamW(
-                    self.parameters_of(role),
-                    lr=self._lr(role),
-                    betas=o.betas,
-                    weight_decay=o.weight_decay,
-                    foreach=True,
-                )
-                for role in self.cast.parts
-            }
+            self._optimizers = {role: self._optimizer(role) for role in self.cast.parts}
         return self._optimizers
+
+    def _optimizer(self, role: str) -> torch.optim.Optimizer:
+        o = self.settings.optim
+        return torch.optim.AdamW(
+            self.parameters_of(role),
+            lr=self._lr(role),
+            betas=o.betas,
+            weight_decay=o.weight_decay,
+            foreach=True,
+        )
+
+    def optimizer_like(self, role: str) -> torch.optim.Optimizer:
+        """Another optimiser of the same parameters in the state that the role's own is in."""
+        other = self._optimizer(role)
+        other.load_state_dict(copy.deepcopy(self.role_optimizers()[role].state_dict()))
+        return other
+
+    def loss_of(self, role: str, batch: Batch, keys: tuple[int | str, ...]) -> Tensor:
+        """The sum of a role's losses on a batch, of draws that nothing else sees."""
+        step, seed = self._step(role, batch, 0, self._models(0), None, batch.count, keys)
+        with self._layers_own_draws(seed), self._autocast():
+            losses = self.objective.losses(role, step)
+        assert losses is not None
+        return torch.stack([term.float() for term in losses.terms.values()]).sum()
 
     def _lr(self, role: str) -> float:
         scale = self.cast.roles[role].lr
@@ -150,6 +167,9 @@ class Distillation(nn.Module):
         if self._followers is None:
             self._followers = Followers(dict(self.trained.items()), self.cast)
         self._followers.follow(self.update, self.settings.updates)
+        asked = self.settings.lag_every and self.update % self.settings.lag_every == 0
+        if log and asked and self.ranks.world == 1:
+            shown |= {f"diagnostics/{name}": value for name, value in lags(self, batches).items()}
         self.seconds += time.perf_counter() - began
         if log:
             self.shown = shown
@@ -214,10 +234,11 @@ class Distillation(nn.Module):
         models: dict[str, nn.Module],
         where: slice | None,
         whole: int,
+        apart: tuple[int | str, ...] = (),
     ) -> tuple[Step, int]:
         """The workbench of a turn, or of the rows `where` of its batch of `whole` samples, and a seed for what layers
-        draw by themselves."""
-        keys = (self.settings.seed, "step", self.update, turn, 0)
+        draw by themselves. `apart` names draws that are not the turn's own."""
+        keys = (self.settings.seed, "step", self.update, turn, 0, *apart)
         g = generator(*keys, device=self.device)
         start = 0 if where is None else where.start
         seed = g.initial_seed() if start == 0 else generator(*keys, "from row", start).initial_seed()
@@ -246,7 +267,7 @@ class Distillation(nn.Module):
             null=self.null,
             bank=bank,
             guidance_range=getattr(self.objective, "guidance_range", None),
-            structure=generator(self.settings.seed, "structure", self.update, turn),
+            structure=generator(self.settings.seed, "structure", self.update, turn, *apart),
         )
         return step, seed
 
@@ -378,6 +399,11 @@ class _Shown:
             shown[f"diagnostics/grad_norm/{name}"] = (
                 float(torch.stack(squares).sum().sqrt()) if squares else 0.0
             )
+        norms = [shown[f"diagnostics/grad_norm/{name}"] for name in self.gradients]
+        # The first term is what the others are added to.
+        for name, norm in list(zip(self.gradients, norms, strict=True))[1:]:
+            if self.role == STUDENT and norms[0] > 0.0:
+                shown[f"diagnostics/grad_ratio/{name}"] = norm / norms[0]
         shown |= {f"{self.role}/{name}": float(value.detach()) for name, value in self.terms.items()}
         shown |= {f"{self.role}/grad_norm": float(self.norm), f"{self.role}/lr": self.lr}
         return shown | {f"diagnostics/{name}": float(value) for name, value in self.diagnostics.items()}

@@ -64,6 +64,8 @@ class Settings:
         precision: `fp32`, or `bf16` for autocast with float32 weights.
         ema: decay of the student's moving average, which is what is sampled from.
         checkpoint_every, log_every: in student updates.
+        lag_every: how often the log tells how far critics lag (`training.lag`), in student updates, where it is
+            written; 0 never. One process alone does so.
     """
 
     updates: int = 1000
@@ -73,6 +75,7 @@ class Settings:
     ema: float = 0.999
     checkpoint_every: int = 200
     log_every: int = 20
+    lag_every: int = 0
     accumulate: int = 1
     recompute: bool = False
     optim: Optim = field(default_factory=Optim)

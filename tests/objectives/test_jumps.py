@@ -5,7 +5,7 @@ import torch
 
 from omnidistill import paths
 from omnidistill.errors import UserError
-from omnidistill.objectives.jumps import Gap, Nodes, half_way
+from omnidistill.objectives.jumps import Gap, Nodes, Within, half_way
 from omnidistill.paths import grid
 from omnidistill.random import generator
 from omnidistill.times import LogitNormal, Uniform
@@ -142,3 +142,15 @@ def test_a_shifted_grid_is_that_of_the_shifted_sampler_and_stays_in_the_span():
     assert float(Nodes(64, shift=5.0)(1000, cosine, g)[0].max()) <= cosine.span[1]
     with pytest.raises(UserError, match="at least 1, got shift"):
         Nodes(4, shift=0.5)
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "edm", "ouve"])
+def test_a_jump_within_a_segment_begins_at_its_edge_and_stays_inside(name):
+    path = PATHS[name]()
+    times = grid(path, 4)
+    t, r = Within(4)(8000, path, generator(5))
+    index = (t[:, None] - times).abs().argmin(1)
+    assert torch.equal(times[index], t) and index.unique().tolist() == [0, 1, 2, 3]
+    edge = times[index + 1].clamp_min(path.span[0])
+    share = (r - edge) / (t - edge)
+    assert float(share.min()) >= 0.0 and float(share.max()) < 1.0 and abs(float(share.mean()) - 0.5) < 0.02

@@ -1,0 +1,71 @@
+"""What matching needs beside a gap: its scale, its weight by a density ratio, a teacher asked elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Context
+from omnidistill.errors import UserError
+from omnidistill.objectives.divergences import Weight
+from omnidistill.paths import Path
+from omnidistill.paths.base import per_sample
+from omnidistill.posteriors import Posterior
+
+NORMALISERS = ("x0", "group", "none")
+
+
+def scale(kind: str, real: Posterior, x0: Tensor, context: Context, floor: float) -> tuple[Tensor, Tensor]:
+    """n, Float[b], and the share of samples where the floor took its place.
+
+    `x0`: n = mean |x0 - D_real| over a sample's elements (Yin et al. 2023, DMD, eq. 8). `group`: the mean of that over
+    the samples of one condition, so that a sample that the teacher likes less is moved farther than its neighbours
+    instead of as far (a reward normalised within its group: Fan et al. 2026, R_dm, arXiv:2603.28460). `none`: 1.
+    """
+    if kind == "none":
+        return torch.ones(x0.shape[0], device=x0.device), torch.zeros(())
+    mask, distance = context.mask, real.distance(x0.detach())
+    counts = torch.ones_like(distance, dtype=torch.bool) if mask is None else mask.expand(distance.shape)
+    total = torch.where(counts, distance, 0.0).flatten(1).sum(1)
+    n = total / counts.flatten(1).sum(1).clamp_min(1)
+    if kind == "group":
+        n = grouped(n, context)
+    return n.clamp_min(floor), (n < floor).float().mean()
+
+
+def grouped(values: Tensor, context: Context) -> Tensor:
+    """Each of `values: Float[b]` replaced by the mean over the samples of its label; over all without labels."""
+    labels = context.condition
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        return values.mean().expand_as(values)
+    found, index = labels.unique(return_inverse=True)
+    total = values.new_zeros(len(found)).index_add(0, index, values)
+    return (total / torch.bincount(index, minlength=len(found)).to(values.dtype))[index]
+
+
+def leaning(log_ratio: Tensor, slope: Tensor, x_t: Tensor) -> Tensor:
+    """`log r`, Float[b], with the gradient `slope`, s_p - s_q, with respect to x_t: known without differentiating a
+    discriminator."""
+    moved = (slope.detach() * (x_t - x_t.detach())).flatten(1).sum(1)
+    return log_ratio.detach() + moved.to(log_ratio.dtype)
+
+
+def score_gap(delta: Tensor, path: Path, t: Tensor) -> Tensor:
+    """`s_p - s_q = alpha (D_p - D_q) / sigma^2`."""
+    alpha, _, sigma = path.coefficients(t)  # type: ignore[attr-defined]
+    return per_sample(alpha / sigma**2, delta, path.time_axis) * delta
+
+
+def at_data(path: Path, x_t: Tensor, x0: Tensor, data: Tensor, t: Tensor) -> Tensor:
+    """x_t with the data in the sample's place, at the same time with the same noise."""
+    if not {"gaussian", "differentiable"} <= path.offers:
+        raise UserError(f"data_share needs a Gaussian path, got {path}; set data_share=0")
+    alpha, _, _ = path.coefficients(t)  # type: ignore[attr-defined]
+    return x_t + per_sample(alpha, x_t, path.time_axis) * (data - x0).to(x_t.dtype)
+
+
+def weights(law: Weight, logits: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """`log r` within `limits` of r, Float64[b], and h(r) there."""
+    low, high = (torch.tensor(limit, dtype=torch.float64).log() for limit in limits)
+    u = logits.detach().double().clamp(low, high)
+    return u, law.k(u)
