@@ -12,6 +12,7 @@ from omnidistill.objectives.guidance import Guidance
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.noise_consistency import NoiseConsistency
+from omnidistill.objectives.on_policy import OnPolicy
 from omnidistill.objectives.policy_flow import PolicyFlow
 from omnidistill.objectives.reconstruction import Reconstruction
 from omnidistill.objectives.reflow import Reflow
@@ -39,6 +40,7 @@ __all__ = [
     "Nodes",
     "NoiseConsistency",
     "Objective",
+    "OnPolicy",
     "PolicyFlow",
     "Reconstruction",
     "Reflow",

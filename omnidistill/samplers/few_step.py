@@ -12,12 +12,13 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath
+from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Rollout, Sampler, Trajectory
 from omnidistill.samplers.confidence import Confidence
 
 TRANSITIONS = ("renoise", "ode", "ancestral", "gamma", "confidence")
-KEEP = ("none", "one", "last", "all")
+KEEP = ("none", "one", "last", "each", "all")
 
 
 class FewStep(Sampler):
@@ -129,6 +130,23 @@ class FewStep(Sampler):
         if self.gamma is not None:
             return _deterministic(denoiser).bridge(x_t, x0, t, s, context, gamma=self.gamma, g=g)
         return path.bridge(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"), g=g)
+
+    def law(
+        self, path: GaussianPath, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, context: Context = Context()
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the x_s that a step to s draws once x0 is predicted, on a Gaussian path.
+
+        Both have a graph to x0. A step to 0 arrives at x0 itself.
+        """
+        if float(s.detach()) == 0.0:
+            return x0, torch.zeros((), dtype=x0.dtype, device=x0.device)
+        if self.transition == "renoise":
+            alpha, beta, sigma = (per_sample(value, x0) for value in path.coefficients(as_time(s, x0)))
+            mean = alpha * x0 if context.anchor is None else alpha * x0 + beta * context.anchor
+            return mean, sigma.to(x0.dtype)
+        if self.gamma is not None:
+            return path.bridge_law(x_t, x0, t, s, context, gamma=self.gamma)
+        return path.bridge_law(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"))
 
     def _answer(
         self,
@@ -247,15 +265,16 @@ class FewStep(Sampler):
 
         Args:
             keep: which answers carry a graph: `none`; `one`, drawn uniformly for the whole batch; the `last`; `all`,
-                where the gradient also runs through the states from step to step. Of `one` and `last` the states
-                asked about are constants, as in `rollout`.
+                where the gradient also runs through the states from step to step; `each` without that. Of `one`,
+                `last` and `each` the states asked about are constants, as in `rollout`.
             structure: where `one` is drawn from; g if not given.
             x_1: the start; drawn from the path's prior if not given.
         """
         if keep not in KEEP:
             raise unknown("gradient to keep", keep, KEEP)
         times = self.times(denoiser, steps)
-        kept: Sequence[int] = {"none": (), "last": (steps - 1,), "all": range(steps)}.get(keep, ())
+        every = range(steps)
+        kept: Sequence[int] = {"none": (), "last": (steps - 1,), "each": every, "all": every}.get(keep, ())
         if keep == "one":
             kept = (_drawn(steps, structure or g),)
         x = denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
@@ -266,7 +285,7 @@ class FewStep(Sampler):
             with torch.set_grad_enabled(i in kept and torch.is_grad_enabled()):
                 belief, x0 = self._answer(denoiser, x, t, s, context, g)
                 x = self._go_on(denoiser, x, belief, x0, t, s, context, g)
-                if keep == "one" and i + 1 < steps:
+                if keep in ("one", "each") and i + 1 < steps:
                     x = x.detach()  # later steps are asked as they are in sampling
             states.append(x)
             beliefs.append(belief)
