@@ -129,6 +129,11 @@ def _apart(weight: Tensor, parts: int, seed: int) -> Tensor:
     return (weight.std() * (noise - noise.mean(0))).flatten(0, 1)
 
 
+def fits(path: Path) -> bool:
+    """Whether a policy can walk this path."""
+    return {"gaussian", "deterministic"} <= path.offers and not {"anchored", "simplex"} & path.offers
+
+
 class PolicyDenoiser(NetworkDenoiser):
     """A network whose output is a policy.
 
@@ -149,8 +154,7 @@ class PolicyDenoiser(NetworkDenoiser):
     ) -> None:
         super().__init__(network, path, parameterisation, **others)
         self.made = checked(*policy)
-        odd = {"anchored", "simplex"} & path.offers or not {"gaussian", "deterministic"} <= path.offers
-        if odd or self.elsewhere is not None or self.cells is not None:
+        if not fits(path) or self.elsewhere is not None or self.cells is not None:
             raise UserError(
                 f"student.policy={self.made.kind} walks points on a Gaussian path without an anchor, by the network's "
                 f"own path and last layer; got {path}"

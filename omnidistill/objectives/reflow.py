@@ -136,10 +136,14 @@ def asked(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, pair: Coupled):  
 
 
 def annealed(step: Step, pair: Coupled, share: float) -> Coupled:
-    """The pair with its noise turned into another draw of the prior, by the angle whose sine is `share`."""
-    if "anchored" in step.path.offers:
-        raise UserError(
-            f"annealed pairs turn noise around 0, and that of {step.path} lies around its anchor; leave anneal out"
-        )
-    other = step.path.prior(pair.x_1, pair.context, g=step.g)
-    return pair._replace(x_1=math.sqrt(1.0 - share**2) * pair.x_1 + share * other)
+    """The pair with its noise turned into another draw of the prior, by the angle whose sine is `share`, around the
+    prior's mean: that of a path with an anchor lies at the anchor."""
+    path, anchor = step.path, pair.context.anchor
+    other = path.prior(pair.x_1, pair.context, g=step.g)
+    if "anchored" not in path.offers or anchor is None:
+        centre: Tensor | float = 0.0
+    else:
+        alpha, beta, _ = path.coefficients(1.0)  # type: ignore[attr-defined]
+        centre = float(alpha + beta) * anchor
+    kept = math.sqrt(1.0 - share**2)
+    return pair._replace(x_1=centre + kept * (pair.x_1 - centre) + share * (other - centre))

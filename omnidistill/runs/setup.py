@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from omnidistill.configuration.compose import build
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser, Told
-from omnidistill.denoisers.policies import checked
+from omnidistill.denoisers.policies import checked, fits
 from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
@@ -204,6 +204,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             f"{who} needs {', '.join(lacking)}, which {task.name} with {task.path} does not offer{hint} "
             "(`omnidistill recipes` lists what each recipe needs)"
         )
+    policy_of(cfg, task)  # says where there can be none
     return objective
 
 
@@ -352,6 +353,11 @@ def policy_of(cfg: DictConfig, task: Task) -> list[Any] | None:
     options = plain(cfg.student.get("policy"))
     if options is None:
         return None
+    if not fits(task.path):
+        raise NotOffered(
+            f"student.policy={options['kind']} walks points on a Gaussian path without an anchor, and {task.name} has "
+            f"{task.path}; choose a recipe without a policy, such as sfd"
+        )
     return list(checked(options["kind"], options.get("parts", 8), options.get("substeps", 32), task.shape[0]))
 
 

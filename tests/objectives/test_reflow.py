@@ -12,7 +12,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.objectives import Reflow, Regression
 from omnidistill.objectives.reflow import ANNEALINGS, annealed
-from omnidistill.objectives.regression import banked
+from omnidistill.objectives.regression import Coupled, banked
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 from omnidistill.times import Uniform
@@ -166,12 +166,16 @@ def test_mistakes_are_one_line(closed):
         Reflow(two_step=1.0, one_step=False)
     with pytest.raises(UserError, match=r"tau is a range inside \(0, 1\)"):
         Reflow(tau=(0.5, 0.2))
-    path = paths.grad_tts()
-    batch, like = closed.free(64)
-    with pytest.raises(UserError, match="leave anneal out"):
-        Reflow(anneal="linear").losses(
-            "student",
-            closed.step(
-                "student", {"student": closed.student(0, 1, path)}, batch, like, bank=pairs(), total=4
-            ),
-        )
+
+
+def test_annealed_noise_of_an_anchored_path_stays_around_its_anchor(closed):
+    """Grad-TTS' prior is N(y, 1): mean and spread are those of the prior at every share."""
+    path, count = paths.grad_tts(), 4096
+    anchor = torch.full((count, 1), 3.0, dtype=torch.float64)
+    context = Context(anchor=anchor)
+    x_1 = path.prior(anchor, context, g=generator("prior"))
+    pair = Coupled(x_1, x_1, torch.tensor(1.0), context)
+    made = closed.step("student", {"student": closed.student(0, 1, path)}, closed.free(count)[0], anchor)
+    for share in (0.0, 0.6, 1.0):
+        there = annealed(made, pair, share).x_1
+        assert abs(float(there.mean()) - 3.0) < 0.06 and abs(float(there.std()) - 1.0) < 0.05

@@ -8,7 +8,7 @@ import torch
 import omnidistill
 from omnidistill.cli import main
 from omnidistill.configuration.compose import build, compose
-from omnidistill.errors import UserError
+from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import PolicyFlow, StudentSpec
 from omnidistill.runs import setup
 from omnidistill.samplers import FewStep
@@ -82,4 +82,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         shutil.rmtree(tmp_path / "a", ignore_errors=True)
     with pytest.raises(UserError, match="needs deterministic"):
         cfg = compose("config", ["task=exact/markov_text", "recipe=pi-flow", "out=unused"])
+        setup.objective_of(cfg, build(cfg.task))
+    with pytest.raises(NotOffered, match="without an anchor, and exact/bridge has"):
+        cfg = compose("config", ["task=exact/bridge", "task.path=ouve", "recipe=pi-flow", "out=unused"])
         setup.objective_of(cfg, build(cfg.task))
