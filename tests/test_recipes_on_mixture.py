@@ -1,0 +1,89 @@
+"""The table of all recipes on one mixture: what holds, what is not run again, what says why it cannot be."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from omnidistill.configuration import listing
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("recipes_on_mixture")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "records")
+    yield module
+    sys.modules.pop("recipes_on_mixture")
+
+
+def record(recipe: str, **changes) -> dict:
+    made = {"recipe": recipe, "steps": 1, "gap": 96.0, "gap_interval": [95.0, 97.0], "modes": 1.0}
+    return made | {"seconds": 20.0, "student_updates": 10, "calls": {"student": 20, "teacher": 10}} | changes
+
+
+def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType) -> None:
+    assert script.holds(record("a"))
+    for change in ({"gap": 94.9}, {"gap": None}, {"modes": 0.8}, {"seconds": 241.0}):
+        assert not script.holds(record("a", **change))
+    text = script.table(
+        [record("a"), record("b", gap=None, gap_interval=None), {"recipe": "c", "reason": "needs tokens"}]
+    )
+    assert "| a | 1 | 96.0 (95.0 to 97.0) | 1.00 | 20 | 10 | student 2, teacher 1 | yes |" in text
+    assert "| b | 1 | no gap |" in text and "1 of 2 hold." in text and "- c: needs tokens" in text
+
+
+def test_what_has_a_record_is_not_run_again(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setattr(
+        script, "run", lambda name, needs, known, more: ran.append((name, *more)) or record(name)
+    )
+
+    def call(*words: str) -> list:
+        ran.clear()
+        monkeypatch.setattr(sys, "argv", ["recipes_on_mixture.py", *words])
+        assert script.main() == 0
+        return list(ran)
+
+    assert call("dmd2", "lcm") == [("dmd2",), ("lcm",)]
+    assert call("dmd2", "scm") == [("scm",)]
+    assert call("dmd2", "--again", "updates=9") == [("dmd2", "updates=9")]
+    assert call("--minutes", "0") == [] and call("--table") == []
+    files = {file.stem: json.loads(file.read_text()) for file in script.RESULTS.glob("*.json")}
+    assert set(files) == {"dmd2", "lcm", "scm"} and (script.RESULTS / "table.md").is_file()
+
+
+def test_a_recipe_runs_on_the_mixture_or_says_why_not(script: ModuleType) -> None:
+    needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
+    for name, says in (("rose-cd", "anchor"), ("di-m-o", "masked"), ("dmd2", None), ("nct", None)):
+        reason = script.lacks(name, needs[name])  # nct with labels
+        assert reason is None if says is None else says in reason and "\n" not in reason
+
+
+def test_a_row_is_what_a_run_measured(script: ModuleType) -> None:
+    """The smallest run there is: its steps, gap, curve and calls are in the record."""
+    small = (
+        "updates=2",
+        "fit.updates=2",
+        "batch=8",
+        "evaluation.samples=64",
+        "task.network={width: 8, depth: 1}",
+    )
+    known: dict = {}
+    row = script.run("scott", [], known, [*small, "task.teacher_steps=4"])
+    assert (
+        row["steps"] == 2
+        and set(row["student"]) == {"1", "2", "4"}
+        and set(row["teacher"]) == {"1", "2", "4"}
+    )
+    assert row["calls"]["student"] >= 2 and row["student_updates"] == 2 and row["seconds"] > 0
+    assert not script.holds(row)
+    again = script.run("scott", [], known, [*small, "task.teacher_steps=4"])
+    assert again["teacher"] == row["teacher"] and again["gaps"] == row["gaps"]
