@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
+
+from omnidistill.shapes import Mask, PerSample, State
 
 Condition = Tensor | Mapping[str, Tensor] | None
 
@@ -27,16 +30,16 @@ class Context:
         anchor: the y of `x_t = alpha x0 + beta y + sigma eps`, shaped like x0; for tokens the ones that are given,
             with the mask where a token is to be found (infilling). None where there is none.
         mask: True where an element is real, False where it pads a shorter sample; broadcasts against the state.
-        guidance: Float[b], the guidance scale a student was told to imitate; None for the usual scale.
+        guidance: the guidance scale a student was told to imitate; None for the usual scale.
         reference: the truth that belongs to this context, where there is one (the clean recording of a noisy one);
             metrics and pictures look at it, networks and paths never do.
     """
 
     condition: Condition = None
-    anchor: Tensor | None = None
-    mask: Tensor | None = None
-    guidance: Tensor | None = None
-    reference: Tensor | None = None
+    anchor: State | None = None
+    mask: Mask | None = None
+    guidance: PerSample | None = None
+    reference: Shaped[Tensor, "b *truth"] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Context:
         """The same context with `function` applied to every tensor in it."""
@@ -68,7 +71,7 @@ class Context:
 class Batch:
     """Clean samples and what is known about them. `x0` is None for a data-free task: only contexts are drawn."""
 
-    x0: Tensor | None
+    x0: State | None
     context: Context = field(default_factory=Context)
     count: int = 0
     extra: Mapping[str, Tensor] = field(default_factory=dict)

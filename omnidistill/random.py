@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
 
@@ -35,7 +36,7 @@ class PerSample:
         self.generators = tuple(generators)
         self.device = self.generators[0].device
 
-    def draw(self, counts: Sequence[int], draw: Draw) -> Tensor:
+    def draw(self, counts: Sequence[int], draw: Draw) -> Shaped[Tensor, "drawn"]:
         """`counts[i]` numbers of the generator i, one after another in one vector."""
         if len(counts) != len(self.generators):
             raise ValueError(f"{len(self.generators)} generators for a batch of {len(counts)}")
@@ -59,7 +60,12 @@ def _device(g: Source) -> torch.device | None:
     return None if g is None else g.device
 
 
-def normal(like: Tensor, g: Source, mask: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def normal(
+    like: Shaped[Tensor, "..."],
+    g: Source,
+    mask: Bool[Tensor, "..."] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "..."]:
     """Standard normal noise shaped like `like`; zero where `mask` is False."""
     dtype = dtype or (like.dtype if like.is_floating_point() else torch.float32)
     if mask is None and not isinstance(g, PerSample):
@@ -67,7 +73,9 @@ def normal(like: Tensor, g: Source, mask: Tensor | None = None, dtype: torch.dty
     return _drawn(like, g, mask, lambda n, g: torch.randn(n, generator=g, device=_device(g), dtype=dtype))
 
 
-def uniform(like: Tensor, g: Source, mask: Tensor | None = None) -> Tensor:
+def uniform(
+    like: Shaped[Tensor, "..."], g: Source, mask: Bool[Tensor, "..."] | None = None
+) -> Float64[Tensor, "..."]:
     """Uniform [0, 1) float64 numbers shaped like `like`; zero where `mask` is False."""
     if mask is None and not isinstance(g, PerSample):
         return torch.rand(like.shape, generator=g, device=_device(g), dtype=torch.float64).to(like.device)
@@ -76,7 +84,9 @@ def uniform(like: Tensor, g: Source, mask: Tensor | None = None) -> Tensor:
     )
 
 
-def _drawn(like: Tensor, g: Source, mask: Tensor | None, draw: Draw) -> Tensor:
+def _drawn(
+    like: Shaped[Tensor, "*state"], g: Source, mask: Bool[Tensor, "*#state"] | None, draw: Draw
+) -> Float[Tensor, "*state"]:
     """Numbers for the real elements, in order: of one generator, or of each sample's own."""
     real = torch.ones_like(like, dtype=torch.bool) if mask is None else mask.expand(like.shape)
     if isinstance(g, PerSample):
@@ -93,8 +103,10 @@ def _drawn(like: Tensor, g: Source, mask: Tensor | None, draw: Draw) -> Tensor:
     return torch.zeros(like.shape, dtype=values.dtype, device=like.device).masked_scatter_(real, values)
 
 
-def categorical(probs: Tensor, g: Source, mask: Tensor | None = None) -> Tensor:
-    """Samples from `probs: Float[... k]` by inverse distribution function in float64.
+def categorical(
+    probs: Float[Tensor, "*some k"], g: Source, mask: Bool[Tensor, "*#some"] | None = None
+) -> Int[Tensor, "*some"]:
+    """Samples from probabilities by inverse distribution function in float64.
 
     Float32 Gumbel noise truncates its tail and sharpens the distribution (Zheng et al. 2024, "Masked diffusion
     models are secretly time-agnostic masked models"), hence float64 here, whatever the network's precision.

@@ -32,11 +32,29 @@ Scalar = Float[Tensor, ""]
 
 PerSample = Float[Tensor, "b"]
 
-Time = Float[Tensor, ""] | Float[Tensor, "#b"] | Float[Tensor, "#b #f"] | float
+TensorTime = Float[Tensor, ""] | Float[Tensor, "#b"] | Float[Tensor, "#b #f"]
 """In [0, 1], 0 is data: one for all, one a sample, or one a frame along a path's `time_axis`."""
+
+Time = TensorTime | float
+"""The same, which may be a plain number."""
 
 Times = Float64[Tensor, "*times"]
 """Times of any arrangement: what a schedule is a function of."""
 
 Weight = Float[Tensor, ""] | Float[Tensor, "#b"] | Float[Tensor, "#b *#state"] | float
 """A factor: one for all, one a sample, or one an element."""
+
+Labels = Int[Tensor, "b"]
+"""A class for each sample."""
+
+Counts = Int[Tensor, "r samples"]
+"""How often each sample is in each resample."""
+
+Resampled = Float64[Tensor, "r"]
+"""A number for each resample."""
+
+Instant = Float64[Tensor, ""]
+"""One time, as a sampler's grid holds it."""
+
+Points = Float[Tensor, "b n 3"]
+"""Points in space."""

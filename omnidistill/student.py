@@ -19,6 +19,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from omnidistill.configuration import received, student_file
@@ -107,8 +108,8 @@ class Student:
         *,
         context: Context | None = None,
         batch: int = 256,
-    ) -> Tensor:
-        """`count` clean samples, Float[count ...] or Long[count n].
+    ) -> Shaped[Tensor, "{count} ..."]:
+        """`count` clean samples, real numbers or tokens.
 
         Args:
             steps: sampler steps; the number it was trained for if not given.

@@ -11,6 +11,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Condition, Context
@@ -18,6 +19,7 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.samplers import Euler, Sampler
+from omnidistill.shapes import Counts
 
 REMEASURED = 12
 """Resamples that are measured for a metric that nobody wrote a quicker way for."""
@@ -128,8 +130,10 @@ class Task:
         """The condition that a sample has: what a control model reads off it, drawn where it leaves that open."""
         raise UserError(f"{self.name} has no control model that reads a condition off a sample")
 
-    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
-        """The primary metric of `measure` on resamples of these samples, Float64[r]: what its interval is made of.
+    def bootstrap(
+        self, x0: Tensor, context: Context, g: torch.Generator, counts: Counts
+    ) -> Float64[Tensor, "measured"]:
+        """The primary metric of `measure` on resamples of these samples: what its interval is made of.
 
         Written for any metric: the first `REMEASURED` resamples are measured one by one. A metric that is a mean, a
         ratio of sums, or a function of moments has all of them for little more than one (`evaluation.intervals.mean`,
@@ -137,7 +141,6 @@ class Task:
 
         Args:
             x0, context, g: as for `measure`; a generator of the same seed gives the same reference.
-            counts: Long[r n], how often each sample is in each resample.
         """
         state, values = g.get_state(), []
         for row in counts[:REMEASURED]:

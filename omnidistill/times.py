@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -16,12 +17,12 @@ from omnidistill.paths.base import shifted
 class Times(Protocol):
     """A distribution of training times."""
 
-    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
-        """Float64[count] times inside `path.span`."""
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Float64[Tensor, "{count}"]:
+        """Times inside `path.span`."""
         ...
 
 
-def _uniform(count: int, g: torch.Generator) -> Tensor:
+def _uniform(count: int, g: torch.Generator) -> Float64[Tensor, "{count}"]:
     return torch.rand(count, generator=g, device=g.device, dtype=torch.float64)
 
 
@@ -40,7 +41,7 @@ class Uniform:
         if not 0.0 <= self.low < self.high <= 1.0:
             raise UserError(f"times need 0 <= low < high <= 1, got low={self.low}, high={self.high}")
 
-    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Float64[Tensor, "{count}"]:
         low, high = max(self.low, path.span[0]), min(self.high, path.span[1])
         if low >= high:
             raise UserError(
@@ -94,7 +95,9 @@ class Onwards:
         return low + (high - low) * _uniform(count, g)
 
 
-def _truncated_normal(count: int, low: Tensor, high: Tensor, g: torch.Generator) -> Tensor:
+def _truncated_normal(
+    count: int, low: Float64[Tensor, ""], high: Float64[Tensor, ""], g: torch.Generator
+) -> Float64[Tensor, "{count}"]:
     below, above = torch.special.ndtr(low), torch.special.ndtr(high)
     return torch.special.ndtri(below + (above - below) * _uniform(count, g))
 
@@ -106,7 +109,7 @@ class LogitNormal:
     mean: float = 0.0
     std: float = 1.0
 
-    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Float64[Tensor, "{count}"]:
         ends = torch.tensor(path.span, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
         low, high = (torch.logit(ends) - self.mean) / self.std
         return torch.sigmoid(self.mean + self.std * _truncated_normal(count, low, high, g))
@@ -119,7 +122,7 @@ class LogNormalSigma:
     mean: float = -1.2
     std: float = 1.2
 
-    def __call__(self, count: int, path: Path, g: torch.Generator) -> Tensor:
+    def __call__(self, count: int, path: Path, g: torch.Generator) -> Float64[Tensor, "{count}"]:
         if "gaussian" not in path.offers:
             raise UserError(f"LogNormalSigma needs a Gaussian path, got {path}; use Uniform times")
         # An infinite noise level at t = 1 is the untruncated end.

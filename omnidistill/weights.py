@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.paths.schedules import rate
+
+Instants = Float64[Tensor, "b"] | Float64[Tensor, ""]
 
 
 def _gaussian(function: Callable[[GaussianPath, Tensor], Tensor]) -> Callable[[Path, Tensor], Tensor]:
@@ -23,11 +26,11 @@ def _gaussian(function: Callable[[GaussianPath, Tensor], Tensor]) -> Callable[[P
     return weight
 
 
-def _snr(path: GaussianPath, t: Tensor) -> Tensor:
+def _snr(path: GaussianPath, t: Instants) -> Instants:
     return path.noise_level(t) ** -2
 
 
-def _product(path: GaussianPath, t: Tensor) -> Tensor:
+def _product(path: GaussianPath, t: Instants) -> Instants:
     alpha, _, sigma = path.coefficients(t)
     return alpha * sigma
 
@@ -38,7 +41,7 @@ def _velocity(path: GaussianPath, t: Tensor) -> Tensor:
     return (alpha_rate - sigma_rate * alpha / sigma) ** 2
 
 
-def _reveal(path: Path, t: Tensor) -> Tensor:
+def _reveal(path: Path, t: Instants) -> Instants:
     if "masked" not in path.offers:
         raise UserError(f"the weighting nelbo is the likelihood bound of a masked path, got {path}")
     alpha = path.alpha  # type: ignore[attr-defined]
@@ -62,8 +65,8 @@ on a rectified flow.
 `nelbo`: -alpha'/(1 - alpha), 1/t for the linear schedule (Sahoo et al. 2024, MDLM, eq. 10); masked paths."""
 
 
-def weight(name: str, path: Path, t: Tensor) -> Tensor:
-    """Float64[b]: the weight `name` at times t of this path."""
+def weight(name: str, path: Path, t: Instants) -> Instants:
+    """The weight `name` at times t of this path."""
     if name not in WEIGHTS:
         raise unknown("weighting", name, WEIGHTS)
     return WEIGHTS[name](path, t)

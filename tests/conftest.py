@@ -2,6 +2,7 @@
 for each core. And shapes that signatures tell are checked in every call that a test makes."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is first imported
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as in `omnidistill.cli`
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from functools import wraps
 from inspect import isclass, isfunction, signature
 from types import CodeType, FunctionType
-from typing import Any, get_args
+from typing import Any, ForwardRef, get_args
 
 import jaxtyping
 import pytest
@@ -38,12 +39,13 @@ def parts(hint: Any) -> list[type[jaxtyping.AbstractArray]]:
     return [found for argument in get_args(hint) for found in parts(argument)]
 
 
-def shapes_of(function: FunctionType) -> dict[str, Any]:
-    """The annotations of a function that tell a shape."""
+def shapes_of(annotations: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    """The annotations that tell a shape, of a function or a tuple's fields, in a module that knows these names."""
     found = {}
-    for name, hint in function.__annotations__.items():
+    for name, hint in annotations.items():
+        hint = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint
         try:
-            hint = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+            hint = eval(hint, names) if isinstance(hint, str) else hint
         except NameError:  # imported for mypy alone, or a class still to come
             if "[Tensor" in hint:
                 raise
@@ -76,10 +78,19 @@ def shapes_checked(thing: Any = None, *, typechecker: Any = None) -> Any:
     if isclass(thing):
         if "__dataclass_fields__" in vars(thing) and isfunction(thing.__init__):
             thing.__init__ = shapes_checked(thing.__init__)
+        elif hasattr(thing, "_fields") and isfunction(
+            thing.__new__
+        ):  # a named tuple; all of them share one code
+            fields = shapes_of(thing.__new__.__annotations__, vars(sys.modules[thing.__module__]))
+            thing.__new__ = checked(thing.__new__, fields)
         return thing
     if thing.__code__ not in hints:
-        hints[thing.__code__] = shapes_of(thing)
-    told = hints[thing.__code__]
+        hints[thing.__code__] = shapes_of(thing.__annotations__, thing.__globals__)
+    return checked(thing, hints[thing.__code__])
+
+
+def checked(thing: FunctionType, told: dict[str, Any]) -> Any:
+    """The function, its arguments and its result held against these annotations."""
     if not told or hasattr(thing, "shapes"):
         return thing
     form = signature(thing)
@@ -120,20 +131,9 @@ jaxtyping.jaxtyped = shapes_checked  # type: ignore[assignment]
 jaxtyping.install_import_hook("omnidistill", None)
 
 
-jaxtyping.config.update("jaxtyping_disable", True)
-
-CHECKED = ("core",)
-"""Folders whose tests run under the check."""
-
-
-@pytest.fixture(autouse=True)
-def shapes_where_they_are_checked(request: pytest.FixtureRequest) -> Iterator[None]:
-    jaxtyping.config.update("jaxtyping_disable", request.path.parent.name not in CHECKED)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", True)
-
-
 @pytest.fixture
-def unchecked(shapes_where_they_are_checked: None) -> None:
+def unchecked() -> Iterator[None]:
     """Shapes go unchecked, so that functions are seen to refuse wrong ones themselves."""
     jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from omnidistill.data.folder import label_name, natural, read_each
@@ -23,15 +24,16 @@ from omnidistill.errors import UserError
 from omnidistill.modalities.audio.files import audio_files, read_audio, resample
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
 from omnidistill.random import uniform
+from omnidistill.shapes import Labels
 
 MANY = 5  # recordings of a label, from which on whole ones are held out
 PERIOD, HELD_OUT = 30.0, 6.0  # seconds: of one round of training and held-out stretch, and of the latter
 
 
 class Recording(NamedTuple):
-    """mel: Float[mels frames]; label: its place in the list of labels."""
+    """label: its place in the list of labels."""
 
-    mel: Tensor
+    mel: Float[Tensor, "mels frames"]
     label: int
 
 
@@ -61,8 +63,10 @@ class Clips:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """rows: Long[b] -> clips Float[b 1 mels clip], zero where padded; mask Bool[b 1 1 clip]; labels Long[b]."""
+    def __getitem__(
+        self, rows: Int[Tensor, "b"]
+    ) -> tuple[Float[Tensor, "b 1 mels clip"], Bool[Tensor, "b 1 1 clip"], Labels]:
+        """Clips, zero where padded; the mask; labels."""
         chosen = self._rows[rows]
         mels = self._recordings[0].mel.shape[0]
         clips = torch.zeros(len(rows), 1, mels, self.clip)
@@ -71,16 +75,16 @@ class Clips:
         mask = torch.arange(self.clip) < chosen[:, 3:]
         return clips, mask[:, None, None], chosen[:, 0]
 
-    def drawn(self, labels: Tensor, g: torch.Generator) -> Tensor:
-        """Rows Long[b]: for each label Long[b] one of its clips, uniformly."""
+    def drawn(self, labels: Labels, g: torch.Generator) -> Int[Tensor, "b"]:
+        """Rows: for each label one of its clips, uniformly."""
         first = torch.searchsorted(self._rows[:, 0].contiguous(), labels)
         end = torch.searchsorted(self._rows[:, 0].contiguous(), labels, right=True)
         if (first == end).any():
             raise UserError(f"no clip has the label {int(labels[(first == end)][0])}")
         return first + (uniform(torch.empty(len(labels)), g) * (end - first)).long()
 
-    def spread(self, each: int, classes: int) -> Tensor:
-        """Rows Long[each * classes], evenly spaced within each label (repeated where a label has fewer clips)."""
+    def spread(self, each: int, classes: int) -> Int[Tensor, "{each}*{classes}"]:
+        """Rows, evenly spaced within each label (repeated where a label has fewer clips)."""
         first = torch.searchsorted(self._rows[:, 0].contiguous(), torch.arange(classes + 1))
         parts = [
             torch.linspace(float(a), float(b - 1), each, dtype=torch.float64).round().long()

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.data.folder import Contents, regular, scan, shown
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.decode import BY_AV, BY_SOUNDFILE, damaged, decode
+
+Wave = Float[Tensor, "n"] | Float[Tensor, "c n"]
+
 
 SUFFIXES = BY_SOUNDFILE | BY_AV
 CANCELLED = 0.05  # of the loudest channel's energy (-13 dB): a mean below it is no mix of the channels
@@ -23,8 +27,8 @@ DEAD = 1e-6  # of the loudest channel's energy: a channel below it (-60 dB) was 
 
 def read_audio(
     path: str | Path, rate: int | None = None, mono: bool = True, shortest: float = 0.0
-) -> tuple[Tensor, int]:
-    """A recording and its rate: Float[n], 1 being full scale (channels mixed, see `mixed`), or Float[c n] with
+) -> tuple[Wave, int]:
+    """A recording and its rate: [n], 1 being full scale (channels mixed, see `mixed`), or [c n] with
     `mono=False`, and Hz.
 
     Args:
@@ -58,8 +62,8 @@ def read_audio(
     return (mixed(wave) if mono else wave), found
 
 
-def mixed(channels: Tensor) -> Tensor:
-    """Float[c n] -> Float[n]: the mean of the channels that were connected. Where they cancel one another (one of two
+def mixed(channels: Float[Tensor, "c n"]) -> Float[Tensor, "n"]:
+    """The mean of the channels that were connected. Where they cancel one another (one of two
     was wired the wrong way round), those against the loudest are turned round first; where that does not help, the
     loudest is taken alone."""
     if len(channels) == 1:
@@ -84,8 +88,8 @@ def subtype_of(wave: Tensor) -> str:
     return "FLOAT"
 
 
-def write_audio(path: str | Path, wave: Tensor, rate: int, subtype: str | None = None) -> Path:
-    """Writes `wave: Float[n]` or `Float[c n]` as wav or flac, or as ogg, by the suffix; makes the folder.
+def write_audio(path: str | Path, wave: Float[Tensor, "..."], rate: int, subtype: str | None = None) -> Path:
+    """Writes a wave [n] or [c n] as wav or flac, or as ogg, by the suffix; makes the folder.
 
     Args:
         subtype: of wav, `PCM_16`, `PCM_24` or `FLOAT`; no sample's loudness is changed then: what leaves [-1, 1] is
@@ -118,8 +122,8 @@ def write_audio(path: str | Path, wave: Tensor, rate: int, subtype: str | None =
     return path
 
 
-def resample(wave: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """`wave: Float[n]` or `Float[c n]` at another rate, band-limited: Float[... ceil(n to/from)] (soxr, "HQ").
+def resample(wave: Wave, from_rate: int, to_rate: int) -> Float[Tensor, "m"] | Float[Tensor, "c m"]:
+    """A wave at another rate, band-limited, of ceil(n to/from) samples (soxr, "HQ").
 
     Raises:
         UserError: a rate is not positive.

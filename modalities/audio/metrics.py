@@ -8,10 +8,16 @@ Fréchet audio distance of the literature (Kilgour et al. 2019), which needs a p
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import NEIGHBOURS, frechet_distance, precision_recall
+from omnidistill.shapes import Labels
+
+Mels = Float[Tensor, "b 1 mels frames"]
+Real = Bool[Tensor, "b 1 1 frames"]
+
 
 BANDS = 4  # groups of neighbouring mels, each with patterns of its own: bass and cymbals look different
 FRAMES = 16  # of a patch
@@ -21,7 +27,7 @@ SMALLEST = 1e-3  # variances below this are no music but rounding
 
 
 class Texture:
-    """Features of log-mel clips `Float[b 1 mels frames]`, and the labels that they are most like.
+    """Features of log-mel clips, and the labels that they are most like.
 
     Each band's patches (mels/4 bands high, 16 frames long, every 4 frames) are projected onto the 12 principal
     components of the training patches. A clip's features are, for each band and component, the mean and the log
@@ -30,12 +36,12 @@ class Texture:
     training clips. Patches that touch padding do not count.
 
     Args:
-        clips: Float[n 1 mels frames], training clips; mels divides by 4 and frames is at least 16.
-        mask: Bool[n 1 1 frames], True where a frame is real; None: everywhere.
-        labels: Long[n]; of each label more than one clip.
+        clips: training clips; mels divides by 4 and frames is at least 16.
+        mask: True where a frame is real; None: everywhere.
+        labels: of each label more than one clip.
     """
 
-    def __init__(self, clips: Tensor, mask: Tensor | None, labels: Tensor) -> None:
+    def __init__(self, clips: Mels, mask: Real | None, labels: Labels) -> None:
         if clips.shape[2] % BANDS or clips.shape[3] < FRAMES:
             raise UserError(
                 f"texture needs mels that divide by {BANDS} and at least {FRAMES} frames, got {clips.shape[2:]}"
@@ -58,12 +64,12 @@ class Texture:
             covariance + 0.05 * torch.eye(len(covariance), dtype=covariance.dtype)
         )
 
-    def features(self, clips: Tensor, mask: Tensor | None = None) -> Tensor:
-        """clips: Float[b 1 mels frames] -> Float64[b 100]."""
+    def features(self, clips: Mels, mask: Real | None = None) -> Float64[Tensor, "b 100"]:
+        """Of each clip, see above."""
         return (self._raw(clips, mask) - self._mean) / self._scale
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Float64[b 100] -> Long[b], the label whose mean is nearest in the metric of the scatter within labels."""
+    def classify(self, features: Float64[Tensor, "b 100"]) -> Labels:
+        """The label whose mean is nearest in the metric of the scatter within labels."""
         away = features.unsqueeze(1) - self._means
         return torch.einsum("bkd,de,bke->bk", away, self._precision, away).argmin(1)
 
@@ -86,13 +92,13 @@ class Texture:
 
 
 def evaluate(
-    clips: Tensor, mask: Tensor | None, labels: Tensor | None, texture: Texture, real: Tensor
+    clips: Mels, mask: Real | None, labels: Labels | None, texture: Texture, real: Float64[Tensor, "m 100"]
 ) -> dict[str, float]:
-    """How close `clips: Float[b 1 mels frames]` come to real ones.
+    """How close clips come to real ones.
 
     Args:
-        labels: Long[b], the label each was asked for; None leaves out the label accuracy.
-        real: Float64[m 100], the features of held-out clips.
+        labels: the label each was asked for; None leaves out the label accuracy.
+        real: the features of held-out clips.
 
     Returns:
         `frechet` (lower is better), `label_accuracy`, `precision` and `recall` (higher is better; the last two are
@@ -113,8 +119,10 @@ def evaluate(
     return figures
 
 
-def _patches(clips: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Float[b 1 mels frames] -> patches Float[b bands patches pixels] and, Bool[b patches], which are wholly real."""
+def _patches(
+    clips: Mels, mask: Real | None
+) -> tuple[Float[Tensor, "b bands patches pixels"], Bool[Tensor, "b patches"]]:
+    """Patches of each band, and which are wholly real."""
     bands = clips[:, 0].unflatten(1, (BANDS, -1))  # [b bands mels/bands frames]
     patches = bands.unfold(-1, FRAMES, STRIDE).permute(0, 1, 3, 2, 4).flatten(3)
     if mask is None:

@@ -14,7 +14,7 @@ DEFAULT: Mapping[str, Any] = {"channels": (64, 128, 128), "unshuffle": 4}
 
 
 def music_unet(options: Mapping[str, Any], labels: int, target_time: bool, guidance: bool) -> nn.Module:
-    """`UNet` for `Float[b 1 mels frames]`, ragged in frames; mels divide by `unshuffle`."""
+    """`UNet` for states [b 1 mels frames], ragged in frames; mels divide by `unshuffle`."""
     network = UNet(num_classes=labels, target_time=target_time, guidance=guidance, **options)
     # In this layout bfloat16 convolutions on the CPU run several times faster.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

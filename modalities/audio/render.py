@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -20,13 +21,17 @@ ROWS = 6
 
 
 def picture(
-    mels: Tensor, lengths: Tensor, labels: Tensor, names: Sequence[str], span: tuple[float, float], path: Path
+    mels: Float[Tensor, "n mels frames"],
+    lengths: Int[Tensor, "n"],
+    labels: Int[Tensor, "n"],
+    names: Sequence[str],
+    span: tuple[float, float],
+    path: Path,
 ) -> Path:
-    """A png of `mels: Float[n mels frames]`: time to the right, low bands below, one column a label, at most 6 rows.
+    """A png of log-mels: time to the right, low bands below, one column a label, at most 6 rows.
 
     Args:
-        lengths: Long[n], frames that are real.
-        labels: Long[n].
+        lengths: frames that are real.
         names: of the labels.
         span: log-mels that are drawn black and white; the same in every picture, so that levels compare.
     """
@@ -75,8 +80,10 @@ def sounds(
     return files
 
 
-def frames_of(mask: Tensor | None, x0: Tensor) -> Tensor:
-    """Long[b]: how many frames of each clip are real."""
+def frames_of(
+    mask: Bool[Tensor, "b 1 1 frames"] | None, x0: Float[Tensor, "b 1 mels frames"]
+) -> Int[Tensor, "b"]:
+    """How many frames of each clip are real."""
     if mask is None:
         return torch.full((len(x0),), x0.shape[-1])
     return mask.flatten(1).sum(1).cpu()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Complex, Float, Float32
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
@@ -108,8 +109,10 @@ class MelSignature:
         return self.hop / self.rate
 
 
-def stft(wave: Tensor, n_fft: int, hop: int, win: int | None = None, center: bool = True) -> Tensor:
-    """`wave: Float[... n]` -> Complex[... n_fft/2+1 frames], periodic Hann window; `center` as in `MelSignature`.
+def stft(
+    wave: Float[Tensor, "... n"], n_fft: int, hop: int, win: int | None = None, center: bool = True
+) -> Complex[Tensor, "... bins frames"]:
+    """`n_fft/2 + 1` frequencies, periodic Hann window; `center` as in `MelSignature`.
 
     Raises:
         UserError: the wave is too short to be padded by reflection.
@@ -126,17 +129,16 @@ def stft(wave: Tensor, n_fft: int, hop: int, win: int | None = None, center: boo
 
 
 def istft(
-    spectrum: Tensor,
+    spectrum: Complex[Tensor, "... bins frames"],
     n_fft: int,
     hop: int,
     win: int | None = None,
     center: bool = True,
     length: int | None = None,
-) -> Tensor:
-    """The wave whose `stft` comes nearest in the least-squares sense (Griffin and Lim 1984, eq. 6): Float[... n].
+) -> Float[Tensor, "... n"]:
+    """The wave whose `stft` comes nearest in the least-squares sense (Griffin and Lim 1984, eq. 6).
 
     Args:
-        spectrum: Complex[... n_fft/2+1 frames].
         length: n; None gives the shortest wave with that many frames. Samples that no window reaches are 0.
     """
     frames, pad = spectrum.shape[-1], _padding(n_fft, hop, center)
@@ -157,21 +159,23 @@ def istft(
     return wave.reshape(*spectrum.shape[:-2], length)
 
 
-def mel_filters(signature: MelSignature) -> Tensor:
-    """Float32[mels n_fft/2+1]: triangles between neighbouring points that are equally far apart in mel."""
+def mel_filters(signature: MelSignature) -> Float32[Tensor, "mels bins"]:
+    """Triangles between neighbouring points that are equally far apart in mel."""
     return _filters(signature).clone()
 
 
-def log_mel(wave: Tensor, signature: MelSignature) -> Tensor:
-    """`wave: Float[... n]` at `signature.rate` -> Float[... mels frames]: log max(floor, filters |STFT|^power)."""
+def log_mel(wave: Float[Tensor, "... n"], signature: MelSignature) -> Float[Tensor, "... mels frames"]:
+    """Of a wave at `signature.rate`: log max(floor, filters |STFT|^power)."""
     s = signature
     magnitude = stft(wave, s.n_fft, s.hop, s.win, s.center).abs()
     energy = _filters(s).to(magnitude) @ magnitude**s.power
     return energy.clamp(min=s.floor).log() / LOGS[s.log]
 
 
-def magnitudes(log_mel: Tensor, signature: MelSignature, iterations: int = 50) -> Tensor:
-    """A non-negative |STFT|: Float[... n_fft/2+1 frames] whose mel is `log_mel: Float[... mels frames]`, or nearly.
+def magnitudes(
+    log_mel: Float[Tensor, "... mels frames"], signature: MelSignature, iterations: int = 50
+) -> Float[Tensor, "... bins frames"]:
+    """A non-negative |STFT| whose mel is `log_mel`, or nearly.
 
     Multiplicative least squares (Lee and Seung 2001): non-negative throughout, where a pseudo-inverse is not.
     """
@@ -185,14 +189,14 @@ def magnitudes(log_mel: Tensor, signature: MelSignature, iterations: int = 50) -
 
 @torch.no_grad()
 def griffin_lim(
-    log_mel: Tensor,
+    log_mel: Float[Tensor, "... mels frames"],
     signature: MelSignature,
     iterations: int = 60,
     *,
     g: torch.Generator,
     momentum: float = 0.99,
-) -> Tensor:
-    """A wave for `log_mel: Float[... mels frames]`: Float[... n], n = `signature.samples(frames)`.
+) -> Float[Tensor, "... n"]:
+    """A wave for `log_mel`, of `signature.samples(frames)` samples.
 
     The fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard 2013), from phases drawn with `g`. It needs no
     vocoder and sounds like it; as an ear's check of a mel it is enough.

@@ -57,7 +57,7 @@ def signature_of(transform: Any, log: str = "e", floor: float = 1e-5) -> MelSign
 
 
 def mel_transform(signature: MelSignature) -> nn.Module:
-    """A module `Float[... n] -> Float[... mels frames]` with that signature, by torchaudio where it can be used."""
+    """A module from waves [... n] to log-mels [... mels frames], by torchaudio where it can be used."""
     module = torchaudio()
     return (
         PlainLogMel(signature)

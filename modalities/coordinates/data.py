@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Float64, Int
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
@@ -47,25 +48,25 @@ class Molecule:
 
     Attributes:
         atoms: a biotite `AtomArray` of n atoms: names, elements, residues, chains.
-        bonds: Long[m 2], pairs that are joined: neighbours in the chain for CA atoms, else as perceived in the file's
+        bonds: pairs that are joined: neighbours in the chain for CA atoms, else as perceived in the file's
             first structure, which is a real one. Samples are never asked what their bonds are.
-        lengths: Float64[m], how long these bonds should be, in Angstrom.
+        lengths: how long these bonds should be, in Angstrom.
     """
 
     atoms: Any
-    bonds: Tensor
-    lengths: Tensor
+    bonds: Int[Tensor, "m 2"]
+    lengths: Float64[Tensor, "m"]
 
     def __len__(self) -> int:
         return int(self.atoms.array_length())
 
 
 class Ensemble(NamedTuple):
-    """Structures of one file: `frames: Float32[f n 3]` in Angstrom, all of one molecule."""
+    """Structures of one file: `frames` in Angstrom, all of one molecule."""
 
     name: str
     molecule: Molecule
-    frames: Tensor
+    frames: Float32[Tensor, "f n 3"]
 
 
 class Split(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from omnidistill.modalities.coordinates.data import Ensemble, Molecule
@@ -26,10 +27,10 @@ Key = tuple[Any, ...]
 
 
 class Place(NamedTuple):
-    """Of one ensemble: which kind of molecule it is, and Long[n], where its points stand, ascending."""
+    """Of one ensemble: which kind of molecule it is, and where its points stand, ascending."""
 
     kind: int
-    rows: Tensor
+    rows: Int[Tensor, "n"]
 
 
 class Layout:
@@ -68,19 +69,19 @@ class Layout:
         """Whether some ensemble leaves places empty."""
         return not bool(self.masks.all())
 
-    def spread(self, x: Tensor, index: int) -> Tensor:
-        """Float[f n 3] -> Float[f size 3], zeros in the places that ensemble `index` leaves empty."""
+    def spread(self, x: Float[Tensor, "f n 3"], index: int) -> Float[Tensor, "f size 3"]:
+        """Structures, with zeros in the places that ensemble `index` leaves empty."""
         wide = x.new_zeros(len(x), self.size, 3)
         wide[:, self.places[index].rows] = x
         return wide
 
-    def find(self, mask: Tensor) -> int | None:
-        """The first ensemble that fills just the places of mask: Bool[size]."""
+    def find(self, mask: Bool[Tensor, "size"]) -> int | None:
+        """The first ensemble that fills just the places of the mask."""
         same = (self.masks == mask).all(1).nonzero()
         return int(same[0]) if len(same) else None
 
-    def comparable(self, index: int, among: Iterable[int]) -> tuple[list[int], Tensor]:
-        """The ensembles that one is judged by, and the places on which: Long[k].
+    def comparable(self, index: int, among: Iterable[int]) -> tuple[list[int], Int[Tensor, "k"]]:
+        """The ensembles that one is judged by, and the places on which.
 
         Those with just its points, else those that have all of them, else those of its kind that share most of them.
         """
@@ -93,12 +94,12 @@ class Layout:
         most = max((int(shared[i]) for i in same), default=0)
         chosen = [i for i in same if int(shared[i]) >= NEARLY * most]
         common = mine & self.masks[chosen].all(0) if chosen else torch.zeros_like(mine)
-        return (
-            (chosen, common.nonzero().squeeze(1)) if int(common.sum()) >= FEWEST else ([], torch.tensor([]))
-        )
+        if int(common.sum()) < FEWEST:
+            return [], torch.empty(0, dtype=torch.long)
+        return chosen, common.nonzero().squeeze(1)
 
-    def part(self, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Bonds, Long[m 2], among these places, and their lengths, Float64[m]."""
+    def part(self, index: int, places: Int[Tensor, "k"]) -> tuple[Int[Tensor, "m 2"], Float64[Tensor, "m"]]:
+        """Bonds among these places, and their lengths."""
         molecule, rows = self.ensembles[index].molecule, self.places[index].rows
         number = torch.full((self.size,), -1)
         number[places] = torch.arange(len(places))

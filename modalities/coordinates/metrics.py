@@ -7,28 +7,28 @@ where motion is small. What is asked of an ensemble is a distance of distributio
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.energy import off_diagonal
 from omnidistill.paths import RigidMotion
+from omnidistill.shapes import Resampled
 
 BOND_TOLERANCE = 0.2
 """Angstrom by which a valid bond may differ from its length."""
 
 
-def rmsd_matrix(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean squared distances of points after the best rigid motion, and after the best one of a mirror image:
-    two of Float64[i j].
+def rmsd_matrix(
+    a: Float[Tensor, "i n 3"], b: Float[Tensor, "j n 3"]
+) -> tuple[Float64[Tensor, "i j"], Float64[Tensor, "i j"]]:
+    """Root mean squared distances of points after the best rigid motion, and after the best one of a mirror image.
 
     With the singular values s of the covariance `H = sum_n a_n b_n^T` of centred structures,
 
         n rmsd^2 = |a|^2 + |b|^2 - 2 (s1 + s2 +- s3),
 
     the sign being that of det H for proper motions and the opposite for a mirror image (Kabsch 1976, 1978).
-
-    Args:
-        a, b: Float[i n 3] and Float[j n 3].
     """
     a, b = (RigidMotion().project(x.double()) for x in (a, b))
     h = torch.einsum("inc,jnd->ijcd", a, b)
@@ -41,16 +41,19 @@ def rmsd_matrix(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def energy_distance(
-    between: Tensor, within_a: Tensor, within_b: Tensor, counts: Tensor | None = None
-) -> Tensor:
-    """Float64[r]: `2 E|a - b| - E|a - a'| - E|b - b'|` (Székely and Rizzo 2013, eq. 1) from matrices of distances.
+    between: Float64[Tensor, "i j"],
+    within_a: Float64[Tensor, "i i"],
+    within_b: Float64[Tensor, "j j"],
+    counts: Int[Tensor, "r i"] | None = None,
+) -> Resampled:
+    """`2 E|a - b| - E|a - a'| - E|b - b'|` (Székely and Rizzo 2013, eq. 1) from matrices of distances.
 
     The means within a set run over different structures (the U-statistic): no bias, 0 on average for two samples of one
     law and so a little below 0 at times. With distances after alignment it is a statistic in use rather than a proven
     metric, because those do not embed in a Euclidean space; it has their unit.
 
     Args:
-        counts: Long[r i], how often each structure of a is in each resample; None: r = 1, each once.
+        counts: how often each structure of a is in each resample; None: r = 1, each once.
     """
     w = torch.ones(1, len(between), dtype=torch.float64) if counts is None else counts.double()
     v = torch.ones(1, len(within_b), dtype=torch.float64)
@@ -59,12 +62,12 @@ def energy_distance(
     return 2.0 * (w @ between.mean(1)) / w.sum(1) - own - real
 
 
-def tm_score(x: Tensor, to: Tensor) -> Tensor:
-    """Float64[b]: `mean_n 1 / (1 + (d_n / d0)^2)`, `d0 = 1.24 (n - 15)^(1/3) - 1.8`, at least 0.5 (Zhang and Skolnick
+def tm_score(x: Float[Tensor, "b n 3"], to: Float[Tensor, "b n 3"]) -> Float64[Tensor, "b"]:
+    """`mean_n 1 / (1 + (d_n / d0)^2)`, `d0 = 1.24 (n - 15)^(1/3) - 1.8`, at least 0.5 (Zhang and Skolnick
     2004, eqs. 1 and 5), on the superposition of least squares: a lower bound of the maximum that defines it.
 
     Args:
-        x, to: Float[b n 3] in Angstrom, points in the same order.
+        x, to: in Angstrom, points in the same order.
     """
     n = x.shape[1]
     d0 = max(0.5, 1.24 * max(n - 15, 0) ** (1 / 3) - 1.8)
@@ -72,8 +75,8 @@ def tm_score(x: Tensor, to: Tensor) -> Tensor:
     return (1.0 / (1.0 + (moved - to).square().sum(-1) / d0**2)).mean(-1)
 
 
-def gyration(x: Tensor) -> Tensor:
-    """Float64[b]: radius of gyration of x: Float[b n 3], all points of one mass."""
+def gyration(x: Float[Tensor, "b n 3"]) -> Float64[Tensor, "b"]:
+    """Radius of gyration, all points of one mass."""
     return RigidMotion().project(x.double()).square().sum(-1).mean(-1).sqrt()
 
 
@@ -84,32 +87,39 @@ def transport(a: Tensor, b: Tensor) -> float:
     return float(wasserstein_distance(a.numpy(), b.numpy()))
 
 
-def valid_bonds(x: Tensor, bonds: Tensor, lengths: Tensor) -> Tensor:
-    """Float64[b]: the share of bonds within `BOND_TOLERANCE` of their length; 1 where there are none.
-
-    Args:
-        x: Float[b n 3]; bonds: Long[m 2]; lengths: Float64[m].
-    """
+def valid_bonds(
+    x: Float[Tensor, "b n 3"], bonds: Int[Tensor, "m 2"], lengths: Float64[Tensor, "m"]
+) -> Float64[Tensor, "b"]:
+    """The share of bonds within `BOND_TOLERANCE` of their length; 1 where there are none."""
     if not len(bonds):
         return torch.ones(len(x), dtype=torch.float64)
     found = (x[:, bonds[:, 0]] - x[:, bonds[:, 1]]).double().norm(dim=-1)
     return ((found - lengths).abs() < BOND_TOLERANCE).double().mean(1)
 
 
-def bootstrap(x: Tensor, real: Tensor, within: Tensor, counts: Tensor) -> Tensor:
-    """Float64[r]: `energy` of resamples of x, `counts: Long[r i]`; see `evaluate`."""
+def bootstrap(
+    x: Float[Tensor, "i n 3"],
+    real: Float[Tensor, "j n 3"],
+    within: Float64[Tensor, "j j"],
+    counts: Int[Tensor, "r i"],
+) -> Resampled:
+    """`energy` of resamples of x; see `evaluate`."""
     return energy_distance(rmsd_matrix(x, real)[0], rmsd_matrix(x, x)[0], within, counts)
 
 
 def evaluate(
-    x: Tensor, real: Tensor, bonds: Tensor, lengths: Tensor, within: Tensor | None = None
+    x: Float[Tensor, "i n 3"],
+    real: Float[Tensor, "j n 3"],
+    bonds: Int[Tensor, "m 2"],
+    lengths: Float64[Tensor, "m"],
+    within: Float64[Tensor, "j j"] | None = None,
 ) -> dict[str, float]:
     """How close the ensemble x comes to real structures of the same molecule.
 
     Args:
-        x: Float[i n 3]; real: Float[j n 3], in Angstrom.
+        x, real: in Angstrom.
         bonds, lengths: see `valid_bonds`.
-        within: Float64[j j], `rmsd_matrix(real, real)[0]`, to compute it once.
+        within: `rmsd_matrix(real, real)[0]`, to compute it once.
 
     Returns:
         energy: energy distance of x and real with aligned RMSD as the distance; sees shapes, their weights, their

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, zero
-from omnidistill.networks.features import Answer, Asked
+from omnidistill.networks.features import Asked, Found
 from omnidistill.networks.forward_mode import exact, layer_norm
 from omnidistill.networks.transformer import Trunk, turns
+from omnidistill.shapes import PerSample, Points
 
 BOND = 0.38
 """Length of a step along the chain in units of 10 Angstrom: between two CA atoms."""
@@ -79,18 +81,17 @@ class ChainNetwork(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
+        x: Points,
+        t: PerSample,
         condition: None = None,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        mask: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        mask: Bool[Tensor, "#b n 1"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Float[b n 3], noised, in the data's units; t: Float[b], log(sigma)/4; mask: Bool[b n 1], real points
-        first -> Float[b n 3]."""
+    ) -> Float[Tensor, "answered n 3"] | Found:
+        """x: noised, in the data's units; t: log(sigma)/4; mask: real points come first."""
         n = x.shape[1]
         if mask is None and n > self.points:
             raise UserError(f"this network was built for at most {self.points} points, got {n}")
@@ -140,8 +141,10 @@ class Convolution(nn.Module):
         self.film = zero(nn.Linear(width, 2 * width))
         self.inner, self.outer = nn.Linear(3 * width, width), nn.Linear(width, width)
 
-    def forward(self, h: Tensor, film: Tensor, real: Tensor) -> Tensor:
-        """h: Float[b n width]; film: Float[b width]; real: Float[b n 1], 0 at padding."""
+    def forward(
+        self, h: Float[Tensor, "b n width"], film: Float[Tensor, "b width"], real: Float[Tensor, "#b n 1"]
+    ) -> Tensor:
+        """real: 0 at padding."""
         scale, shift = self.film(film).unsqueeze(1).chunk(2, -1)
         x = torch.addcmul(shift, layer_norm(h), 1.0 + scale) * real
         x = F.pad(x, (0, 0, 1, 1))
@@ -149,20 +152,20 @@ class Convolution(nn.Module):
         return h + self.outer(F.gelu(self.inner(x), approximate="tanh")) * real
 
 
-def _centred(x: Tensor, real: Tensor) -> Tensor:
-    """x: Float[b n 3] with the centre of its real points at the origin; padding is zero."""
+def _centred(x: Points, real: Float[Tensor, "#b n 1"]) -> Points:
+    """x with the centre of its real points at the origin; padding is zero."""
     return (x - (x * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1.0)) * real
 
 
-def _steps(x: Tensor, real: Tensor, reach: int) -> Tensor:
-    """Float[b n 2*reach 3]: `x_{i+k} - x_i` for k = -reach ... -1, 1 ... reach; zero where there is no such point."""
+def _steps(x: Points, real: Float[Tensor, "#b n 1"], reach: int) -> Float[Tensor, "b n _ 3"]:
+    """`x_{i+k} - x_i` for k = -reach ... -1, 1 ... reach; zero where there is no such point."""
     n = x.shape[1]
     wide, there = (F.pad(u, (0, 0, reach, reach)) for u in (x, real))
     places = [reach + k for k in range(-reach, reach + 1) if k]
     return torch.stack([(wide[:, p : p + n] - x) * there[:, p : p + n] * real for p in places], 2)
 
 
-def _patched(u: Tensor, patch: int) -> Tensor:
-    """u: Float[b n c] -> Float[b ceil(n / patch) patch*c], zeros in the last patch's free places."""
+def _patched(u: Float[Tensor, "b n c"], patch: int) -> Float[Tensor, "b patches _"]:
+    """[b n c] -> [b ceil(n / patch) patch*c], zeros in the last patch's free places."""
     n, c = u.shape[1:]
     return F.pad(u, (0, 0, 0, -n % patch)).reshape(len(u), -1, patch * c)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from omnidistill.exact.rotations import random_rotations, rotation_of
@@ -25,8 +26,8 @@ Pose = tuple[Tensor, Tensor]
 """Long[n], the places of its points, ascending, and Float64[n 3]."""
 
 
-def superposed(frames: Tensor, rows: Tensor, pose: Pose) -> Tensor:
-    """frames: Float[f n 3], points of the places rows: Long[n], centred and turned onto a reference pose by the points
+def superposed(frames: Float[Tensor, "f n 3"], rows: Int[Tensor, "n"], pose: Pose) -> Float[Tensor, "f n 3"]:
+    """Frames, points of the places `rows`, centred and turned onto a reference pose by the points
     that both have."""
     motion = RigidMotion()
     x, (places, to) = motion.project(frames.double()), pose
@@ -42,16 +43,16 @@ def superposed(frames: Tensor, rows: Tensor, pose: Pose) -> Tensor:
     return motion.project(x @ (u @ flip @ vh)).float()
 
 
-def rotated(x: Tensor, rotations: str, g: torch.Generator) -> Tensor:
-    """x: Float[b n 3], each turned about the origin: not at all, a little, or any way."""
+def rotated(x: Float[Tensor, "b n 3"], rotations: str, g: torch.Generator) -> Float[Tensor, "b n 3"]:
+    """x, each turned about the origin: not at all, a little, or any way."""
     if rotations == "none":
         return x
     turns = random_rotations(len(x), g).cpu() if rotations == "all" else small_rotations(len(x), g)
     return (x.double() @ turns.mT).to(x.dtype)
 
 
-def small_rotations(count: int, g: torch.Generator, angle: float = SMALL) -> Tensor:
-    """Float64[count 3 3]: rotation vectors of independent normal components with this standard deviation."""
+def small_rotations(count: int, g: torch.Generator, angle: float = SMALL) -> Float64[Tensor, "{count} 3 3"]:
+    """Rotation vectors of independent normal components with this standard deviation."""
     vector = angle * normal(torch.empty(count, 3, dtype=torch.float64), g)
     size = vector.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return rotation_of(torch.cat((torch.cos(size / 2), torch.sin(size / 2) * vector / size), 1))

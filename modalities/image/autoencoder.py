@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
@@ -75,12 +76,12 @@ class TinyAutoencoder(nn.Module):
         except KeyError as error:
             raise UserError(f"the configuration of an AutoencoderTiny has no {error}") from error
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Float[b c h w] in [-1, 1] -> raw latents, Float[b latents h' w']."""
+    def encode(self, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b latents _ _"]:
+        """Pictures in [-1, 1] -> raw latents."""
         return self.encoder.layers((pictures + 1.0) / 2.0)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Raw latents -> Float[b c h w], about [-1, 1]. A latent is first squashed to `3 tanh(z / 3)`."""
+    def decode(self, latents: Float[Tensor, "b latents h w"]) -> Float[Tensor, "b c _ _"]:
+        """Raw latents -> pictures, about [-1, 1]. A latent is first squashed to `3 tanh(z / 3)`."""
         return 2.0 * self.decoder.layers(3.0 * torch.tanh(latents / 3.0)) - 1.0
 
 

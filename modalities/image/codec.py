@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -22,7 +23,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"  # as diffusers calls them
 
 
 class Pixels:
-    """The identity: samples are pictures, Float[b 1 h w] in [-1, 1]."""
+    """The identity: samples are pictures in [-1, 1]."""
 
     def __init__(self, picture: tuple[int, ...]) -> None:
         self.shape = picture
@@ -68,13 +69,13 @@ class Latents:
             )
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Float[b c h w] in [-1, 1] -> Float[b *shape]."""
+    def encode(self, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
+        """Pictures in [-1, 1] -> what is generated, of this codec's shape."""
         return (_through(self.encoder, pictures) - self.shift) * self.scale
 
     @torch.no_grad()
-    def decode(self, x0: Tensor) -> Tensor:
-        """Float[b *shape] -> Float[b c h w], in [-1, 1] but for a little overshoot."""
+    def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
+        """Pictures, in [-1, 1] but for a little overshoot."""
         return _through(self.decoder, x0 / self.scale + self.shift)
 
 

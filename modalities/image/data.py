@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
 from omnidistill.data.folder import regular
 from omnidistill.errors import UserError, unknown
+from omnidistill.shapes import Labels
 
 ASSETS = Path(__file__).parent / "assets"
 FASHION_CLASSES = (
@@ -36,10 +38,10 @@ _SPLIT_FILES = {"train": "train", "test": "t10k"}
 
 
 class LabelledImages(NamedTuple):
-    """images: Float[b c h w] in [-1, 1], float32; labels: Long[b]."""
+    """Images in [-1, 1]."""
 
-    images: Tensor
-    labels: Tensor
+    images: Float32[Tensor, "b c h w"]
+    labels: Labels
 
 
 def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
@@ -87,13 +89,13 @@ def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     return np.frombuffer(data, kind, offset=start).reshape(shape)
 
 
-def scaled(pixels: np.ndarray[Any, Any], brightest: float = 255.0) -> Tensor:
-    """Grey pixels [n h w] from 0 to `brightest` as Float[n 1 h w] in [-1, 1]."""
+def scaled(pixels: np.ndarray[Any, Any], brightest: float = 255.0) -> Float32[Tensor, "n 1 h w"]:
+    """Grey pixels [n h w] from 0 to `brightest`, as numbers in [-1, 1]."""
     return torch.from_numpy(pixels.astype(np.float32) * (2.0 / brightest) - 1.0).unsqueeze(1)
 
 
 def fashion_mnist(split: str, folder: str | Path | None = None) -> LabelledImages:
-    """Fashion-MNIST's `train` or `test` images, Float[n 1 28 28], and labels; from `folder`, else from the cache."""
+    """Fashion-MNIST's `train` or `test` images, of 28 x 28 pixels, and labels; from `folder`, else from the cache."""
     if split not in _SPLIT_FILES:
         raise unknown("split", split, _SPLIT_FILES)
     where = locate("fashion_mnist") if folder is None else Path(folder)
@@ -125,7 +127,7 @@ def heldout() -> LabelledImages:
 
 
 def digits(split: str) -> LabelledImages:
-    """scikit-learn's handwritten digits, Float[n 1 8 8]: `train` (1437 images) or `test` (360, never trained on)."""
+    """scikit-learn's handwritten digits, of 8 x 8 pixels: `train` (1437 images) or `test` (360, never trained on)."""
     if split not in _SPLIT_FILES:
         raise unknown("split", split, _SPLIT_FILES)
     from sklearn.datasets import load_digits

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import NEIGHBOURS, frechet_distance, precision_recall, resampled_frechet
 from omnidistill.modalities.image.data import ASSETS
 from omnidistill.modalities.image.networks import Classifier
+from omnidistill.shapes import Resampled
 
 
 def load_classifier(name: str = "classifier") -> Classifier:
@@ -30,8 +32,10 @@ def load_classifier(name: str = "classifier") -> Classifier:
 
 
 @torch.no_grad()
-def features_and_logits(classifier: Classifier, images: Tensor, batch: int = 100) -> tuple[Tensor, Tensor]:
-    """images: Float[n 1 h w] in [-1, 1] -> Float[n d], Float[n classes]; the classifier must be in eval mode."""
+def features_and_logits(
+    classifier: Classifier, images: Float[Tensor, "n 1 h w"], batch: int = 100
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n classes"]]:
+    """Of images in [-1, 1]; the classifier must be in eval mode."""
     if classifier.training:
         raise ValueError(
             "put the classifier in eval mode: batch statistics would make features depend on the batch"
@@ -41,27 +45,29 @@ def features_and_logits(classifier: Classifier, images: Tensor, batch: int = 100
     return features, classifier.head(features)
 
 
-def bootstrap(features: Tensor, real_features: Tensor, counts: Tensor) -> Tensor:
-    """Float64[r]: `frechet` of resamples of the pictures behind `features: Float[n d]`, `counts: Long[r n]`."""
+def bootstrap(
+    features: Float[Tensor, "n d"], real_features: Float[Tensor, "m d"], counts: Int[Tensor, "r n"]
+) -> Resampled:
+    """`frechet` of resamples of the pictures behind these features."""
     if len(features) < 2:
         features, counts = _spread(features), counts.expand(-1, 2)
     return resampled_frechet(features, _spread(real_features), counts)
 
 
 def evaluate(
-    samples: Tensor,
-    labels: Tensor | None,
+    samples: Float[Tensor, "n 1 h w"],
+    labels: Int[Tensor, "n"] | None,
     classifier: Classifier,
-    real_images: Tensor | None = None,
-    real_features: Tensor | None = None,
+    real_images: Float[Tensor, "m 1 h w"] | None = None,
+    real_features: Float[Tensor, "m d"] | None = None,
 ) -> dict[str, float]:
-    """How close `samples: Float[n 1 h w]` in [-1, 1] come to real images.
+    """How close samples in [-1, 1] come to real images.
 
     Args:
-        labels: Long[n], the class each sample was asked for; None leaves out the class accuracy.
+        labels: the class each sample was asked for; None leaves out the class accuracy.
         classifier: in eval mode.
-        real_images: Float[m 1 h w]; needed where `real_features` are not given.
-        real_features: Float[m d], `features_and_logits(classifier, real_images)[0]`, to compute them once.
+        real_images: needed where `real_features` are not given.
+        real_features: `features_and_logits(classifier, real_images)[0]`, to compute them once.
 
     Returns:
         `frechet` (lower is better), `class_accuracy` (share of samples the classifier puts in the class asked for),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.networks.unet import UNet
@@ -38,10 +39,10 @@ class Classifier(nn.Module):
         self.embed = nn.Linear(channels[-1] * side * side, features)
         self.head = nn.Linear(features, num_classes)
 
-    def features(self, x: Tensor) -> Tensor:
-        """x: Float[b 1 h w] in [-1, 1] -> Float[b features], after the last ReLU."""
+    def features(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b features"]:
+        """Of x in [-1, 1], after the last ReLU."""
         return F.relu(self.embed(self.body(x).flatten(1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: Float[b 1 h w] in [-1, 1] -> logits Float[b num_classes]."""
+    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+        """Logits of x in [-1, 1]."""
         return self.head(self.features(x))

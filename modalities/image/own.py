@@ -54,7 +54,7 @@ def own_images(
     labels: Sequence[str] | None = None,
     on_bad: str = "stop",
 ) -> LabelledImages:
-    """The pictures of `train` or `held_out`, Float[n 1 side side] in [-1, 1]; labels are places among the names.
+    """The pictures of `train` or `held_out` in [-1, 1]; labels are places among the names.
 
     Pictures become grey, transparent ones on black, and are cut to their central square and shrunk to `side`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -14,8 +15,8 @@ from omnidistill.errors import UserError
 SMALLEST_SIDE = 56  # pixels on the page; smaller images are enlarged by a whole factor, without blurring
 
 
-def grid(samples: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray[Any, Any]:
-    """samples: Float[n c h w] in [-1, 1], c = 1 or 3 -> uint8 [H W c], row by row; empty places and gaps are white.
+def grid(samples: Float[Tensor, "n c h w"], columns: int | None = None, gap: int = 2) -> np.ndarray[Any, Any]:
+    """Samples in [-1, 1], c = 1 or 3 -> uint8 [H W c], row by row; empty places and gaps are white.
 
     Args:
         columns: images a row; None makes the grid about square.

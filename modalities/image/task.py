@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -25,7 +26,7 @@ TEACHERS = FilePath(__file__).parent / "teachers"
 
 
 class ImageTask(Task):
-    """Labelled pictures in [-1, 1] on a rectified flow; the condition is the class, Long[b].
+    """Labelled pictures in [-1, 1] on a rectified flow; the condition is the class.
 
     What is generated, `x0: Float[b *codec.shape]`, is the picture itself or what an autoencoder makes of it; pictures
     are judged and shown as pixels. Subclasses say where pictures come from. Metrics are taken in the features of a
@@ -128,8 +129,8 @@ class ImageTask(Task):
     def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / self.name.split("/")[-1]
 
-    def pictures(self, x0: Tensor) -> Tensor:
-        """Samples as they are shown, Float[b 1 h w] in [-1, 1], on the CPU."""
+    def pictures(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1 h w"]:
+        """Samples as they are shown, in [-1, 1], on the CPU."""
         return self.codec.decode(x0.detach().cpu()).clamp(-1.0, 1.0)
 
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:

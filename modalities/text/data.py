@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from omnidistill.data import lines
@@ -42,19 +43,18 @@ class Stretches:
     """Pieces of text of different lengths, as token ids one after another.
 
     Attributes:
-        ids: Long[total].
-        starts, lengths: Long[pieces], sorted by length, so that a batch of near ones has little padding.
+        starts, lengths: sorted by length, so that a batch of near ones has little padding.
     """
 
-    ids: Tensor
-    starts: Tensor
-    lengths: Tensor
+    ids: Int[Tensor, "total"]
+    starts: Int[Tensor, "pieces"]
+    lengths: Int[Tensor, "pieces"]
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def padded(self, rows: Tensor, fill: int = 0) -> tuple[Tensor, Tensor]:
-        """Long[b n] with n the longest of these pieces, and the mask Bool[b n], True where a token is real."""
+    def padded(self, rows: Int[Tensor, "b"], fill: int = 0) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
+        """The pieces, as long as the longest of them, and the mask, True where a token is real."""
         lengths = self.lengths[rows]
         places = torch.arange(int(lengths.max()))
         mask = places < lengths.unsqueeze(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 BITS = 1.0 / math.log(2.0)
@@ -21,12 +22,14 @@ class NGrams:
     history of `order - 1` boundary symbols, which are never predicted themselves.
 
     Args:
-        ids, lengths: sequences one after another, Long[total] in 0 ... vocab - 1, and their lengths, Long[sequences].
+        ids, lengths: sequences one after another, in 0 ... vocab - 1, and their lengths.
         vocab: number of characters.
         order: characters in the longest n-gram, at least 1.
     """
 
-    def __init__(self, ids: Tensor, lengths: Tensor, vocab: int, order: int = 6) -> None:
+    def __init__(
+        self, ids: Int[Tensor, "total"], lengths: Int[Tensor, "sequences"], vocab: int, order: int = 6
+    ) -> None:
         if order < 1 or (vocab + 1) ** order >= 2**63:
             raise ValueError(f"n-grams of order {order} over {vocab} characters do not fit 64 bits")
         self.vocab, self.order, self.base = vocab, order, vocab + 1
@@ -37,8 +40,10 @@ class NGrams:
             # Below the highest order an n-gram counts once for each different character before it.
             keys, counts = torch.unique(keys % self.base ** (k - 1), return_counts=True)
 
-    def log_probs(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Float64[total]: `log p(c | history)` of every character, nats."""
+    def log_probs(
+        self, ids: Int[Tensor, "total"], lengths: Int[Tensor, "sequences"]
+    ) -> Float64[Tensor, "total"]:
+        """`log p(c | history)` of every character, nats."""
         keys = self._keys(ids, lengths)
         probs = torch.full(ids.shape, 1.0 / self.vocab, dtype=torch.float64)
         for k, level in enumerate(self.levels, 1):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Bool, Float64, Int, Shaped
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -60,8 +61,8 @@ class TextMetrics:
             "characters": float(lengths.double().mean()),
         }
 
-    def bits(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Float64[n] and Long[n]: the bits that all characters of each text cost, and how many there are."""
+    def bits(self, texts: Sequence[str]) -> tuple[Float64[Tensor, "n"], Int[Tensor, "n"]]:
+        """The bits that all characters of each text cost, and how many there are."""
         kept = [index for index, text in enumerate(texts) if text]
         bits, counts = torch.zeros(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.long)
         ids, lengths = self._characters.encode_all([texts[index] for index in kept])
@@ -84,8 +85,10 @@ def _words(text: str) -> list[str]:
     return [word for word in stripped if word]
 
 
-def texts_of(x0: Tensor, mask: Tensor | None, tokens: Tokens | OwnTokens) -> list[str]:
-    """x0: Long[b n]; mask: Bool[b n], True where a token is real.
+def texts_of(
+    x0: Shaped[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None, tokens: Tokens | OwnTokens
+) -> list[str]:
+    """What samples say; mask: True where a token is real.
 
     Raises:
         UserError: not token ids of this vocabulary.

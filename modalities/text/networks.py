@@ -12,12 +12,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
-from omnidistill.networks.features import Answer, Asked
+from omnidistill.networks.features import Asked, Found
 from omnidistill.networks.forward_mode import layer_norm
+from omnidistill.shapes import PerSample, Tokens
 
 
 class Block(nn.Module):
@@ -33,8 +35,10 @@ class Block(nn.Module):
         )
         self.out = nn.Linear(width, width)
 
-    def forward(self, h: Tensor, real: Tensor | None) -> Tensor:
-        """h: Float[b n width]; real: Float[b n 1], 1 where an element is real and 0 in padding."""
+    def forward(
+        self, h: Float[Tensor, "b n width"], real: Float[Tensor, "#b n 1"] | None
+    ) -> Float[Tensor, "b n width"]:
+        """real: 1 where an element is real and 0 in padding."""
         count, length, width = h.shape
         x = layer_norm(h, self.norm.weight, self.norm.bias).to(h.dtype)
         x = x if real is None else x * real
@@ -98,16 +102,16 @@ class TextNetwork(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
+        x: Tokens,
+        t: PerSample,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        mask: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Long[b n] in 0 ... k; t: Float[b]; mask: Bool[b n], True where a token is real -> logits Float[b n k]."""
+    ) -> Float[Tensor, "answered n k"] | Found:
+        """x in 0 ... k -> logits; mask: True where a token is real."""
         h = self.tokens(x) + told(self, t, None, target_time, guidance).unsqueeze(1)
         if torch.is_autocast_enabled(x.device.type):
             h = h.to(torch.get_autocast_dtype(x.device.type))  # the sums between blocks, too

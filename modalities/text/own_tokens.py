@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from omnidistill.data.folder import regular, shown
@@ -96,8 +97,8 @@ class OwnTokens:
             raise UserError(f"the tokenizer {shown(self.source)} cannot read a text ({reason})") from error
         return [list(one.ids) for one in made]
 
-    def encode_all(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids of all texts one after another, Long[total], and how many each has, Long[texts]."""
+    def encode_all(self, texts: Sequence[str]) -> tuple[Int[Tensor, "total"], Int[Tensor, "texts"]]:
+        """Token ids of all texts one after another, and how many each has."""
         found = self._encoded(texts)
         ids = torch.tensor([i for one in found for i in one], dtype=torch.long)
         return ids, torch.tensor([len(one) for one in found], dtype=torch.long)

@@ -9,6 +9,7 @@ from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -216,8 +217,8 @@ class Text(Task):
             except UserError as error:
                 yield name, error
 
-    def gapped(self, line: str) -> Tensor:
-        """Long[1 n]: the line's tokens, and the mask at every `_`."""
+    def gapped(self, line: str) -> Int[Tensor, "1 n"]:
+        """The line's tokens, and the mask at every `_`."""
         parts = [self.tokens.encode(part) for part in self.tokens.clean_around(line, GAP)]
         ids = parts[0]
         for part in parts[1:]:

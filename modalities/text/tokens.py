@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from omnidistill.data.lines import folded
@@ -69,8 +70,8 @@ class Tokens:
             return [self._ids[piece] for piece in self._bpe.encode(text).tokens]
         return [self._ids[character] for character in text]
 
-    def encode_all(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids of all texts one after another, Long[total], and how many each has, Long[texts]."""
+    def encode_all(self, texts: Sequence[str]) -> tuple[Int[Tensor, "total"], Int[Tensor, "texts"]]:
+        """Token ids of all texts one after another, and how many each has."""
         if self.merges:
             found = [
                 [self._ids[piece] for piece in one.tokens] for one in self._bpe.encode_batch(list(texts))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
@@ -161,8 +162,10 @@ class Clips:
         groups = {label: [span for span in self.spans if span.label == label] for label in self.labels}
         return {k: (v, torch.tensor([len(s.starts) for s in v]).cumsum(0)) for k, v in groups.items()}
 
-    def draw(self, count: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Clips Float[count 3 f size size] in [-1, 1] and their labels, Long[count]."""
+    def draw(
+        self, count: int, g: torch.Generator
+    ) -> tuple[Float[Tensor, "{count} 3 f size size"], Int[Tensor, "{count}"]]:
+        """Clips in [-1, 1] and their labels."""
         which = torch.randint(len(self.labels), (count,), generator=g)
         where = torch.rand(count, 3, generator=g, dtype=torch.float64)
         clips = torch.empty(count, 3, self.frames, self.size, self.size, dtype=torch.uint8)

@@ -16,33 +16,40 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import frechet_distance, resampled_frechet
+from omnidistill.shapes import Resampled
+
+Clips = Float[Tensor, "n 3 f h w"]
+
 
 CELLS = 4  # a side
 COMPONENTS = 48  # of the appearance, and as many of the motion
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def appearance(frames: Tensor) -> Tensor:
-    """frames: Float[n 3 h w] -> Float[n 176]."""
+def appearance(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 176"]:
+    """What a frame looks like, in 176 numbers."""
     grey = _grey(frames)
     across, down = _slopes(grey)
     detail = torch.cat((_slopes(across)[0], _slopes(down)[1]), 1)
     return torch.cat((_cells(frames), _energies(torch.cat((across, down, detail), 1))), 1)
 
 
-def motion(before: Tensor, after: Tensor) -> Tensor:
-    """before, after: Float[n 3 h w], neighbouring frames -> Float[n 96]."""
+def motion(before: Float[Tensor, "n 3 h w"], after: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 96"]:
+    """How two neighbouring frames differ, in 96 numbers."""
     grey = _grey(before)
     change = _grey(after) - grey
     return _energies(torch.cat((change, *(change * slope for slope in _slopes(grey))), 1))
 
 
-def describe(clips: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
-    """clips: Float[n 3 f h w] in [-1, 1] -> appearance Float[n f-1 176] and motion Float[n f-1 96] of its pairs."""
+def describe(
+    clips: Clips, batch: int = 32
+) -> tuple[Float[Tensor, "n pairs 176"], Float[Tensor, "n pairs 96"]]:
+    """Appearance and motion of the f - 1 pairs of clips in [-1, 1]."""
     seen, moved = [], []
     for part in clips.split(batch):  # so few that their pictures stay in the cache
         before, after = (x.transpose(1, 2).flatten(0, 1).float() for x in (part[:, :, :-1], part[:, :, 1:]))
@@ -70,8 +77,8 @@ class Judge:
     """Compares clips with held-out ones, in descriptors whitened on training clips.
 
     Args:
-        training, held_out: Float[n 3 f h w] in [-1, 1].
-        labels: Long[n], of the training clips.
+        training, held_out: clips in [-1, 1].
+        labels: of the training clips.
         classes: number of labels.
     """
 
@@ -85,13 +92,13 @@ class Judge:
         ridge = 1e-2 * len(points) * torch.eye(points.shape[1], dtype=torch.float64)
         self.classifier = torch.linalg.solve(points.T @ points + ridge, points.T @ wanted)
 
-    def features(self, clips: Tensor) -> Tensor:
-        """Float64[n f-1 2*COMPONENTS]: appearance, then motion, of every pair of neighbouring frames."""
+    def features(self, clips: Clips) -> Float64[Tensor, "n pairs components"]:
+        """2 COMPONENTS numbers: appearance, then motion, of every pair of neighbouring frames."""
         seen, moved = describe(clips)
         return torch.cat((self.seen(seen), self.moved(moved)), -1)
 
-    def bootstrap(self, clips: Tensor, counts: Tensor) -> Tensor:
-        """Float64[r]: `frechet` of resamples of the clips, `counts: Long[r n]`; a clip's frames go together."""
+    def bootstrap(self, clips: Clips, counts: Int[Tensor, "r n"]) -> Resampled:
+        """`frechet` of resamples of the clips; a clip's frames go together."""
         features = self.features(clips.clamp(-1.0, 1.0))
         owner = torch.arange(len(clips)).repeat_interleave(features.shape[1])
         return resampled_frechet(features.flatten(0, 1), self.real.flatten(0, 1), counts, owner)
@@ -101,11 +108,11 @@ class Judge:
         mean = features[..., :COMPONENTS].mean(1)
         return torch.cat((mean, torch.ones_like(mean[:, :1])), 1)
 
-    def __call__(self, clips: Tensor, labels: Tensor | None) -> dict[str, float]:
+    def __call__(self, clips: Clips, labels: Int[Tensor, "n"] | None) -> dict[str, float]:
         """
         Args:
-            clips: Float[n 3 f h w]; cut to [-1, 1] first, as when shown.
-            labels: Long[n], the recording each clip was asked for.
+            clips: cut to [-1, 1] first, as when shown.
+            labels: the recording each clip was asked for.
 
         Returns:
             frechet: of appearance and motion together, frechet_frames and frechet_motion of one of them (lower is

@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.networks.embeddings import zero
-from omnidistill.networks.features import Answer, inside, parted
+from omnidistill.networks.features import Found, inside, parted
 from omnidistill.networks.unet import UNet, embedding
+from omnidistill.shapes import Labels, PerSample
 
 MAP_WIDTH = 64
 
 
 class ClipUNet(nn.Module):
-    """`x -> U-Net(x) + M(t) x`: a 2-D U-Net on `Float[b c*f h w]`, in which every convolution sees all frames at once
-    (Voleti et al. 2022, MCVD), beside one linear map of the f frames to one another, `M(t): Float[f f]`.
+    """`x -> U-Net(x) + M(t) x`: a 2-D U-Net on [b c*f h w], in which every convolution sees all frames at once
+    (Voleti et al. 2022, MCVD), beside one linear map of the f frames to one another, the matrix M(t).
 
     For clips of a few frames the U-Net costs one picture's worth of positions where a network over space-time patches
     pays for each frame. The map carries what needs no thought at any resolution: under little noise frames as they
     are, under more the mean of neighbours, which is what a still background wants. Both start at zero.
 
     Args:
-        frames: f of `x: Float[b 3 f h w]`.
+        frames: f of x [b 3 f h w].
         channels, unshuffle, blocks, num_classes, heads, target_time, guidance: see `UNet`.
     """
 
@@ -59,16 +61,15 @@ class ClipUNet(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None = None,
+        x: Float[Tensor, "b 3 f h w"],
+        t: PerSample,
+        condition: Labels | None = None,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Float[b 3 f h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b] -> as x."""
+    ) -> Float[Tensor, "answered 3 f h w"] | Found:
         frames = x.shape[2]
         keywords = {"features": inside(features, "unet"), "answered": answered}
         out, found = parted(

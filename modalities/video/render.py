@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -16,14 +17,16 @@ ZOOM = 3  # a pixel of a clip is 3x3 pixels of the film
 RATE = 12  # frames a second of the film, about the pace of the recordings
 
 
-def sheet(clips: Tensor, path: Path) -> Path:
-    """clips: Float[n 3 f h w] -> a png with the first `ROWS` clips as rows of their frames; returns its path."""
+def sheet(clips: Float[Tensor, "n 3 f h w"], path: Path) -> Path:
+    """A png with the first `ROWS` clips as rows of their frames; returns its path."""
     frames = clips[:ROWS].transpose(1, 2).flatten(0, 1)
     return write_grid(frames, path, columns=clips.shape[2])
 
 
-def film(clips: Tensor, path: Path, rate: int = RATE, zoom: int = ZOOM, gap: int = 2) -> Path:
-    """clips: Float[n 3 f h w] in [-1, 1] -> an H.264 file in which all play at once, forwards and then backwards.
+def film(
+    clips: Float[Tensor, "n 3 f h w"], path: Path, rate: int = RATE, zoom: int = ZOOM, gap: int = 2
+) -> Path:
+    """An H.264 file in which all clips, in [-1, 1], play at once, forwards and then backwards.
 
     Raises:
         UserError: PyAV is missing or the file cannot be written.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -13,6 +14,7 @@ from omnidistill.denoisers.counter import Counter
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.posteriors import Posterior
+from omnidistill.shapes import State, TensorTime, Time
 
 
 class Denoiser(nn.Module):
@@ -51,26 +53,22 @@ class Denoiser(nn.Module):
 
     def forward(
         self,
-        x_t: Tensor,
-        t: Tensor | float,
+        x_t: State,
+        t: Time,
         context: Context = Context(),
         *,
-        target_time: Tensor | None = None,
+        target_time: TensorTime | None = None,
     ) -> Posterior:
         """
         Args:
-            x_t: the state, [b ...]; real numbers or token ids.
-            t: Float64 scalar or [b], time in [0, 1]; or [b f], one for each frame along the path's `time_axis`, for
-                networks that take such a time.
+            t: one for each frame along the path's `time_axis` is for networks that take such a time.
             target_time: shaped like t, s < t, for students that learned jumps to any s; s > t for those that learned to
                 jump towards noise, too.
         """
         self.count()
         return self.belief(x_t, t, context, target_time)
 
-    def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
-    ) -> Posterior:
+    def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         """What `forward` calls once it has counted: the belief, by whatever the subclass knows."""
         raise NotImplementedError("a Denoiser implements belief(x_t, t, context, target_time)")
 
@@ -103,19 +101,19 @@ class Denoiser(nn.Module):
         """The sample, now that a walk has come to its end at x0."""
         return x0
 
-    def output_weight(self, t: Tensor) -> Tensor:
-        """Float64[b]: the weight w(t) under which this denoiser is best trained; 1 where it does not say."""
+    def output_weight(self, t: Float64[Tensor, "b"]) -> Float64[Tensor, "b"]:
+        """The weight w(t) under which this denoiser is best trained; 1 where it does not say."""
         return torch.ones_like(t)
 
     def examine(
         self,
-        x_t: Tensor,
-        t: Tensor | float,
+        x_t: State,
+        t: Time,
         context: Context = Context(),
         layers: Sequence[str] | None = None,
         *,
         answered: int | None = None,
-        target_time: Tensor | None = None,
+        target_time: TensorTime | None = None,
     ) -> tuple[Posterior | None, dict[str, Tensor]]:
         """(belief, features) of one question in one counted call: what `forward` answers and what inner layers said.
 
@@ -131,12 +129,12 @@ class Denoiser(nn.Module):
             f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"
         )
 
-    def pool(self, found: Tensor, context: Context = Context()) -> Tensor:
-        """Float[b c]: a layer's output averaged over all axes but batch and channel, padding left out."""
+    def pool(self, found: Float[Tensor, "b ..."], context: Context = Context()) -> Float[Tensor, "b c"]:
+        """A layer's output averaged over all axes but batch and channel, padding left out."""
         raise UserError(f"{type(self).__name__} has no inner features; use a NetworkDenoiser")
 
-    def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """Float[b c]: the pooled features of the layer declared for discriminator heads. A call, which goes no farther
+    def features(self, x_t: State, t: Time, context: Context = Context()) -> Float[Tensor, "b c"]:
+        """The pooled features of the layer declared for discriminator heads. A call, which goes no farther
         than this layer where the network can stop there."""
         raise UserError(
             f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.denoisers.answers import tensor_of
@@ -94,8 +95,10 @@ def feature_channels(network: nn.Module) -> int:
     return int(declared)
 
 
-def pooled(found: Tensor, axis: int, mask: Tensor | None) -> Tensor:
-    """Float[b c]: features averaged over all axes but batch and channel (`axis`), padding left out."""
+def pooled(
+    found: Float[Tensor, "b ..."], axis: int, mask: Bool[Tensor, "#b ..."] | None
+) -> Float[Tensor, "b c"]:
+    """Features averaged over all axes but batch and channel (`axis`), padding left out."""
     found = found.movedim(axis, 1)
     if found.ndim == 2:
         return found
@@ -105,8 +108,10 @@ def pooled(found: Tensor, axis: int, mask: Tensor | None) -> Tensor:
     return (found * real).flatten(2).sum(-1) / real.expand_as(found).flatten(2).sum(-1).clamp_min(1.0)
 
 
-def _mask_of_features(mask: Tensor, features: Tensor) -> Tensor:
-    """The mask, Bool[b ... n ...] along one axis, at the resolution of `features: Float[b c ...]`, in their dtype."""
+def _mask_of_features(
+    mask: Bool[Tensor, "#b ..."], features: Float[Tensor, "b c ..."]
+) -> Float[Tensor, "#b ..."]:
+    """The mask, which runs along one axis, at the resolution of the features, in their dtype."""
     axis = max(range(1, mask.ndim), key=lambda i: mask.shape[i])
     # The same axis counted from the end, or the only one where tokens or points lost their channel axis.
     place = 2 if features.ndim == 3 else features.ndim - (mask.ndim - axis)

@@ -13,6 +13,7 @@ from omnidistill.denoisers.base import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.paths.base import as_time, rows
 from omnidistill.posteriors import Posterior, split
+from omnidistill.shapes import State, TensorTime, Time
 
 Null = int | Callable[[Condition], Condition]
 
@@ -56,9 +57,7 @@ class Guided(Denoiser):
     def count(self, number: float = 1) -> None:
         self.denoiser.count(number)
 
-    def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
-    ) -> Posterior:
+    def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         if self.scale is None and context.guidance is None:
             raise UserError("guidance without a scale takes it from context.guidance, and there is none")
         scale = context.guidance if self.scale is None else torch.tensor(float(self.scale))
@@ -96,8 +95,6 @@ class Told(Denoiser):
         self.denoiser, self.scale = denoiser, scale
         self.wants_target = denoiser.wants_target
 
-    def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
-    ) -> Posterior:
+    def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         scale = torch.full((x_t.shape[0],), float(self.scale), device=x_t.device)
         return self.denoiser(x_t, t, replace(context, guidance=scale), target_time=target_time)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -27,6 +28,7 @@ from omnidistill.posteriors import (
     Posterior,
     SimplexPosterior,
 )
+from omnidistill.shapes import Real, State, TensorTime, Time, Tokens
 
 View = Callable[[GaussianPath, Tensor], Tensor]
 
@@ -52,7 +54,7 @@ class NetworkDenoiser(Denoiser):
         sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
         unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
         target_time: the network takes the time to jump to as a keyword.
-        guidance: the network takes the guidance scale that it is to imitate as a keyword, `Float[b]`, and is told it
+        guidance: the network takes the guidance scale that it is to imitate as a keyword, one a sample, and is told it
             where the context has one. None: as the network says, see `denoisers.second.takes`.
         time_module: the name of the submodule that embeds the time, for students of a network that takes no second
             time or guidance scale; see `denoisers.second.Second`. None: as diffusers' classes call it.
@@ -131,7 +133,9 @@ class NetworkDenoiser(Denoiser):
         """State and time on the path that the network was trained on."""
         return (x_t, t) if self.elsewhere is None else self.elsewhere.state(x_t, t)
 
-    def output(self, x_t: Tensor, t: Tensor, context: Context, target_time: Tensor | None = None) -> Tensor:
+    def output(
+        self, x_t: State, t: TensorTime, context: Context, target_time: TensorTime | None = None
+    ) -> Float[Tensor, "b ..."]:
         """The bare network output."""
         out, _ = self._outputs(x_t, t, context, target_time)
         assert out is not None
@@ -139,10 +143,10 @@ class NetworkDenoiser(Denoiser):
 
     def _outputs(
         self,
-        x_t: Tensor,
-        t: Tensor,
+        x_t: State,
+        t: TensorTime,
         context: Context,
-        target_time: Tensor | None,
+        target_time: TensorTime | None,
         layers: Sequence[str] = (),
         answered: int | None = None,
         head: Tensor | None = None,
@@ -190,9 +194,7 @@ class NetworkDenoiser(Denoiser):
             x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t, self._time_axis)
         return asked(self.network, layers, answered, cast(x), time(t), *given, **keywords)
 
-    def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
-    ) -> Posterior:
+    def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         t = as_time(t, x_t)
         return self._read(self.output(x_t, t, context, target_time), x_t, t, context)
 
@@ -206,7 +208,7 @@ class NetworkDenoiser(Denoiser):
         assert out is not None
         return self._read(out, x_t, t, context)
 
-    def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+    def _read_point(self, out: Tensor, x_t: Real, t: Tensor, context: Context) -> Posterior:
         if out.shape != x_t.shape:
             raise UserError(
                 f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match"
@@ -227,7 +229,7 @@ class NetworkDenoiser(Denoiser):
         mean = torch.where(per_sample(t, x_t, self._time_axis) == 0, x_t, mean)
         return PointPosterior(mean if context.mask is None else mean * context.mask)
 
-    def _read_tokens(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+    def _read_tokens(self, out: Tensor, x_t: Tokens, t: Tensor, context: Context) -> Posterior:
         vocab = self.path.vocab  # type: ignore[attr-defined]
         if out.shape[:-1] != x_t.shape or out.shape[-1] < vocab:
             raise UserError(
@@ -250,8 +252,8 @@ class NetworkDenoiser(Denoiser):
         clean = per_sample(t, x_t, self._time_axis) == 0
         return SimplexPosterior(torch.where(clean, SimplexPosterior.of(x_t).logits, out.to(x_t.dtype)))
 
-    def output_weight(self, t: Tensor) -> Tensor:
-        """Float64[b]: the weight that turns an error of x0 into one of the bare output, `1 / b(t)^2`; 1 for tokens.
+    def output_weight(self, t: Float64[Tensor, "b"]) -> Float64[Tensor, "b"]:
+        """The weight that turns an error of x0 into one of the bare output, `1 / b(t)^2`; 1 for tokens.
 
         Training on the output's own error is what the parameterisation was chosen for (Salimans & Ho 2022, sec. 4).
         """
@@ -264,13 +266,13 @@ class NetworkDenoiser(Denoiser):
 
     def examine(
         self,
-        x_t: Tensor,
-        t: Tensor | float,
+        x_t: State,
+        t: Time,
         context: Context = Context(),
         layers: Sequence[str] | None = None,
         *,
         answered: int | None = None,
-        target_time: Tensor | None = None,
+        target_time: TensorTime | None = None,
     ) -> tuple[Posterior | None, dict[str, Tensor]]:
         self.count()
         t = as_time(t, x_t)
@@ -281,10 +283,10 @@ class NetworkDenoiser(Denoiser):
         some = slice(0, answered)
         return self._read(out, x_t[some], t[some] if t.ndim else t, context[some]), found
 
-    def pool(self, found: Tensor, context: Context = Context()) -> Tensor:
+    def pool(self, found: Float[Tensor, "b ..."], context: Context = Context()) -> Float[Tensor, "b c"]:
         return pooled(found, feature_layer(self.network)[1], context.mask)
 
-    def features(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
+    def features(self, x_t: State, t: Time, context: Context = Context()) -> Float[Tensor, "b c"]:
         _, found = self.examine(x_t, t, context, answered=0)
         return self.pool(next(iter(found.values())), context)
 

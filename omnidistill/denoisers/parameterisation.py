@@ -25,19 +25,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths.base import Time, holds, per_sample
 from omnidistill.paths.gaussian import GaussianPath
+from omnidistill.shapes import Real
 
 
 class Affine(NamedTuple):
-    """x0 = a * (x_t - beta y) + b * (out - o y), Float64, shaped like t."""
+    """x0 = a * (x_t - beta y) + b * (out - o y)."""
 
-    a: Tensor
-    b: Tensor
-    o: Tensor
+    a: Float64[Tensor, "*times"]
+    b: Float64[Tensor, "*times"]
+    o: Float64[Tensor, "*times"]
 
 
 def _x0(path: GaussianPath, t: Tensor, d: float) -> Affine:
@@ -118,12 +120,12 @@ def affine(path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0) -> A
 def to_x0(
     path: GaussianPath,
     kind: str,
-    out: Tensor,
-    x_t: Tensor,
+    out: Real,
+    x_t: Real,
     t: Time,
-    anchor: Tensor | None = None,
+    anchor: Real | None = None,
     d: float = 1.0,
-) -> Tensor:
+) -> Real:
     """The clean sample that the output `out` of a `kind` network means."""
     a, b, o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in affine(path, kind, t, d))
     if anchor is None:
@@ -135,12 +137,12 @@ def to_x0(
 def from_x0(
     path: GaussianPath,
     kind: str,
-    x0: Tensor,
-    x_t: Tensor,
+    x0: Real,
+    x_t: Real,
     t: Time,
-    anchor: Tensor | None = None,
+    anchor: Real | None = None,
     d: float = 1.0,
-) -> Tensor:
+) -> Real:
     """The inverse of `to_x0`; needs sigma > 0, for at t = 0 every output means the same x0."""
     a, b, o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in affine(path, kind, t, d))
     if anchor is None:
@@ -151,14 +153,14 @@ def from_x0(
 
 def convert(
     path: GaussianPath,
-    value: Tensor,
-    x_t: Tensor,
+    value: Real,
+    x_t: Real,
     t: Time,
     source: str,
     target: str,
-    anchor: Tensor | None = None,
+    anchor: Real | None = None,
     sigma_data: float = 1.0,
-) -> Tensor:
+) -> Real:
     """`value` of parameterisation `source` expressed in `target`, at the same x_t, t and anchor.
 
     Example:

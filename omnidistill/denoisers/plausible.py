@@ -22,6 +22,7 @@ from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, to_x0
 from omnidistill.errors import UserError
 from omnidistill.paths.base import as_time
 from omnidistill.random import generator
+from omnidistill.shapes import State
 
 PLACES = (0.2, 0.5, 0.8)
 """Of the path's span, where a belief is asked for."""
@@ -72,13 +73,13 @@ class Doubt:
 
 
 @torch.no_grad()
-def doubt(denoiser: Denoiser, x0: Tensor, context: Context = Context(), seed: int = 0) -> Doubt | None:
+def doubt(denoiser: Denoiser, x0: State, context: Context = Context(), seed: int = 0) -> Doubt | None:
     """What speaks against a teacher, None where nothing does or nothing can be said: for tokens, closed forms, networks
     that answer nothing under any reading. Costs six calls, and at most twelve more of a network whose answers say
     little as they are read; they are not counted.
 
     Args:
-        x0: clean samples, Float[b ...], on the denoiser's device.
+        x0: clean samples, on the denoiser's device.
     """
     if not isinstance(denoiser, NetworkDenoiser) or "gaussian" not in denoiser.path.offers:
         return None

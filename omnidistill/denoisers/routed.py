@@ -13,6 +13,7 @@ from omnidistill.errors import UserError
 from omnidistill.paths.base import as_time
 from omnidistill.paths.base import rows as per_row
 from omnidistill.posteriors import Posterior
+from omnidistill.shapes import State, TensorTime, Time
 
 Route = Callable[[Context], Tensor]
 
@@ -22,7 +23,7 @@ class Routed(Denoiser):
 
     Args:
         denoisers: by name, on one path, with beliefs of one kind.
-        route: from a context to the index of a denoiser for each sample, Long[b], in the order of the names.
+        route: from a context to the index of a denoiser for each sample, in the order of the names.
 
     A call counts once here, and once for each denoiser that was asked.
     """
@@ -38,9 +39,7 @@ class Routed(Denoiser):
         """Each under guidance: the route is that of the condition, which the unconditional half no longer has."""
         return Routed({name: Guided(one, scale, null) for name, one in self.denoisers}, self.route, self)
 
-    def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
-    ) -> Posterior:
+    def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         count = x_t.shape[0]
         which = self.route(context).to(x_t.device)
         if which.shape != (count,) or int(which.min()) < 0 or int(which.max()) >= len(self.denoisers):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -14,6 +15,7 @@ from omnidistill.denoisers.base import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.paths.base import as_time, rows
 from omnidistill.posteriors import Posterior
+from omnidistill.shapes import Real, State, TensorTime, Time
 
 TOGETHER = 8  # windows a network call: bounds the memory however long the state
 
@@ -63,9 +65,7 @@ class Windowed(Denoiser):
             self._walking[first] = self._walk()
         return self._walking[first]
 
-    def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
-    ) -> Posterior:
+    def belief(self, x_t: Real, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         n, b = x_t.shape[-1], x_t.shape[0]
         if n <= self.length:
             return self._inner(0)(x_t, t, context, target_time=target_time)
@@ -100,14 +100,16 @@ class Windowed(Denoiser):
         count = -(-(n - self.length) // hop) + 1
         return [round(i * (n - self.length) / (count - 1)) for i in range(count)]
 
-    def _weight(self, start: int, n: int, like: Tensor) -> Tensor:
-        """Float[length]: r_w, from 1/overlap at an end that a neighbour takes over, 1 at an end of the state."""
+    def _weight(self, start: int, n: int, like: Float[Tensor, "..."]) -> Float[Tensor, "length"]:
+        """r_w, from 1/overlap at an end that a neighbour takes over, 1 at an end of the state."""
         rise = torch.arange(1, self.length + 1, dtype=like.dtype, device=like.device) / self.overlap
         left = torch.ones_like(rise) if start == 0 else rise.clamp_max(1.0)
         right = torch.ones_like(rise) if start + self.length == n else rise.flip(0).clamp_max(1.0)
         return torch.minimum(left, right)
 
-    def _cut_time(self, t: Tensor, start: int, x_t: Tensor) -> Tensor:
+    def _cut_time(
+        self, t: Float[Tensor, "b"] | Float[Tensor, "b f"], start: int, x_t: State
+    ) -> Float[Tensor, "b"] | Float[Tensor, "b cut"]:
         """The times of one window: those of its own frames, where a time per frame runs along the last axis."""
         axis = getattr(self.path, "time_axis", None)
         along = t.ndim == 2 and axis is not None and axis % x_t.ndim == x_t.ndim - 1

@@ -20,6 +20,7 @@ from omnidistill.evaluation.round_trip import NAME as ROUND_TRIP
 from omnidistill.evaluation.round_trip import round_trip
 from omnidistill.random import generator
 from omnidistill.samplers import Sampler
+from omnidistill.shapes import Resampled
 from omnidistill.tasks import Task
 
 Progress = Callable[[int, int], None]
@@ -38,7 +39,7 @@ class Point:
         metrics: what `task.measure` said.
         seconds_per_sample: wall time of sampling alone, over the number of samples, in batches.
         x0, context: the first samples and their contexts on the CPU, for `task.render`.
-        resampled: Float64[r], the primary metric on resamples; None where none were asked for.
+        resampled: the primary metric on resamples; None where none were asked for.
         interval: of the primary metric, see `intervals.interval`.
     """
 
@@ -48,7 +49,7 @@ class Point:
     seconds_per_sample: float
     x0: Tensor = field(repr=False)
     context: Context = field(repr=False)
-    resampled: Tensor | None = field(default=None, repr=False)
+    resampled: Resampled | None = field(default=None, repr=False)
     interval: Interval | None = None
 
     def record(self) -> dict[str, Any]:

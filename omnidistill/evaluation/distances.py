@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.energy import checked
+from omnidistill.shapes import Counts, Resampled
 
 NEIGHBOURS = 3  # k of Kynkäänniemi et al. 2019, section 3
 MANIFOLD_POINTS = 2000  # precision and recall cost the square of this
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor, g: torch.Generator, projections: int = 128) -> float:
+def sliced_wasserstein(
+    x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."], g: torch.Generator, projections: int = 128
+) -> float:
     """`sqrt(mean_theta W2(theta.X, theta.Y)^2)` with `projections` directions theta drawn uniformly from the sphere.
 
     W2 in one dimension is exact, `int_0^1 (F^-1(q) - G^-1(q))^2 dq`, also for n != m. Units are those of the data.
     For two points it is `|x - y| / sqrt(d)` in expectation of the square.
 
     Args:
-        x, y: Float[n ...] and Float[m ...].
         g: draws the directions; the same generator state gives the same directions.
 
     Raises:
@@ -49,8 +52,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, g: torch.Generator, projections: in
     return float((width @ (first[i] - second[j]).square()).mean().sqrt())
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to `a: Float[n d]` and `b: Float[m d]`, n, m >= 2.
+def frechet_distance(a: Float[Tensor, "n ..."], b: Float[Tensor, "m ..."]) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to the points a and b, at least two each.
 
     |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_b^{1/2} S_a S_b^{1/2})^{1/2})   (Dowson and Landau 1982;
     Heusel et al. 2017, arXiv:1706.08500, eq. 6). The symmetrised product has a real spectrum, so no matrix root of an
@@ -66,13 +69,16 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def resampled_frechet(
-    a: Tensor, b: Tensor, counts: Tensor, owner: Tensor | None = None, b_owner: Tensor | None = None
-) -> Tensor:
-    """Float64[r]: `frechet_distance` on resamples of the samples behind `a: Float[n d]`, from weighted moments.
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    counts: Counts,
+    owner: Int[Tensor, "n"] | None = None,
+    b_owner: Int[Tensor, "m"] | None = None,
+) -> Resampled:
+    """`frechet_distance` on resamples of the samples behind a, from weighted moments.
 
     Args:
-        counts: Long[r s], how often each of s samples is in each resample.
-        owner: Long[n], the sample that each row of a belongs to; None: row i to sample i.
+        owner: the sample that each row of a belongs to; None: row i to sample i.
         b_owner: the same for b, where its rows go with the samples (what each was made from); None: b stays as it is.
     """
     a, b = _points(a), _points(b)
@@ -84,8 +90,10 @@ def resampled_frechet(
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _moments(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased covariance of Float64[n d] under weights Float64[n], which count how often a row is there."""
+def _moments(
+    points: Float64[Tensor, "n d"], weights: Float64[Tensor, "n"]
+) -> tuple[Float64[Tensor, "d"], Float64[Tensor, "d d"]]:
+    """Mean and unbiased covariance under weights, which count how often a row is there."""
     total = weights.sum()
     mean = weights @ points / total
     centred = (points - mean) * weights.sqrt().unsqueeze(1)
@@ -107,12 +115,12 @@ def _frechet(made: tuple[Tensor, Tensor], mean: Tensor, covariance: Tensor, root
 
 
 def precision_recall(
-    fake: Tensor, real: Tensor, k: int = NEIGHBOURS, points: int = MANIFOLD_POINTS
+    fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = NEIGHBOURS, points: int = MANIFOLD_POINTS
 ) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eqs. 1 and 2), each in [0, 1].
 
     A set's manifold is the union of balls around its points, each reaching its k-th nearest other point. Precision is
-    the share of `fake: Float[n d]` inside the manifold of `real: Float[m d]`, recall the share of real inside that of
+    the share of `fake` inside the manifold of `real`, recall the share of real inside that of
     fake. Both sets are thinned to the same size, at most `points` evenly spaced rows: the radii depend on the size.
 
     Raises:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError
+from omnidistill.shapes import Counts, Resampled
 
 CHUNK = 2**22  # distances held at once: 32 MiB
 
 
-def energy_distance(x: Tensor, y: Tensor, *, paired: bool = False) -> float:
-    """The energy distance of the points `x: Float[n ...]` and `y: Float[m ...]`, see `Energy`."""
+def energy_distance(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."], *, paired: bool = False) -> float:
+    """The energy distance of two sets of points, see `Energy`."""
     return Energy(y, paired=paired)(x)
 
 
 class Energy:
-    """`sign(E) sqrt(|E|)`, `E = 2 E|X - Y| - E|X - X'| - E|Y - Y'|`, to the points `real: Float[m ...]`.
+    """`sign(E) sqrt(|E|)`, `E = 2 E|X - Y| - E|X - X'| - E|Y - Y'|`, to the points `real`.
 
     The distance of two distributions is zero if and only if they are equal; in one dimension it is
     `sqrt(2 int (F - G)^2)`. The means within a set run over pairs of different points (the U-statistic), so E has no
@@ -26,7 +28,7 @@ class Energy:
     pair, and its term is 0.
 
     Args:
-        real: Float[m ...]; distances between these points are computed once.
+        real: distances between these points are computed once.
         paired: row i of both sets shares what it was drawn under (a label, an anchor). Then the cross mean, too, runs
             over different rows, for x_i and y_i are nearer to one another than two independent points
             (Gretton et al. 2012, eq. 4).
@@ -37,7 +39,7 @@ class Energy:
     Source: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
     """
 
-    def __init__(self, real: Tensor, *, paired: bool = False) -> None:
+    def __init__(self, real: Float[Tensor, "m ..."], *, paired: bool = False) -> None:
         self.given, self.paired = real.detach(), paired
         self._real = self.given.flatten(1).double()
         self._known: list[
@@ -48,27 +50,25 @@ class Energy:
         """Whether this is the distance to those points."""
         return self.paired == paired and torch.equal(self.given, real)
 
-    def __call__(self, x: Tensor) -> float:
-        """To `x: Float[n ...]`."""
+    def __call__(self, x: Float[Tensor, "n ..."]) -> float:
         x = checked(x, self._real)
         ones = (torch.ones(1, len(points), dtype=torch.float64) for points in (x, self._real))
         return float(self._under(x, *ones))
 
-    def resampled(self, x: Tensor, counts: Tensor) -> Tensor:
-        """Float64[r]: the distance on resamples of x; NaN where one holds a single point over and over.
+    def resampled(self, x: Float[Tensor, "n ..."], counts: Counts) -> Resampled:
+        """The distance on resamples of x; NaN where one holds a single point over and over.
 
         A point drawn twice is no pair with itself, so the resamples have no bias either. Real points are drawn anew as
         well, by the same counts where there are as many of them as samples: the noise of both sets is in the interval.
-
-        Args:
-            counts: Long[r n], how often each sample is in each resample.
         """
         x = checked(x, self._real)
         weights = counts.double()
         return self._under(x, weights, weights if len(x) == len(self._real) else _ones(weights, self._real))
 
-    def _under(self, x: Tensor, w: Tensor, v: Tensor) -> Tensor:
-        """Float64[r] with weights w: Float64[r n] of the samples and v: Float64[r m] of the real points."""
+    def _under(
+        self, x: Float[Tensor, "n ..."], w: Float64[Tensor, "r n"], v: Float64[Tensor, "r m"]
+    ) -> Resampled:
+        """With weights w of the samples and v of the real points."""
         real = self._real
         cross = _total(x, real, w, v)
         pairs = w.sum(1) * v.sum(1)
@@ -88,8 +88,8 @@ class Energy:
         return value
 
 
-def mean_of_pairs(x: Tensor, weights: Tensor) -> Tensor:
-    """Float64[r]: the mean of `|x_i - x_j|` over pairs i != j with weights w_i w_j, `weights: Float64[r n]`."""
+def mean_of_pairs(x: Float[Tensor, "n ..."], weights: Float64[Tensor, "r n"]) -> Resampled:
+    """The mean of `|x_i - x_j|` over pairs i != j with weights w_i w_j."""
     return off_diagonal(_total(x, x, weights, weights, zero=True), weights, len(x))
 
 
@@ -100,8 +100,8 @@ def off_diagonal(total: Tensor, weights: Tensor, count: int) -> Tensor:
     return torch.zeros_like(total) if count == 1 else torch.where(pairs > 0, total / pairs, torch.nan)
 
 
-def checked(x: Tensor, y: Tensor) -> Tensor:
-    """x: Float[n ...] as Float64[n d] beside y: Float64[m d]."""
+def checked(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."]) -> Float64[Tensor, "n d"]:
+    """x as rows of numbers, as many each as y has."""
     x = x.detach().flatten(1).double()
     if x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise UserError(
@@ -116,8 +116,14 @@ def _ones(weights: Tensor, points: Tensor) -> Tensor:
     return weights.new_ones(len(weights), len(points))
 
 
-def _total(x: Tensor, y: Tensor, w: Tensor, v: Tensor, zero: bool = False) -> Tensor:
-    """Float64[r]: `sum_ij w_i |x_i - y_j| v_j`, some rows at a time."""
+def _total(
+    x: Float64[Tensor, "n d"],
+    y: Float64[Tensor, "m d"],
+    w: Float64[Tensor, "r n"],
+    v: Float64[Tensor, "r m"],
+    zero: bool = False,
+) -> Resampled:
+    """`sum_ij w_i |x_i - y_j| v_j`, some rows at a time."""
     centre = y.mean(0)  # changes no distance, and keeps the matrix product accurate far from the origin
     x, y = x - centre, y - centre
     total = w.new_zeros(len(w))

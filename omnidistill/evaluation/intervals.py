@@ -7,9 +7,11 @@ two figures does not blur their difference.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from omnidistill.random import generator
+from omnidistill.shapes import Counts, Resampled
 
 LEVEL = 0.95
 RESAMPLES = 200
@@ -19,19 +21,21 @@ WHOLE = 0.9  # share of resamples on which a figure must exist
 Interval = tuple[float, float]
 
 
-def draw(samples: int, seed: int, resamples: int = RESAMPLES) -> Tensor:
-    """Long[resamples samples]: how often each sample is in each resample of the same size, drawn with replacement."""
+def draw(samples: int, seed: int, resamples: int = RESAMPLES) -> Int[Tensor, "{resamples} {samples}"]:
+    """How often each sample is in each resample of the same size, drawn with replacement."""
     g = generator(seed, "evaluation", "resamples")
     rows = torch.randint(samples, (resamples, samples), generator=g)
     counts = torch.zeros(resamples, samples, dtype=torch.long)
     return counts.scatter_add_(1, rows, torch.ones_like(rows))
 
 
-def mean(values: Tensor, counts: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Float64[r]: the mean of `values: Float[n]`, one a sample, on each of the resamples `counts: Long[r n]`.
+def mean(
+    values: Shaped[Tensor, "n"], counts: Counts, weights: Shaped[Tensor, "n"] | None = None
+) -> Resampled:
+    """The mean of values, one a sample, on each of the resamples.
 
     Args:
-        weights: Float[n] of the samples in the mean; None: all alike.
+        weights: of the samples in the mean; None: all alike.
     """
     counts = counts.double()
     if weights is not None:

@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -24,6 +25,7 @@ from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import categorical, generator, in_order, normal
 from omnidistill.samplers import Heun, Sampler
+from omnidistill.shapes import TensorTime, Time
 from omnidistill.tasks import Metric, Task
 
 ANCHOR_STD = 0.5
@@ -32,17 +34,17 @@ SPREAD = (0.08, 0.2)  # standard deviations of a mode along its axes
 
 
 class LinearMixture(NamedTuple):
-    """`x0 | y ~ sum_j w_j N(A y + b + m_j, Q diag(variance) Q^T)`, with `sum_j w_j m_j = 0`; all Float64.
+    """`x0 | y ~ sum_j w_j N(A y + b + m_j, Q diag(variance) Q^T)`, with `sum_j w_j m_j = 0`.
 
-    slope: A [d d]. offset: b [d]. shifts: m [k d]. weights: w [k]. axes: Q [d d], orthogonal. variance: [d].
+    slope: A. offset: b. shifts: m. weights: w. axes: Q, orthogonal.
     """
 
-    slope: Tensor
-    offset: Tensor
-    shifts: Tensor
-    weights: Tensor
-    axes: Tensor
-    variance: Tensor
+    slope: Float64[Tensor, "d d"]
+    offset: Float64[Tensor, "d"]
+    shifts: Float64[Tensor, "k d"]
+    weights: Float64[Tensor, "k"]
+    axes: Float64[Tensor, "d d"]
+    variance: Float64[Tensor, "d"]
 
     @classmethod
     def random(cls, dim: int, modes: int, seed: int) -> LinearMixture:
@@ -72,12 +74,12 @@ class LinearMixture(NamedTuple):
         """On this device."""
         return LinearMixture(*(part.to(device) for part in self))
 
-    def mean(self, y: Tensor) -> Tensor:
-        """Float64[b d]: `E[x0 | y] = A y + b`."""
+    def mean(self, y: Float[Tensor, "b d"]) -> Float64[Tensor, "b d"]:
+        """`E[x0 | y] = A y + b`."""
         return y.double() @ self.slope.mT + self.offset
 
-    def sample(self, y: Tensor, g: torch.Generator) -> Tensor:
-        """Float64[b d]: x0 ~ p(x0 | y)."""
+    def sample(self, y: Float[Tensor, "b d"], g: torch.Generator) -> Float64[Tensor, "b d"]:
+        """x0 ~ p(x0 | y)."""
         component = categorical(self.weights.expand(len(y), -1), g)
         noise = torch.randn(y.shape, generator=g, dtype=torch.float64)
         return self.mean(y) + self.shifts[component] + (noise * self.variance.sqrt()) @ self.axes.mT
@@ -86,7 +88,7 @@ class LinearMixture(NamedTuple):
         """The law of `diag(variance)^(-1/2) Q^T (x0 - A y - b)`, which does not depend on y."""
         return Mixture((self.shifts @ self.axes) / self.variance.sqrt(), 1.0, self.weights)
 
-    def whiten(self, x0: Tensor, y: Tensor) -> Tensor:
+    def whiten(self, x0: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> Float64[Tensor, "b d"]:
         """x0 given y as independent numbers of unit variance about their component's mean."""
         return ((x0.double() - self.mean(y)) @ self.axes) / self.variance.sqrt()
 
@@ -107,7 +109,7 @@ class BridgeDenoiser(Denoiser):
         self.law = law
 
     def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+        self, x_t: Float[Tensor, "b d"], t: Time, context: Context, target_time: TensorTime | None
     ) -> PointPosterior:
         z, alpha, v, law, y = self._seen(x_t, t, context)
         centres = (law.mean(y).unsqueeze(1) + law.shifts) @ law.axes
@@ -117,17 +119,23 @@ class BridgeDenoiser(Denoiser):
         mean = torch.einsum("bk,bkd->bd", responsibility, centres + gain * error) @ law.axes.mT
         return PointPosterior(mean.to(x_t.dtype))
 
-    def log_density(self, x_t: Tensor, t: Tensor | float, context: Context) -> Tensor:
-        """Float64[b]: `log p_t(x_t | y)`, where x_t has a density."""
+    def log_density(self, x_t: Float[Tensor, "b d"], t: Time, context: Context) -> Float64[Tensor, "b"]:
+        """`log p_t(x_t | y)`, where x_t has a density."""
         z, alpha, v, law, y = self._seen(x_t, t, context)
         centres = (law.mean(y).unsqueeze(1) + law.shifts) @ law.axes
         square = ((z.unsqueeze(1) - alpha.unsqueeze(2) * centres) ** 2 / v.unsqueeze(1)).sum(2)
         return (law.weights.log() - 0.5 * square).logsumexp(1) - 0.5 * torch.log(2 * math.pi * v).sum(1)
 
     def _seen(
-        self, x_t: Tensor, t: Tensor | float, context: Context
-    ) -> tuple[Tensor, Tensor, Tensor, LinearMixture, Tensor]:
-        """(Q^T z: [b d], alpha: [b or 1, 1], v: [b or 1, d], the law, y), on the state's device."""
+        self, x_t: Float[Tensor, "b d"], t: Time, context: Context
+    ) -> tuple[
+        Float64[Tensor, "b d"],
+        Float64[Tensor, "#b 1"],
+        Float64[Tensor, "#b d"],
+        LinearMixture,
+        Float64[Tensor, "b d"],
+    ]:
+        """(Q^T z, alpha, v, the law, y), on the state's device."""
         if context.anchor is None:
             raise UserError(
                 f"the bridge's denoiser needs an anchor y shaped {tuple(x_t.shape)}; the batch has none"

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.random import categorical, generator
+from omnidistill.shapes import Tokens
+
+Square = Float64[Tensor, "k k"]
 
 
-def stationary(transition: Tensor) -> Tensor:
-    """pi: Float64[k] with `pi P = pi` and `sum pi = 1`, by the linear system with one equation replaced.
+def stationary(transition: Square) -> Float64[Tensor, "k"]:
+    """Pi with `pi P = pi` and `sum pi = 1`, by the linear system with one equation replaced.
 
     Args:
-        transition: P: Float64[k k], rows sum to 1, every entry > 0 (so that pi is unique).
+        transition: P; rows sum to 1, every entry > 0 (so that pi is unique).
     """
     k = len(transition)
     system = transition.double().T - torch.eye(k, dtype=torch.float64)
@@ -30,12 +34,12 @@ class MarkovChain:
     """`p(x) = pi(x_1) prod_i P(x_{i+1} | x_i)` with pi the stationary distribution of P.
 
     Attributes:
-        transition: P: Float64[k k], every entry > 0, rows sum to 1.
-        initial: pi: Float64[k].
+        transition: P; every entry > 0, rows sum to 1.
+        initial: pi.
     """
 
-    transition: Tensor
-    initial: Tensor
+    transition: Square
+    initial: Float64[Tensor, "k"]
 
     @classmethod
     def of(cls, transition: Tensor) -> MarkovChain:
@@ -63,8 +67,8 @@ class MarkovChain:
         return len(self.initial)
 
     @property
-    def bigrams(self) -> Tensor:
-        """Float64[k k]: probability of two neighbouring tokens, `pi_a P_ab`."""
+    def bigrams(self) -> Square:
+        """Probability of two neighbouring tokens, `pi_a P_ab`."""
         return self.initial[:, None] * self.transition
 
     @property
@@ -72,20 +76,20 @@ class MarkovChain:
         """`-sum pi_a P_ab log P_ab`, nats per token of a long sequence."""
         return -float((self.bigrams * self.transition.log()).sum())
 
-    def sample(self, count: int, length: int, g: torch.Generator) -> Tensor:
-        """Long[count length]."""
+    def sample(self, count: int, length: int, g: torch.Generator) -> Int[Tensor, "{count} {length}"]:
+        """Sequences from the stationary start."""
         tokens = torch.empty(count, length, dtype=torch.long)
         tokens[:, 0] = categorical(self.initial.expand(count, -1), g)
         for i in range(1, length):
             tokens[:, i] = categorical(self.transition[tokens[:, i - 1]], g)
         return tokens
 
-    def log_likelihood(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Float64[b]: `log p(x)` of the real tokens, in nats.
+    def log_likelihood(self, tokens: Tokens, mask: Bool[Tensor, "b n"] | None = None) -> Float64[Tensor, "b"]:
+        """`log p(x)` of the real tokens, in nats.
 
         Args:
-            tokens: Long[b n] in 0 ... k - 1; what padding holds does not matter.
-            mask: Bool[b n], True where a token is real; padding may precede or follow a sequence, not interrupt it.
+            tokens: in 0 ... k - 1; what padding holds does not matter.
+            mask: True where a token is real; padding may precede or follow a sequence, not interrupt it.
         """
         device = tokens.device
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.expand(tokens.shape)
@@ -97,13 +101,14 @@ class MarkovChain:
         return steps + torch.where(first, start, 0.0).sum(1)
 
 
-def marginals(initial: Tensor, transition: Tensor, evidence: Tensor) -> Tensor:
-    """`p(x_i = a | evidence)`, Float64[b n k], by forward-backward (Rabiner 1989, eqs. 19 to 27, with his scaling).
+def marginals(
+    initial: Float64[Tensor, "k"], transition: Square, evidence: Float64[Tensor, "b n k"]
+) -> Float64[Tensor, "b n k"]:
+    """`p(x_i = a | evidence)` by forward-backward (Rabiner 1989, eqs. 19 to 27, with his scaling).
 
     Args:
-        initial: pi: Float64[k].
-        transition: P: Float64[k k].
-        evidence: Float64[b n k], the likelihood `p(observation_i | x_i = a)` up to a factor per position: one-hot for
+        initial, transition: pi and P.
+        evidence: the likelihood `p(observation_i | x_i = a)` up to a factor per position: one-hot for
             a seen token, all equal for a hidden one.
     """
     length = evidence.shape[1]

@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -25,13 +26,14 @@ from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import categorical, generator
 from omnidistill.samplers import Heun, Sampler
+from omnidistill.shapes import Labels, TensorTime, Time
 from omnidistill.tasks import Metric, Task
 
 
 class MixtureDenoiser(Denoiser):
     """`E[x0 | x_t]` of a mixture on any Gaussian path without an anchor (see `Mixture.posterior_mean`).
 
-    Computed in float64 and returned in the dtype of x_t. Where the context has a condition, `Long[b]`, it names the
+    Computed in float64 and returned in the dtype of x_t. Where the context has a condition, it names the
     component, and `mixture.count` means that nothing is known.
     """
 
@@ -42,18 +44,20 @@ class MixtureDenoiser(Denoiser):
         self.mixture = mixture
 
     def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+        self, x_t: Float[Tensor, "b d"], t: Time, context: Context, target_time: TensorTime | None
     ) -> PointPosterior:
         alpha, _, sigma = self.path.coefficients(as_time(t, x_t))
         return PointPosterior(self.mixture.posterior_mean(x_t, alpha, sigma, _labels(context)).to(x_t.dtype))
 
-    def log_density(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """Float64[b]: `log p_t(x_t)`, whose gradient is the score `(alpha E[x0 | x_t] - x_t) / sigma^2`."""
+    def log_density(
+        self, x_t: Float[Tensor, "b d"], t: Time, context: Context = Context()
+    ) -> Float64[Tensor, "b"]:
+        """`log p_t(x_t)`, whose gradient is the score `(alpha E[x0 | x_t] - x_t) / sigma^2`."""
         alpha, _, sigma = self.path.coefficients(as_time(t, x_t))
         return self.mixture.log_density(x_t, alpha, sigma, _labels(context))
 
 
-def _labels(context: Context) -> Tensor | None:
+def _labels(context: Context) -> Labels | None:
     if context.condition is not None and not isinstance(context.condition, Tensor):
         raise UserError("the condition of a Gaussian mixture is a tensor of component labels")
     return context.condition

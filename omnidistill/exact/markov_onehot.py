@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -13,14 +14,15 @@ from omnidistill.exact.chain import MarkovChain, marginals
 from omnidistill.paths import OneHotPath, Path
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import SimplexPosterior
+from omnidistill.shapes import TensorTime, Time
 
 
 class OneHotChainDenoiser(Denoiser):
-    """`p(x0_i | x_t)` of every token, exact, for `x_t: Float[b n k]`: forward-backward with Gaussian emissions.
+    """`p(x0_i | x_t)` of every token, exact: forward-backward with Gaussian emissions.
 
     A state gives token a the evidence `N(x_t,i; alpha e_a, sigma^2 I)`. Since |e_a|^2 is the same for all a, that is
     `exp(alpha x_t,i,a / sigma^2)` up to a factor per position. At t = 0 the token is the largest coordinate; at t = 1
-    nothing is evidence. Padding (context.mask: Bool[b n 1]) is none either.
+    nothing is evidence. Padding is none either.
     """
 
     initial: Tensor
@@ -34,8 +36,10 @@ class OneHotChainDenoiser(Denoiser):
         self.register_buffer("initial", chain.initial)
         self.register_buffer("transition", chain.transition)
 
-    def evidence(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """`q(x_t | x0 = a)` up to a factor per position: Float64[b n k]."""
+    def evidence(
+        self, x_t: Float[Tensor, "b n k"], t: Time, context: Context = Context()
+    ) -> Float64[Tensor, "b n k"]:
+        """`q(x_t | x0 = a)` up to a factor per position."""
         x = x_t.double()
         alpha, _, sigma = self.path.coefficients(as_time(t, x_t))
         a, n = per_sample(alpha, x), per_sample(sigma, x)
@@ -46,7 +50,7 @@ class OneHotChainDenoiser(Denoiser):
         return likelihood if context.mask is None else torch.where(context.mask, likelihood, 1.0)
 
     def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+        self, x_t: Float[Tensor, "b n k"], t: Time, context: Context, target_time: TensorTime | None
     ) -> SimplexPosterior:
         found = marginals(self.initial, self.transition, self.evidence(x_t, t, context))
         # Never the logarithm of 0, whose gradient is no number.

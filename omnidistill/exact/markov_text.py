@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -23,6 +24,7 @@ from omnidistill.paths import MaskedPath, OneHotPath, Path, UniformPath
 from omnidistill.paths.base import as_time, per_sample, undecided
 from omnidistill.posteriors import IMPOSSIBLE, CategoricalPosterior
 from omnidistill.samplers import Euler, Sampler
+from omnidistill.shapes import TensorTime, Time, Tokens
 from omnidistill.tasks import Metric, Task
 
 
@@ -32,7 +34,7 @@ class ChainDenoiser(Denoiser):
     Each x_t gives its x0 the evidence `q(x_t | x0)`: on a masked path a one-hot where the token is seen and nothing
     where it is masked; on the uniform path `alpha [x_t = x0] + (1 - alpha) / k`. Forward-backward joins them. At
     t = 1, where alpha is 0, nothing is evidence and the answer is the stationary distribution everywhere. Padding
-    (context.mask: Bool[b n]) is no evidence either.
+    is no evidence either.
 
     Args:
         dtype: of the returned log-probabilities; float32 as from a network. The sums run in float64 whatever it is.
@@ -51,8 +53,8 @@ class ChainDenoiser(Denoiser):
         self.register_buffer("initial", chain.initial)
         self.register_buffer("transition", chain.transition)
 
-    def evidence(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """`q(x_t | x0 = a)` up to a factor per position: Float64[b n k]."""
+    def evidence(self, x_t: Tokens, t: Time, context: Context = Context()) -> Float64[Tensor, "b n k"]:
+        """`q(x_t | x0 = a)` up to a factor per position."""
         vocab = len(self.initial)
         seen = F.one_hot(x_t.clamp(max=vocab - 1), vocab).double()
         if "uniform" in self.path.offers:
@@ -66,12 +68,12 @@ class ChainDenoiser(Denoiser):
             return likelihood
         return torch.where(context.mask.expand(x_t.shape).unsqueeze(-1), likelihood, 1.0)
 
-    def marginals(self, x_t: Tensor, t: Tensor | float, context: Context = Context()) -> Tensor:
-        """`p(x0_i = a | x_t)`: Float64[b n k], rows sum to 1. x_t: Long[b n]."""
+    def marginals(self, x_t: Tokens, t: Time, context: Context = Context()) -> Float64[Tensor, "b n k"]:
+        """`p(x0_i = a | x_t)`; they sum to 1 over a."""
         return marginals(self.initial, self.transition, self.evidence(x_t, t, context))
 
     def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+        self, x_t: Tokens, t: Time, context: Context, target_time: TensorTime | None
     ) -> CategoricalPosterior:
         log_probs = self.marginals(x_t, t, context).log().clamp_min(IMPOSSIBLE)
         return CategoricalPosterior(log_probs.to(self.dtype))
@@ -200,8 +202,8 @@ class MarkovTextTask(Task):
         fits = self.onehot and x0.is_floating_point() and x0.shape[-1] == self.vocab
         return (x0.argmax(-1) if fits else x0).cpu()
 
-    def _tokens(self, x0: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The samples and where they are real, Long and Bool[count length]; a `UserError` for anything else."""
+    def _tokens(self, x0: Shaped[Tensor, "b n ..."], context: Context) -> tuple[Tokens, Bool[Tensor, "b n"]]:
+        """The samples and where they are real; a `UserError` for anything else."""
         tokens = self._decoded(x0)
         if tokens.ndim != 2 or tokens.is_floating_point() or not len(tokens):
             given = f"{tuple(x0.shape)} {x0.dtype}"

@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from omnidistill.random import categorical
+from omnidistill.shapes import Labels
+
+Scale = Float[Tensor, ""] | Float[Tensor, "#b"]
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,13 @@ class Mixture:
     Noised, `x_t = alpha x0 + sigma eps`, it is `sum_k w_k N(alpha mu_k, v I)`, `v = alpha^2 std^2 + sigma^2`.
 
     Attributes:
-        means: Float64[k d].
         std: above 0.
-        weights: Float64[k], above 0, sum 1.
+        weights: above 0, sum 1.
     """
 
-    means: Tensor
+    means: Float64[Tensor, "k d"]
     std: float
-    weights: Tensor
+    weights: Float64[Tensor, "k"]
 
     @property
     def count(self) -> int:
@@ -40,8 +43,8 @@ class Mixture:
         """`sqrt(E|x0|^2 / d)`: the sigma_data with which `edm` has inputs and targets of unit second moment."""
         return math.sqrt(float(self.weights @ self.means.square().sum(1)) / self.dim + self.std**2)
 
-    def sample(self, labels: Tensor, g: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """(x0: Float64[b d], component: Long[b]); a label equal to `count` lets the weights choose the component."""
+    def sample(self, labels: Labels, g: torch.Generator | None) -> tuple[Float64[Tensor, "b d"], Labels]:
+        """(x0, component); a label equal to `count` lets the weights choose the component."""
         chosen = categorical(self.weights.expand(len(labels), -1), g).to(labels.device)
         component = torch.where(labels == self.count, chosen, labels)
         noise = torch.randn(
@@ -49,8 +52,10 @@ class Mixture:
         )
         return self.means[component.cpu()] + self.std * noise.cpu(), component
 
-    def log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Float64[b k]: `log w_k N(x; alpha mu_k, v I)` for `x: Float[b d]`, alpha and sigma Float64[b] or scalars.
+    def log_joint(
+        self, x: Float[Tensor, "b d"], alpha: Scale, sigma: Scale, labels: Labels | None = None
+    ) -> Float64[Tensor, "b k"]:
+        """`log w_k N(x; alpha mu_k, v I)`.
 
         With labels only the labelled component is possible (`count`: all of them).
         """
@@ -68,12 +73,16 @@ class Mixture:
             log_weights = torch.where(allowed, log_weights, -torch.inf)
         return log_weights - 0.5 * (square / variance + self.dim * torch.log(2 * math.pi * variance))
 
-    def log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Float64[b]: `log p_t(x)`."""
+    def log_density(
+        self, x: Float[Tensor, "b d"], alpha: Scale, sigma: Scale, labels: Labels | None = None
+    ) -> Float64[Tensor, "b"]:
+        """`log p_t(x)`."""
         return self.log_joint(x, alpha, sigma, labels).logsumexp(1)
 
-    def posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Float64[b d]: `E[x0 | x_t] = sum_k r_k (mu_k + alpha std^2 / v (x - alpha mu_k))` with the
+    def posterior_mean(
+        self, x: Float[Tensor, "b d"], alpha: Scale, sigma: Scale, labels: Labels | None = None
+    ) -> Float64[Tensor, "b d"]:
+        """`E[x0 | x_t] = sum_k r_k (mu_k + alpha std^2 / v (x - alpha mu_k))` with the
         responsibilities `r_k = softmax_k log_joint`. Regular at alpha = 0 and at sigma = 0, not at both."""
         responsibility = self.log_joint(x, alpha, sigma, labels).softmax(1)
         centre = responsibility @ self.means.to(x.device)
@@ -87,8 +96,8 @@ class Mixture:
 
         return self.std * math.sqrt(float(chdtri(self.dim, 1e-3)))
 
-    def modes(self, x: Tensor) -> dict[str, float]:
-        """How `x: Float[n d]` spreads over the components.
+    def modes(self, x: Float[Tensor, "n d"]) -> dict[str, float]:
+        """How x spreads over the components.
 
         A sample's share of a component is its responsibility: the expectation under the mixture is then exactly the
         weight, however the components overlap. A sample farther than `radius` from every mean is astray, and beyond

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -26,8 +27,8 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> Path:
     return target
 
 
-def _plane(real: Tensor) -> tuple[Tensor, Tensor]:
-    """(origin, axes: Float[d 2]) of the plane to draw: the coordinates themselves up to d = 2, else the two principal
+def _plane(real: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d 2"]]:
+    """(origin, axes) of the plane to draw: the coordinates themselves up to d = 2, else the two principal
     axes of the real samples."""
     dim = real.shape[1]
     if dim <= 2:
@@ -38,14 +39,17 @@ def _plane(real: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scatter(
-    samples: Tensor, real: Tensor, target: Path, title: str, numbers: Tensor | None = None
+    samples: Float[Tensor, "n d"],
+    real: Float[Tensor, "m d"],
+    target: Path,
+    title: str,
+    numbers: Float[Tensor, "n d"] | None = None,
 ) -> list[Path]:
     """Writes `target.png`, the samples over real ones, and `target.csv`, one sample a line.
 
     Args:
-        samples, real: Float[n d] and Float[m d].
         target: a path without suffix.
-        numbers: Float[n d] to write instead of the samples.
+        numbers: to write instead of the samples.
     """
     from matplotlib.figure import Figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.exact.render import write_whole
@@ -11,11 +12,10 @@ from omnidistill.exact.render import write_whole
 DRAWN = 12
 
 
-def write_clouds(clouds: Tensor, target: Path, title: str) -> list[Path]:
+def write_clouds(clouds: Float[Tensor, "count n 3"], target: Path, title: str) -> list[Path]:
     """Writes `target.png`, the first clouds, their points joined in order, and `target.xyz`, all of them.
 
     Args:
-        clouds: Float[count n 3].
         target: a path without suffix.
     """
     from matplotlib.figure import Figure

@@ -7,6 +7,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -22,6 +23,7 @@ from omnidistill.paths import GaussianPath, RigidMotion, edm
 from omnidistill.paths.base import as_time
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator, normal
+from omnidistill.shapes import TensorTime, Time
 from omnidistill.tasks import Metric, Task
 
 APART = 0.4
@@ -31,8 +33,8 @@ REACH = 0.2
 SYMMETRY = RigidMotion()
 
 
-def draw_shapes(count: int, points: int, seed: int) -> Tensor:
-    """Float64[count points 3]: normal points, centred, of unit radius of gyration; each is `APART` from the others and
+def draw_shapes(count: int, points: int, seed: int) -> Float64[Tensor, "{count} {points} 3"]:
+    """Normal points, centred, of unit radius of gyration; each is `APART` from the others and
     from every mirror image, its own included, so that each is chiral."""
     g = generator("rigid shapes", points, seed)
     shapes = torch.empty(0, points, 3, dtype=torch.float64)
@@ -49,8 +51,8 @@ def draw_shapes(count: int, points: int, seed: int) -> Tensor:
     )
 
 
-def aligned_rmsd(x: Tensor, to: Tensor) -> Tensor:
-    """Float[b]: root mean squared distance of the points after the best proper rigid motion. x, to: Float[b n 3]."""
+def aligned_rmsd(x: Float[Tensor, "b n 3"], to: Float[Tensor, "b n 3"]) -> Float[Tensor, "b"]:
+    """Root mean squared distance of the points after the best proper rigid motion."""
     return (SYMMETRY.align(x, to) - to).square().sum(-1).mean(-1).sqrt()
 
 
@@ -75,7 +77,7 @@ class CloudDenoiser(Denoiser):
         self.register_buffer("shapes", shapes.double())
 
     def belief(
-        self, x_t: Tensor, t: Tensor | float, context: Context, target_time: Tensor | None
+        self, x_t: Float[Tensor, "b n 3"], t: Time, context: Context, target_time: TensorTime | None
     ) -> PointPosterior:
         if context.mask is None:
             return PointPosterior(self._mean(x_t, t))
@@ -89,7 +91,7 @@ class CloudDenoiser(Denoiser):
         mean = self._mean(x_t[everywhere].reshape(len(x_t), points, 3), t)
         return PointPosterior(torch.zeros_like(x_t).masked_scatter(everywhere, mean))
 
-    def _mean(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+    def _mean(self, x_t: Float[Tensor, "b n 3"], t: Time) -> Float[Tensor, "b n 3"]:
         if x_t.shape[1:] != self.shapes.shape[1:]:
             raise UserError(
                 f"these shapes are {tuple(self.shapes.shape[1:])}, got a state of {tuple(x_t.shape)}"
@@ -216,8 +218,8 @@ class RigidCloudTask(Task):
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:
         return self._energy(len(x0), g).resampled(self._distances(self._clouds(x0, context)), counts)
 
-    def _distances(self, x: Tensor) -> Tensor:
-        """Float64[count 2k]: aligned RMSDs to the k shapes, then to their mirror images."""
+    def _distances(self, x: Float[Tensor, "count n 3"]) -> Float64[Tensor, "count _"]:
+        """Aligned RMSDs to the k shapes, then to their mirror images: 2 k for each cloud."""
         return torch.stack(
             [aligned_rmsd(shape.expand_as(x), x) for shape in (*self.shapes, *-self.shapes)], 1
         )
@@ -231,8 +233,8 @@ class RigidCloudTask(Task):
             self._known = Energy(real)
         return self._known
 
-    def _clouds(self, x0: Tensor, context: Context) -> Tensor:
-        """Float64[count n 3], without padding. `UserError` for another shape or values that are not finite."""
+    def _clouds(self, x0: Float[Tensor, "count ..."], context: Context) -> Float[Tensor, "count n 3"]:
+        """Without padding. `UserError` for another shape or values that are not finite."""
         x = x0.detach().cpu().double()
         if context.mask is not None and x.ndim == 3:
             x = x[context.mask.cpu().expand(x.shape)].reshape(len(x), -1, 3)

@@ -22,7 +22,12 @@ import math
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
+
+Matrices = Float64[Tensor, "*some 3 3"]
+Values = Float64[Tensor, "*some 3"]
+
 
 NODES = 12
 """On the upper half of the contour; the lower one is its mirror image. The error falls by 14 with each, and rounding,
@@ -30,14 +35,14 @@ largest where the contour crosses the real axis, grows by 1.4."""
 
 
 class MatrixFisher(NamedTuple):
-    """log_normaliser: Float64[...], `log c(F)`; mean: Float64[... 3 3], `E[R]`."""
+    """log_normaliser: `log c(F)`; mean: `E[R]`."""
 
-    log_normaliser: Tensor
-    mean: Tensor
+    log_normaliser: Float64[Tensor, "*some"]
+    mean: Float64[Tensor, "*some 3 3"]
 
 
-def proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`F = U diag(s) V^T` with rotations U, V and `s1 >= s2 >= |s3|`: Float64[... 3 3], [... 3], [... 3 3] (V^T).
+def proper_svd(f: Float[Tensor, "*some 3 3"]) -> tuple[Matrices, Values, Matrices]:
+    """`F = U diag(s) V^T` with rotations U, V and `s1 >= s2 >= |s3|`: (U, s, V^T).
 
     s3 has the sign of det F, so a reflection never passes for a rotation (Lee 2018, definition 2.2).
     """
@@ -50,7 +55,7 @@ def proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, s * torch.stack((ones, ones, sign_u * sign_v), -1), vh
 
 
-def matrix_fisher(f: Tensor) -> MatrixFisher:
+def matrix_fisher(f: Float[Tensor, "*some 3 3"]) -> MatrixFisher:
     """The normaliser and the mean for `F: Float[... 3 3]`; the error of both is below 1e-9 (of log c, plus the rounding
     of log c itself).
 
@@ -84,14 +89,14 @@ def _contour(count: int) -> tuple[Tensor, Tensor]:
 CONTOUR = _contour(NODES)
 
 
-def random_rotations(count: int, g: torch.Generator) -> Tensor:
-    """Float64[count 3 3], uniform over SO(3): normal quaternions, normalised (Shoemake 1992)."""
+def random_rotations(count: int, g: torch.Generator) -> Float64[Tensor, "{count} 3 3"]:
+    """Uniform over SO(3): normal quaternions, normalised (Shoemake 1992)."""
     q = torch.randn(count, 4, generator=g, device=g.device, dtype=torch.float64)
     return rotation_of(q / q.norm(dim=1, keepdim=True))
 
 
-def rotation_of(quaternion: Tensor) -> Tensor:
-    """The rotation matrix, Float[... 3 3], of a unit quaternion `(w, x, y, z)`: Float[... 4]."""
+def rotation_of(quaternion: Float[Tensor, "*some 4"]) -> Float[Tensor, "*some 3 3"]:
+    """The rotation matrix of a unit quaternion `(w, x, y, z)`."""
     w, x, y, z = quaternion.unbind(-1)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),

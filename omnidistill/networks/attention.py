@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from omnidistill.networks.forward_mode import tangent_flows
+
+Heads = Float[Tensor, "b heads n d"]
+
 
 EXCLUDED = -1e4  # attention score of padding; finite, so that a row of nothing but padding is no NaN
 
@@ -15,7 +19,7 @@ FEW = 512
 196, and no longer at 1,024 (one core, heads of 32)."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
+def attend(q: Heads, k: Heads, v: Heads, real: Bool[Tensor, "b n"] | None = None) -> Heads:
     """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1).
 
     Fused (`F.scaled_dot_product_attention`), which at 1,024 elements takes a third of the time and a quarter of the
@@ -23,11 +27,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tenso
     trains slowly (see `FEW`).
 
     Args:
-        q, k, v: Float[b heads n d].
-        real: Bool[b n], True where an element may be attended to; None: everywhere.
+        real: True where an element may be attended to; None: everywhere.
 
     Returns:
-        Float[b heads n d], in v's dtype.
+        A value for each element, in v's dtype.
     """
     mask = None if real is None else EXCLUDED * (~real)[:, None, None, :].to(q.dtype)
     if not _written_out(q):

@@ -6,15 +6,17 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
+from omnidistill.shapes import Labels, PerSample
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Waves(nn.Module):
-    """Float[b] -> Float[b 2f]: sines and cosines of f geometric frequencies; no parameters.
+    """Sines and cosines of f geometric frequencies; no parameters.
 
     Args:
         frequencies: f.
@@ -31,7 +33,7 @@ class Waves(nn.Module):
         rates = scale * 0.5 * ratio ** torch.linspace(0, 1, frequencies)
         self.register_buffer("rates", rates, persistent=False)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: PerSample) -> Float[Tensor, "b waves"]:
         # Never below float32: in bfloat16 the angle of t = 0.99 at 100 radians is off by a fifth of a radian.
         dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
         angles = t.to(dtype).unsqueeze(1) * self.rates.to(dtype)
@@ -39,7 +41,7 @@ class Waves(nn.Module):
 
 
 class LinearEmbedding(nn.Module):
-    """Float[b] -> Float[b width]: waves and a linear layer. `silent` zeroes it: see `TimeEmbedding`."""
+    """Waves and a linear layer. `silent` zeroes it: see `TimeEmbedding`."""
 
     def __init__(self, width: int, frequencies: int = 16, silent: bool = False) -> None:
         super().__init__()
@@ -48,12 +50,12 @@ class LinearEmbedding(nn.Module):
         if silent:
             zero(self.linear)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: PerSample) -> Float[Tensor, "b width"]:
         return self.linear(self.waves(t).to(self.linear.weight.dtype))
 
 
 class TimeEmbedding(nn.Module):
-    """Float[b] -> Float[b width]: waves and a two-layer perceptron.
+    """Waves and a two-layer perceptron.
 
     `silent` zeroes the last layer: a network with this embedding equals the one without it until it is trained.
     """
@@ -72,24 +74,22 @@ class TimeEmbedding(nn.Module):
         if silent:
             zero(self.outer)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: PerSample) -> Float[Tensor, "b width"]:
         return self.outer(F.silu(self.inner(self.waves(t).to(self.inner.weight.dtype))))
 
 
 def told(
     network: nn.Module,
-    t: Tensor,
-    condition: Tensor | None = None,
-    target_time: Tensor | None = None,
-    guidance: Tensor | None = None,
-) -> Tensor:
-    """Float[b width]: the sum of what `network` is told, by its own modules.
+    t: PerSample,
+    condition: Labels | None = None,
+    target_time: PerSample | None = None,
+    guidance: PerSample | None = None,
+) -> Float[Tensor, "b width"]:
+    """The sum of what `network` is told, by its own modules.
 
     Args:
         network: its `time` embeds t; `classes`, `target_time` and `guidance` are modules or None. `classes` has
             `num_classes + 1` rows, the last of which is the null label, also taken where no condition is given.
-        t, target_time, guidance: Float[b].
-        condition: Long[b].
     """
     name = type(network).__name__
     sum_ = network.time(t)  # type: ignore[operator]

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 
-Answer = Tensor | tuple[Tensor | None, dict[str, Tensor]]
+Found = tuple[Tensor | None, dict[str, Tensor]]
+"""What a network that was asked for features says: its answer, as for `Answer`, and the layers' outputs."""
+
+Answer = Tensor | Found
 
 
 class Asked:

@@ -1,4 +1,4 @@
-"""The blocks of the U-Net: each takes an optional `real: Float[b 1 1 w]`, 1 at real columns and 0 at padding."""
+"""The blocks of the U-Net: each takes an optional `real`, 1 at real columns and 0 at padding."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.networks.attention import attend
 from omnidistill.networks.embeddings import zero
 from omnidistill.networks.forward_mode import exact, group_norm
+
+Real = Float[Tensor, "#b 1 1 w"]
 
 
 class Norm(nn.GroupNorm):
@@ -25,7 +28,7 @@ class Norm(nn.GroupNorm):
     def __init__(self, c: int) -> None:
         super().__init__(c // math.gcd(c, 16), c)
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], real: Real | None = None) -> Float[Tensor, "b c h w"]:
         if real is not None:
             return self._masked(x, real)
         return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
@@ -51,7 +54,9 @@ class Residual(nn.Module):
         self.norm2, self.conv2 = Norm(c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
-    def forward(self, x: Tensor, film: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], film: Float[Tensor, "b width"], real: Real | None = None
+    ) -> Tensor:
         h = self.norm2(self.conv1(_kept(F.silu(self.norm1(x, real)), real)), real)
         scale, shift = self.film(film).unsqueeze(-1).unsqueeze(-1).chunk(2, dim=1)
         h = torch.addcmul(shift, h, 1 + scale)
@@ -64,7 +69,7 @@ class Down(nn.Conv2d):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], real: Real | None = None) -> Tensor:
         return super().forward(_kept(x, real))
 
 
@@ -87,7 +92,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.norm, self.qkv, self.project = Norm(c), nn.Linear(c, 3 * c), zero(nn.Linear(c, c))
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], real: Real | None = None) -> Float[Tensor, "b c h w"]:
         b, c, height, wide = x.shape
         tokens = self.norm(x, real).permute(0, 2, 3, 1).reshape(b, height * wide, c)
         q, k, v = self.qkv(tokens).reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
@@ -105,7 +110,9 @@ class Middle(nn.Module):
         self.attention = Attention(c, heads)
         self.after = Residual(c, c, width)
 
-    def forward(self, x: Tensor, film: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], film: Float[Tensor, "b width"], real: Real | None = None
+    ) -> Tensor:
         return self.after(self.attention(self.before(x, film, real), real), film, real)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import LinearEmbedding, told, zero
-from omnidistill.networks.features import Answer, Asked, stacked
+from omnidistill.networks.features import Asked, Found, stacked
 from omnidistill.networks.forward_mode import layer_norm
+from omnidistill.shapes import Labels, PerSample
 
 
 class Block(nn.Module):
@@ -50,11 +52,11 @@ class MLP(nn.Module):
     The last layer starts at zero, so a new network answers 0 to everything.
 
     Args:
-        dim: d of `x: Float[b d]`; the output has the same shape.
+        dim: d of x; the output has the same shape.
         width, depth: hidden units, and residual blocks of one matrix each.
         num_classes: labels are 0 ... num_classes - 1, and num_classes is the null label, also taken where no
             condition is given. None: unconditional.
-        anchor: the network reads a second vector `anchor: Float[b d]`.
+        anchor: the network reads a second vector, the anchor.
         target_time, guidance: adds an embedding of the second time or of the guidance scale, zero at the start, so
             that the network equals the one without it until it is trained.
     """
@@ -89,17 +91,16 @@ class MLP(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None = None,
+        x: Float[Tensor, "b d"],
+        t: PerSample,
+        condition: Labels | None = None,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        anchor: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        anchor: Float[Tensor, "b d"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Float[b d], t, target_time, guidance: Float[b], condition: Long[b], anchor: Float[b d] -> Float[b d]."""
+    ) -> Float[Tensor, "answered d"] | Found:
         film = told(self, t, condition, target_time, guidance)
         if (anchor is not None) != self.anchored:
             raise UserError(

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import zero
-from omnidistill.networks.features import Answer, Asked, stacked
+from omnidistill.networks.features import Asked, Found, stacked
 from omnidistill.networks.forward_mode import layer_norm
 from omnidistill.networks.transformer import Trunk
+from omnidistill.shapes import Labels, PerSample
 
 
 class PointTransformer(nn.Module):
@@ -51,17 +53,17 @@ class PointTransformer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None = None,
+        x: Float[Tensor, "b n 3"],
+        t: PerSample,
+        condition: Labels | None = None,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        mask: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        mask: Bool[Tensor, "#b n 1"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Float[b n 3]; t: Float[b]; condition: Long[b]; mask: Bool[b n 1], real points first -> Float[b n 3]."""
+    ) -> Float[Tensor, "answered n 3"] | Found:
+        """mask: real points come first."""
         n = x.shape[1]
         labels: Tensor = self.labels
         if mask is None and n > self.points:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.attention import attend
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
-from omnidistill.networks.features import Answer, Asked, stacked
+from omnidistill.networks.features import Asked, Found, stacked
 from omnidistill.networks.forward_mode import layer_norm
+from omnidistill.shapes import Labels, PerSample, Tokens
 
 Turns = tuple[Tensor, Tensor]
 """Cosines and sines of the angles by which positions are told apart: two of Float[n d/2]."""
@@ -26,8 +28,8 @@ def turns(length: int, dim: int) -> Turns:
     return angles.cos(), angles.sin()
 
 
-def turned(x: Tensor, turns: Turns) -> Tensor:
-    """x: Float[... n d], each pair of coordinates turned by its position's angle."""
+def turned(x: Float[Tensor, "... n d"], turns: Turns) -> Float[Tensor, "... n d"]:
+    """x, each pair of coordinates turned by its position's angle."""
     (cos, sin), (a, b) = turns, x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
 
@@ -54,7 +56,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """`h: Float[b n width]` through `depth` blocks; the time, the condition and the optional second embeddings enter
+    """h through `depth` blocks; the time, the condition and the optional second embeddings enter
     every block. Without `turns` it knows no order of its n elements.
 
     Args:
@@ -81,15 +83,15 @@ class Trunk(nn.Module):
 
     def forward(
         self,
-        h: Tensor,
-        t: Tensor,
-        condition: Tensor | None,
-        target_time: Tensor | None,
-        guidance: Tensor | None,
-        mask: Tensor | None,
+        h: Float[Tensor, "b n width"],
+        t: PerSample,
+        condition: Labels | None,
+        target_time: PerSample | None,
+        guidance: PerSample | None,
+        mask: Bool[Tensor, "b n"] | None,
         turns: Turns | None = None,
-    ) -> Tensor:
-        """mask: Bool[b n], True where an element is real; turns: see `turns`."""
+    ) -> Float[Tensor, "b n width"]:
+        """mask: True where an element is real; turns: see `turns`."""
         film = F.silu(told(self, t, condition, target_time, guidance))
         for block in self.blocks:
             h = block(h, film, mask, turns)
@@ -105,7 +107,7 @@ class Transformer(nn.Module):
         length: the longest sequence it takes.
         width, depth, heads: of the trunk.
         target_time, guidance, num_classes: see `Trunk`.
-        onehot: tokens come as noised one-hots, x: Float[b n k], and a mask as Bool[b n 1].
+        onehot: tokens come as noised one-hots, and a mask with their last axis, as 1.
     """
 
     feature_module = "trunk"  # its output, Float[b n width], is what a discriminator head reads
@@ -142,17 +144,17 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None = None,
+        x: Tokens | Float[Tensor, "b n k"],
+        t: PerSample,
+        condition: Labels | None = None,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        mask: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        mask: Bool[Tensor, "b n"] | Bool[Tensor, "b n 1"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Long[b n] in 0 ... k; t: Float[b]; condition: Long[b]; mask: Bool[b n] -> logits Float[b n k]."""
+    ) -> Float[Tensor, "answered n k"] | Found:
+        """x in 0 ... k, or one-hots -> logits."""
         n = x.shape[1]
         if n > self.length:
             raise UserError(

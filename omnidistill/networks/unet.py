@@ -1,4 +1,4 @@
-"""A small U-Net on grids, `Float[b c h w]`, for pictures and latents and, ragged along the last axis, for spectrograms.
+"""A small U-Net on grids, for pictures and latents and, ragged along the last axis, for spectrograms.
 
 Written so that every operation has a forward-mode derivative (flow-map objectives need one) and keeps the
 channels_last layout, in which bfloat16 convolutions on the CPU run several times faster.
@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, told, zero
-from omnidistill.networks.features import Answer, Asked, rows
+from omnidistill.networks.features import Asked, Found, rows
 from omnidistill.networks.grid import Down, Middle, Norm, Residual, Up
+from omnidistill.shapes import Labels, PerSample
 
 
 class UNet(nn.Module):
@@ -29,8 +31,8 @@ class UNet(nn.Module):
 
     Args:
         channels: width of each level; a level halves the one before it.
-        in_channels: c of `x: Float[b c h w]`; the output has the same shape.
-        extra_channels: channels of a second input `anchor: Float[b extra h w]`, read beside x.
+        in_channels: c of x; the output has the same shape.
+        extra_channels: channels of a second input, the anchor, read beside x.
         unshuffle: height and width of the blocks that become channels; one number for both.
         blocks: residual blocks a level, downwards and upwards.
         num_classes: labels are 0 ... num_classes - 1, and num_classes is the null label (no class known), also taken
@@ -97,19 +99,18 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
-        condition: Tensor | None = None,
+        x: Float[Tensor, "b c h w"],
+        t: PerSample,
+        condition: Labels | None = None,
         *,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        anchor: Tensor | None = None,
-        mask: Tensor | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        anchor: Float[Tensor, "b extra h w"] | None = None,
+        mask: Bool[Tensor, "#b 1 1 w"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x: Float[b c h w], t: Float[b], condition: Long[b], target_time and guidance: Float[b],
-        anchor: Float[b extra h w], mask: Bool[b 1 1 w], True where a column is real -> Float[b c h w]."""
+    ) -> Float[Tensor, "answered c h w"] | Found:
+        """mask: True where a column is real."""
         asked = Asked(features, answered)
         film = F.silu(told(self, t, condition, target_time, guidance))
         seen = x if not self.extra_channels else torch.cat((x, self._checked(anchor, x)), dim=1)
@@ -145,8 +146,10 @@ class UNet(nn.Module):
             raise UserError(f"this U-Net reads an anchor of shape {expected} beside its state, got {given}")
         return anchor.to(x.dtype)
 
-    def _packed(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Blocks as channels, and the mask Float[b 1 1 w'] of the blocks that hold a real column."""
+    def _packed(
+        self, x: Float[Tensor, "b c h w"], mask: Bool[Tensor, "#b 1 1 w"] | None
+    ) -> tuple[Float[Tensor, "b blocks h2 w2"], Float[Tensor, "#b 1 1 w2"] | None]:
+        """Blocks as channels, and the mask of the blocks that hold a real column."""
         (high, wide), (height, width) = self.block, x.shape[-2:]
         if height % high:
             raise UserError(f"a height of {height} does not divide into blocks of {high}; change unshuffle")
@@ -168,8 +171,8 @@ def embedding(width: int, scale: float = 1.0, silent: bool = False) -> TimeEmbed
     return TimeEmbedding(width, silent, frequencies=32, ratio=200.0, scale=scale)
 
 
-def _unshuffle(x: Tensor, block: tuple[int, int]) -> Tensor:
-    """Float[b c h w] -> Float[b c*p*q h/p w/q], as `pixel_unshuffle` for blocks that need not be square."""
+def _unshuffle(x: Float[Tensor, "b c h w"], block: tuple[int, int]) -> Float[Tensor, "b _ _ _"]:
+    """[b c h w] -> [b c*p*q h/p w/q], as `pixel_unshuffle` for blocks that need not be square."""
     p, q = block
     if p == q:
         return F.pixel_unshuffle(x, p)
@@ -179,7 +182,7 @@ def _unshuffle(x: Tensor, block: tuple[int, int]) -> Tensor:
     )
 
 
-def _shuffle(x: Tensor, block: tuple[int, int]) -> Tensor:
+def _shuffle(x: Float[Tensor, "b _ _ _"], block: tuple[int, int]) -> Float[Tensor, "b _ _ _"]:
     p, q = block
     if p == q:
         return F.pixel_shuffle(x, p)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.denoisers import Denoiser
@@ -16,7 +17,7 @@ from omnidistill.times import Times, Uniform
 
 
 class Head(nn.Module):
-    """Features Float[b c] of a denoiser's inner layer to one logit, Float[b]; positive says real."""
+    """Features of a denoiser's inner layer to one logit; positive says real."""
 
     def __init__(self, channels: int, width: int = 128) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class Head(nn.Module):
             nn.LayerNorm(channels), nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, 1)
         )
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:
         return self.layers(features).squeeze(-1)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -23,7 +24,14 @@ class Ends(Protocol):
     both_ways: bool
     """Whether t < r has an end too."""
 
-    def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
+    def __call__(
+        self,
+        t: Float64[Tensor, "b"],
+        r: Float64[Tensor, "b"],
+        path: Path,
+        g: torch.Generator,
+        progress: float = 0.0,
+    ) -> Float64[Tensor, "b"]:
         """Float64[b]: 0 <= s <= r < t, or t < r <= s <= 1."""
         ...
 
@@ -36,7 +44,14 @@ class Data:
     refined: ClassVar[bool] = False
     both_ways: ClassVar[bool] = True
 
-    def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
+    def __call__(
+        self,
+        t: Float64[Tensor, "b"],
+        r: Float64[Tensor, "b"],
+        path: Path,
+        g: torch.Generator,
+        progress: float = 0.0,
+    ) -> Float64[Tensor, "b"]:
         return torch.where(r > t, path.span[1], torch.zeros_like(r))
 
 
@@ -62,7 +77,14 @@ class Anywhere:
                 f"ends need nodes >= 1 and 0 < window <= 1, got nodes={self.nodes}, window={self.window}"
             )
 
-    def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
+    def __call__(
+        self,
+        t: Float64[Tensor, "b"],
+        r: Float64[Tensor, "b"],
+        path: Path,
+        g: torch.Generator,
+        progress: float = 0.0,
+    ) -> Float64[Tensor, "b"]:
         return _among(grid(path, self.nodes), r, t - self.window, g)
 
 
@@ -109,7 +131,14 @@ class Edges:
         halvings = (self.segments // self.final).bit_length() - 1
         return max(self.final, self.segments >> int(progress * (halvings + 1)))
 
-    def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
+    def __call__(
+        self,
+        t: Float64[Tensor, "b"],
+        r: Float64[Tensor, "b"],
+        path: Path,
+        g: torch.Generator,
+        progress: float = 0.0,
+    ) -> Float64[Tensor, "b"]:
         times = grid(path, self.count(progress)).flip(0).to(r.device)
         below = times[torch.searchsorted(times, r + SLACK, right=True) - 1].minimum(r)
         above = times[torch.searchsorted(times, r - SLACK).clamp_max(len(times) - 1)].maximum(r)
@@ -143,7 +172,14 @@ class Grids:
                 f"low={self.low}, high={self.high}, window={self.window}, jitter={self.jitter}"
             )
 
-    def __call__(self, t: Tensor, r: Tensor, path: Path, g: torch.Generator, progress: float = 0.0) -> Tensor:
+    def __call__(
+        self,
+        t: Float64[Tensor, "b"],
+        r: Float64[Tensor, "b"],
+        path: Path,
+        g: torch.Generator,
+        progress: float = 0.0,
+    ) -> Float64[Tensor, "b"]:
         nodes = torch.cat([grid(path, n) for n in range(self.low, self.high + 1)]).unique()
         top = nodes.to(r.device)[torch.searchsorted(nodes.to(r.device), r + SLACK, right=True) - 1]
         s = _among(nodes, r, top - self.window, g) * (1.0 - self.jitter * _draw(r, g))

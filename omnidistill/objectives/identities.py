@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -144,14 +145,16 @@ def stack(here: Posterior, there: Posterior) -> Posterior:
     return there.replace(torch.cat((here.parameters, there.parameters)))
 
 
-def _between(path: Any, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(alpha_r sigma_t - sigma_r alpha_t, sigma_t, sigma_r), Float64[b]."""
+def _between(
+    path: Any, t: Float64[Tensor, "b"], r: Float64[Tensor, "b"]
+) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"], Float64[Tensor, "b"]]:
+    """(alpha_r sigma_t - sigma_r alpha_t, sigma_t, sigma_r)."""
     (a_t, _, n_t), (a_r, _, n_r) = (path.coefficients(u) for u in (t, r))
     return a_r * n_t - n_r * a_t, n_t, n_r
 
 
-def _wronskian(path: Any, t: Tensor) -> Tensor:
-    """W(t), Float64[b]."""
+def _wronskian(path: Any, t: Float64[Tensor, "b"]) -> Float64[Tensor, "b"]:
+    """W(t)."""
     alpha, _, sigma = path.coefficients(t)
     alpha_rate, _, sigma_rate = path.rates(t)
     return sigma_rate * alpha - sigma * alpha_rate

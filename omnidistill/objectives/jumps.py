@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -29,8 +30,8 @@ class Jumps(Protocol):
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Float64[count] times t and r < t. `progress` in [0, 1] is how much of the training is over."""
+    ) -> tuple[Float64[Tensor, "{count}"], Float64[Tensor, "{count}"]]:
+        """Times t and r < t. `progress` in [0, 1] is how much of the training is over."""
         ...
 
     def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
@@ -99,7 +100,7 @@ class Nodes:
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"]]:
         size = self.size(progress, round_)
         times = grid(path, size, self.shift)
         start = torch.randint(size, (count,), generator=g, device=g.device).cpu()
@@ -162,7 +163,7 @@ class Gap:
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"]]:
         t = self._times(count, path, g)
         u = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).to(t.device)
         # Inverse of the distribution function 1 - (1 - x)^2, scaled to what is left below t.
@@ -202,7 +203,7 @@ class Halving:
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"]]:
         level = torch.randint(self.levels, (count,), generator=g, device=g.device).cpu()
         steps = 2**level
         share = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).cpu()
@@ -245,7 +246,7 @@ class Shrinking:
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"]]:
         if "gaussian" not in path.offers:
             raise UserError(f"jumps that shrink in sigma need a Gaussian path, got {path}; use Gap")
         t = self.times(count, path, g)

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from omnidistill.posteriors import Posterior
+from omnidistill.shapes import State
 from omnidistill.times import Times, Uniform
 
 
@@ -50,13 +52,13 @@ class Question:
 
 
 class Answer(NamedTuple):
-    """`features` and `real`: Float[b c], of the noised rollout x_t and of noised data."""
+    """`features` and `real`: of the noised rollout x_t and of noised data."""
 
-    x_t: Tensor
-    t: Tensor
+    x_t: State
+    t: Float64[Tensor, "b"]
     belief: Posterior | None
-    features: Tensor | None
-    real: Tensor | None
+    features: Float[Tensor, "b c"] | None
+    real: Float[Tensor, "real c"] | None
 
 
 def placed(question: Question, others: Iterable[Question]) -> Question:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.denoisers import Denoiser
@@ -19,6 +20,7 @@ from omnidistill.denoisers.answers import dtype_of
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import Waves, zero
 from omnidistill.paths.base import per_sample
+from omnidistill.shapes import Mask, PerSample, Real
 
 DERIVATIVES = ("forward", "difference")
 FLOOR = 1e-2
@@ -42,8 +44,14 @@ def forward(ask: Moved, at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tu
 
 
 @torch.no_grad()
-def difference(ask: Callable[[Tensor], Tensor], time: Tensor, low: Tensor, high: Tensor, h: float) -> Tensor:
-    """The rate of `ask(time)` at `time`, Float64[b], from what it is `h` above and below, within [low, high]."""
+def difference(
+    ask: Callable[[Tensor], Tensor],
+    time: Float64[Tensor, "b"],
+    low: Float64[Tensor, "b"] | Float64[Tensor, ""],
+    high: Float64[Tensor, "b"] | Float64[Tensor, ""],
+    h: float,
+) -> Float[Tensor, "b ..."]:
+    """The rate of `ask(time)` at `time` from what it is `h` above and below, within [low, high]."""
     up, down = torch.minimum(time + h, high), torch.maximum(time - h, low)
     state, ends = torch.get_rng_state(), []
     for moved in (up, down):
@@ -60,23 +68,23 @@ def width_of(student: Denoiser, x: Tensor) -> float:
     return 0.1 * float(torch.finfo(dtype).eps ** (1.0 / 3.0))
 
 
-def norm(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Float[b]: the Euclidean norm of each sample, padding left out."""
+def norm(values: Float[Tensor, "b *state"], mask: Mask | None = None) -> PerSample:
+    """The Euclidean norm of each sample, padding left out."""
     return (values if mask is None else values * mask).flatten(1).norm(dim=1)
 
 
-def normalised(residual: Tensor, unit: Tensor, c: float, mask: Tensor | None = None) -> Tensor:
+def normalised(residual: Real, unit: PerSample, c: float, mask: Mask | None = None) -> Real:
     """`g / (|g| + c)` of the tangent g = unit * residual (Lu & Song 2024, sCM, sec. 4.1), back in the residual's units.
 
     Args:
-        unit: Float[b], from the belief's units to those of the network's output, in which c is meant.
+        unit: from the belief's units to those of the network's output, in which c is meant.
     """
     wide = per_sample(unit, residual)
     return residual / per_sample(norm(wide * residual, mask) + c, residual)
 
 
-def adaptive(error: Tensor, w: Tensor, power: float, mask: Tensor | None = None) -> Tensor:
-    """Float[b]: `1 / (|e|^2 + c)^power`, |e|^2 the sample's weighted squared error, twice the summed loss."""
+def adaptive(error: Real, w: Tensor, power: float, mask: Mask | None = None) -> PerSample:
+    """`1 / (|e|^2 + c)^power`, |e|^2 the sample's weighted squared error, twice the summed loss."""
     total = (error.detach() if mask is None else error.detach() * mask).flatten(1).sum(1)
     return (2.0 * w * total + FLOOR) ** -power
 
@@ -90,7 +98,6 @@ class TimeWeight(nn.Module):
         self.waves = Waves(frequencies)
         self.linear = zero(nn.Linear(2 * frequencies, 1))
 
-    def forward(self, t: Tensor) -> Tensor:
-        """Float64[b] -> Float64[b]."""
+    def forward(self, t: Float64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         weights = self.linear(self.waves(t).to(self.linear.weight.dtype))
         return weights.squeeze(1).to(t.dtype)

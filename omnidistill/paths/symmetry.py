@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from omnidistill.shapes import Mask, Real
+from omnidistill.shapes import Mask, Points, Real
 
-Points = Float[Tensor, "b n 3"]
 PointMask = Bool[Tensor, "#b #n #3"]
 
 
@@ -39,7 +38,9 @@ class NoSymmetry:
 class RigidMotion:
     """Rotations and translations of points in space; never reflections, so a mirror image is another shape."""
 
-    def project(self, x: Points, mask: PointMask | None = None) -> Points:
+    def project(
+        self, x: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*#b #n #3"] | None = None
+    ) -> Float[Tensor, "*b n 3"]:
         """x with its centre of mass at the origin; padding stays zero."""
         if mask is None:
             return x - x.mean(-2, keepdim=True)

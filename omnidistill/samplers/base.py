@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -14,12 +15,13 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths.base import GRIDS
 from omnidistill.posteriors import Posterior
+from omnidistill.shapes import Instant, State
 
 
 class Sample(NamedTuple):
     """Clean samples, the network calls that each of them cost, and every visited state if asked for."""
 
-    x0: Tensor
+    x0: State
     nfe: float
     states: tuple[Tensor, ...] = ()
     times: tuple[float, ...] = ()
@@ -29,10 +31,10 @@ class Sample(NamedTuple):
 class Rollout:
     """A student's answer with its graph: what distribution matching, a discriminator and a reward all look at."""
 
-    x_t: Tensor
-    t: Tensor
+    x_t: State
+    t: Float64[Tensor, "b"]
     belief: Posterior
-    x0: Tensor
+    x0: State
     context: Context
     s: float = 0.0
     """The time that the step leads to."""
@@ -43,15 +45,14 @@ class Trajectory:
     """A whole walk of a student, for objectives that look at more than one of its steps.
 
     Attributes:
-        states: x at t_0 > ... > t_N = 0: N + 1 tensors; the last is the sample.
-        times: Float64[N + 1].
+        states: x at the N + 1 times t_0 > ... > t_N = 0; the last is the sample.
         beliefs: N of them, at the states but the last.
         x0: what was taken from each belief: its mean, or a draw for tokens.
         kept: the steps whose beliefs carry a graph.
     """
 
     states: tuple[Tensor, ...]
-    times: Tensor
+    times: Float64[Tensor, "nodes"]
     beliefs: tuple[Posterior, ...]
     x0: tuple[Tensor, ...]
     kept: tuple[int, ...]
@@ -80,19 +81,19 @@ class Sampler:
             raise UserError(f"a grid's shift is a number above 0, got {shift}")
         self.grid, self.shift = grid, float(shift)
 
-    def times(self, denoiser: Denoiser, steps: int) -> Tensor:
-        """Float64[steps + 1], decreasing to 0."""
+    def times(self, denoiser: Denoiser, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Decreasing to 0."""
         return GRIDS[self.grid](denoiser.path, steps, self.shift)
 
     def step(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: State,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> State:
         """x_s from x_t."""
         raise NotImplementedError("a Sampler implements step(denoiser, x_t, t, s, context, g)")
 
@@ -100,12 +101,12 @@ class Sampler:
     def sample(
         self,
         denoiser: Denoiser,
-        like: Tensor,
+        like: State,
         steps: int,
         context: Context = Context(),
         *,
         g: torch.Generator | None = None,
-        x_1: Tensor | None = None,
+        x_1: State | None = None,
         keep: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Sample:

@@ -9,6 +9,7 @@ revealing several at once, or by the probability of what was drawn, prefers like
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -19,6 +20,7 @@ from omnidistill.paths.base import as_time, keep_given, per_sample, undecided
 from omnidistill.posteriors import CategoricalPosterior, Posterior
 from omnidistill.random import uniform
 from omnidistill.samplers.base import Sampler
+from omnidistill.shapes import Instant, Tokens
 
 MEASURES = ("probability", "entropy", "margin")
 
@@ -58,19 +60,19 @@ class Confidence(Sampler):
     def step(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: Tokens,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> Tokens:
         target = s if denoiser.wants_target else None
         belief = denoiser(x_t, t, context, target_time=target)
         x0 = self.drawn(belief, context, g)
         return self.kept(denoiser.path, belief, x_t, x0, t, s, context, g)
 
-    def drawn(self, belief: Posterior, context: Context, g: torch.Generator | None) -> Tensor:
-        """Long[b n]: a token for every place."""
+    def drawn(self, belief: Posterior, context: Context, g: torch.Generator | None) -> Tokens:
+        """A token for every place."""
         if self.temperature == 0.0:
             return belief.parameters.argmax(-1)
         if self.temperature == 1.0:
@@ -81,13 +83,13 @@ class Confidence(Sampler):
         self,
         path: Path,
         belief: Posterior,
-        x_t: Tensor,
-        x0: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: Tokens,
+        x0: Tokens,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> Tokens:
         """x_s: x_t with the surest of the open tokens as in x0.
 
         Raises:
@@ -118,8 +120,8 @@ class Confidence(Sampler):
         # What is neither open nor given is resolved, or padding, whose value nobody reads.
         return keep_given(torch.where(path.unresolved(x_t, t), decided, x_t), context, vocab)
 
-    def _sureness(self, belief: Posterior, x0: Tensor) -> Tensor:
-        """Float64[b n], logarithms or negative entropies: more is surer."""
+    def _sureness(self, belief: Posterior, x0: Tokens) -> Float64[Tensor, "b n"]:
+        """Logarithms or negative entropies: more is surer."""
         log_probs = CategoricalPosterior(belief.parameters.detach().double()).log_probs
         if self.measure == "probability":
             return log_probs.gather(-1, x0.unsqueeze(-1)).squeeze(-1)

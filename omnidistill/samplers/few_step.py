@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -16,6 +17,7 @@ from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Rollout, Sampler, Trajectory
 from omnidistill.samplers.confidence import Confidence
+from omnidistill.shapes import Instant, State
 
 TRANSITIONS = ("renoise", "ode", "ancestral", "gamma", "confidence")
 KEEP = ("none", "one", "last", "each", "all")
@@ -80,7 +82,7 @@ class FewStep(Sampler):
         """Whether the first state decides all others."""
         return self.transition == "ode" or self.gamma == 0.0
 
-    def times(self, denoiser: Denoiser, steps: int) -> Tensor:
+    def times(self, denoiser: Denoiser, steps: int) -> Float64[Tensor, "{steps}+1"]:
         if steps >= 1 and (own := denoiser.nodes(steps)) is not None:
             return own
         if self.listed is None or steps < 1:
@@ -99,7 +101,7 @@ class FewStep(Sampler):
             found.append(here if rest == 0 else here + (below - here) * (rest / steps))
         return torch.tensor([*found, 0.0], dtype=torch.float64).clamp_max(top)
 
-    def target(self, denoiser: Denoiser, s: Tensor) -> Tensor | None:
+    def target(self, denoiser: Denoiser, s: Instant) -> Instant | None:
         """The time that a student which wants it is told it jumps to. A re-noising one always predicts x0 itself; one
         that re-noises in part jumps to where `sqrt(1 - gamma^2)` of the noise level of s is left."""
         if not denoiser.wants_target or self.transition == "renoise":
@@ -112,14 +114,14 @@ class FewStep(Sampler):
     def _go_on(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
+        x_t: State,
         belief: Posterior,
-        x0: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x0: State,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> State:
         path = denoiser.path
         if self.order is not None:
             return self.order.kept(path, belief, x_t, x0, t, s, context, g)
@@ -151,9 +153,9 @@ class FewStep(Sampler):
     def _answer(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: State,
+        t: Instant | Float64[Tensor, "b"],
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
     ) -> tuple[Posterior, Tensor]:
@@ -163,24 +165,24 @@ class FewStep(Sampler):
     def step(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: State,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> State:
         belief, x0 = self._answer(denoiser, x_t, t, s, context, g)
         return self._go_on(denoiser, x_t, belief, x0, t, s, context, g)
 
     def rollout(
         self,
         denoiser: Denoiser,
-        like: Tensor,
+        like: State,
         steps: int,
         context: Context = Context(),
         *,
         g: torch.Generator,
-        data: Tensor | None = None,
+        data: State | None = None,
         structure: torch.Generator | None = None,
         whole: bool = False,
         onwards: bool = False,
@@ -252,14 +254,14 @@ class FewStep(Sampler):
     def trajectory(
         self,
         denoiser: Denoiser,
-        like: Tensor,
+        like: State,
         steps: int,
         context: Context = Context(),
         *,
         g: torch.Generator,
         keep: str = "all",
         structure: torch.Generator | None = None,
-        x_1: Tensor | None = None,
+        x_1: State | None = None,
     ) -> Trajectory:
         """Every state, time and belief of a walk; the same numbers as `sample` makes of the same generator.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
@@ -12,6 +11,7 @@ from omnidistill.paths import GaussianPath
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.random import normal
 from omnidistill.samplers.base import Sampler
+from omnidistill.shapes import Instant, Real, State
 
 PREDICTORS = ("diffusion", "bridge")
 
@@ -58,12 +58,12 @@ class PredictorCorrector(Sampler):
     def step(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: State,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> State:
         path = denoiser.path
         if "gaussian" not in path.offers:
             raise UserError(f"a predictor-corrector follows a score, which {path} has not; use Ancestral")
@@ -80,13 +80,13 @@ class PredictorCorrector(Sampler):
     def _diffusion(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        x0: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: Real,
+        x0: Real,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> Real:
         path = denoiser.path
         alpha, beta, sigma = path.coefficients(t)  # type: ignore[attr-defined]
         alpha_rate, beta_rate, sigma_rate = path.rates(t)  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ class PredictorCorrector(Sampler):
         return (mean + (spread * dt).sqrt() * _noise(denoiser, x_t, context, g)).to(x_t.dtype)
 
 
-def _score(denoiser: Denoiser, x_t: Tensor, x0: Tensor, t: Tensor, context: Context) -> Tensor:
+def _score(denoiser: Denoiser, x_t: Real, x0: Real, t: Instant, context: Context) -> Real:
     """`grad log q(x_t)`, the mean of `-eps / sigma` under the belief."""
     coefficients = denoiser.path.coefficients(as_time(t, x_t))  # type: ignore[attr-defined]
     alpha, beta, sigma = (per_sample(c, x_t) for c in coefficients)
@@ -110,6 +110,6 @@ def _score(denoiser: Denoiser, x_t: Tensor, x0: Tensor, t: Tensor, context: Cont
     return (alpha * x0 + beta * anchor - x_t) / sigma**2
 
 
-def _noise(denoiser: Denoiser, like: Tensor, context: Context, g: torch.Generator | None) -> Tensor:
+def _noise(denoiser: Denoiser, like: Real, context: Context, g: torch.Generator | None) -> Real:
     path: GaussianPath = denoiser.path  # type: ignore[assignment]
     return path.temperature * path.symmetry.project(normal(like, g, context.mask), context.mask)

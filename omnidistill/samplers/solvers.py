@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.paths import Path
 from omnidistill.samplers.base import Sampler
+from omnidistill.shapes import Instant, State, Time
 
 
 class Euler(Sampler):
@@ -32,12 +34,12 @@ class Euler(Sampler):
     def step(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: State,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> State:
         target = s if denoiser.wants_target else None
         x0 = denoiser(x_t, t, context, target_time=target).sample(g, context.mask)
         return denoiser.path.bridge(x_t, x0, t, s, context, churn=self.churn, g=g)
@@ -65,12 +67,12 @@ class Heun(Sampler):
     def step(
         self,
         denoiser: Denoiser,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
+        x_t: State,
+        t: Instant,
+        s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> Tensor:
+    ) -> State:
         path = denoiser.path
         first = denoiser(x_t, t, context)
         x0 = first.sample(g, context.mask)
@@ -83,15 +85,15 @@ class Heun(Sampler):
 
 def rejoined(
     path: Path,
-    x_s: Tensor,
-    x_t: Tensor,
-    x0: Tensor,
-    other: Tensor,
-    t: Tensor,
-    s: Tensor,
+    x_s: State,
+    x_t: State,
+    x0: State,
+    other: State,
+    t: Time,
+    s: Time,
     context: Context,
     g: torch.Generator | None,
-) -> Tensor:
+) -> State:
     """What `x_s = bridge(x_t, x0)` would have been with `other` in the place of x0, and the noise that x_s was drawn
     with, if any. Tokens have no noise that could be kept and are drawn again."""
     if "gaussian" in path.offers and "deterministic" not in path.offers:
@@ -107,7 +109,7 @@ class _Along(Heun):
         super().__init__()
         self.sampler = sampler
 
-    def times(self, denoiser: Denoiser, steps: int) -> Tensor:
+    def times(self, denoiser: Denoiser, steps: int) -> Float64[Tensor, "{steps}+1"]:
         return self.sampler.times(denoiser, steps)
 
 

@@ -101,9 +101,10 @@ def test_kept_states_and_progress(g):
     sample = Euler().sample(teacher, torch.zeros(3, 2, dtype=F64), 4, g=g, keep=True, progress=seen.append)
     assert seen == [1, 2, 3, 4] and len(sample.states) == len(sample.times) == 5
     assert sample.times[0] == 1.0 and sample.times[-1] == 0.0 and torch.equal(sample.states[-1], sample.x0)
+    times = torch.tensor(sample.times, dtype=F64)
     for (x_t, t), (x_s, s) in zip(
-        zip(sample.states, sample.times, strict=True),
-        list(zip(sample.states, sample.times, strict=True))[1:],
+        zip(sample.states, times, strict=True),
+        list(zip(sample.states, times, strict=True))[1:],
         strict=False,
     ):
         torch.testing.assert_close(Euler().step(teacher, x_t, t, s, Context(), g), x_s)

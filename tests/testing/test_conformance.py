@@ -470,7 +470,11 @@ def test_stored_trajectories_keep_their_own_conditions():
         for parameter in origin.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     states = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(1))
-    bank = {"states": states, "times": torch.tensor([1.0, 0.5, 0.0]), "context": Context(torch.arange(4))}
+    bank = {
+        "states": states,
+        "times": torch.tensor([1.0, 0.5, 0.0]).double(),
+        "context": Context(torch.arange(4)),
+    }
     losses = []
     for label in (0, 5):
         batch = Batch(states[:, -1], Context(torch.full((4,), label)))

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.data.datasets import locate
@@ -46,12 +47,14 @@ class Pairs(Protocol):
     """Recordings, each clean and noisy: whole for judging, cut for training."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """(clean, noisy): a whole recording, Float[n] each, as loud as it was made."""
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        """(clean, noisy): a whole recording, as loud as it was made."""
         ...
 
-    def crops(self, count: int, samples: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(clean, noisy), Float[count samples] each, cut at random places and divided by the noisy recording's
+    def crops(
+        self, count: int, samples: int, g: torch.Generator
+    ) -> tuple[Float[Tensor, "count samples"], Float[Tensor, "count samples"]]:
+        """(clean, noisy), cut at random places and divided by the noisy recording's
         largest absolute value, which is 1 over the whole of it."""
         ...
 
@@ -60,8 +63,8 @@ class Mixtures:
     """Speech + noise at an SNR drawn uniformly from `snr`, in decibels over the whole recording.
 
     Args:
-        speech: recordings, Float[n].
-        tracks: music, Float[n]; may be empty.
+        speech: recordings.
+        tracks: music; may be empty.
         seed: of the fixed list; recording i is mixed with the draw number i.
     """
 

@@ -12,12 +12,14 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import frechet_distance, resampled_frechet
 from omnidistill.modalities.audio.files import resample
 from omnidistill.modalities.audio.signal import MelSignature, log_mel
+from omnidistill.shapes import Resampled
 
 RATE = 16000  # Hz: of wide-band PESQ, of DNSMOS, and so of all that is judged
 BEST_SDR = 100.0  # dB; a perfect answer's is infinite
@@ -30,8 +32,8 @@ DNSMOS_RECORDINGS = 16  # half a second each
 DNSMOS_FIGURES = {"dnsmos_ovrl": "ovrl_mos", "dnsmos_sig": "sig_mos", "dnsmos_bak": "bak_mos"}
 
 
-def si_sdr(estimate: Tensor, clean: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in decibels, Float[...], of waves Float[... n].
+def si_sdr(estimate: Float[Tensor, "*some n"], clean: Float[Tensor, "*some n"]) -> Float[Tensor, "*some"]:
+    """Scale-invariant signal-to-distortion ratio in decibels, of waves.
 
     `10 log10(|a s|^2 / |a s - x|^2)`, `a = <x, s> / |s|^2`, both without their means (Le Roux et al. 2019, eq. 4).
     """
@@ -79,8 +81,8 @@ def dnsmos(estimate: Tensor) -> dict[str, float]:
     return {name: float(found[key]) for name, key in DNSMOS_FIGURES.items()}
 
 
-def log_mel_patches(wave: Tensor) -> Tensor:
-    """Float[p PATCH*40]: `PATCH` successive frames of the log-mel spectrogram of a wave brought to mean square 1."""
+def log_mel_patches(wave: Float[Tensor, "n"]) -> Float[Tensor, "patches numbers"]:
+    """Rows of `PATCH` successive frames of the log-mel spectrogram of a wave brought to mean square 1."""
     wave = wave / wave.square().mean().sqrt().clamp_min(1e-8)
     mel = log_mel(wave, SIGNATURE).T  # Float[frames 40]
     usable = len(mel) // PATCH * PATCH
@@ -88,9 +90,9 @@ def log_mel_patches(wave: Tensor) -> Tensor:
 
 
 def bootstrap(
-    estimates: Sequence[Tensor], clean: Sequence[Tensor], counts: Tensor, *, rate: int = RATE
-) -> Tensor:
-    """Float64[r]: `frechet` of resamples of the pairs, `counts: Long[r n]`; the patches of a recording go together."""
+    estimates: Sequence[Tensor], clean: Sequence[Tensor], counts: Int[Tensor, "r pairs"], *, rate: int = RATE
+) -> Resampled:
+    """`frechet` of resamples of the pairs; the patches of a recording go together."""
     patches, owners = [], []
     for waves in (estimates, clean):
         found = [log_mel_patches(resample(wave, rate, RATE)) for wave in waves]
@@ -102,7 +104,7 @@ def bootstrap(
 def evaluate(
     estimates: Sequence[Tensor], clean: Sequence[Tensor], *, rate: int = RATE, opinion: bool | None = None
 ) -> dict[str, float]:
-    """All metrics of recordings Float[n_i] against their clean ones.
+    """All metrics of recordings against their clean ones.
 
     Args:
         rate: of the recordings; SI-SDR is taken at it, everything else at 16 kHz.

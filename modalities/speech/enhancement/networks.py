@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from omnidistill.networks.features import Answer, inside, parted
+from omnidistill.networks.features import Found, inside, parted
 from omnidistill.networks.unet import UNet
+from omnidistill.shapes import PerSample
 
 FREQUENCY_WAVES = 2  # cosines of the frequency axis beside the linear ramp
 
 
 class EnhancementUNet(nn.Module):
-    """`F = r + a x + b y / scale` on `x: Float[b 2 f t]` and the anchor y, the noisy spectrogram: a U-Net answers with
+    """`F = r + a x + b y / scale` on x and the anchor y, the noisy spectrogram: a U-Net answers with
     the residual r (2 channels) and the real gains a and b (1 channel each).
 
     Gains are what a Wiener filter is: smooth over time and frequency where noise is not, so that a small network that
@@ -59,17 +61,16 @@ class EnhancementUNet(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        t: Tensor,
+        x: Float[Tensor, "b 2 f t"],
+        t: PerSample,
         *,
-        anchor: Tensor | None = None,
-        target_time: Tensor | None = None,
-        guidance: Tensor | None = None,
-        mask: Tensor | None = None,
+        anchor: Float[Tensor, "b 2 f t"] | None = None,
+        target_time: PerSample | None = None,
+        guidance: PerSample | None = None,
+        mask: Bool[Tensor, "#b 1 1 t"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Answer:
-        """x, anchor: Float[b 2 f t], t, target_time, guidance: Float[b], mask: Bool[b 1 1 t] -> Float[b 2 f t]."""
+    ) -> Float[Tensor, "answered 2 f t"] | Found:
         if anchor is None or anchor.shape != x.shape:
             given = "none" if anchor is None else tuple(anchor.shape)
             raise ValueError(f"this network reads a noisy spectrogram of shape {tuple(x.shape)}, got {given}")
@@ -95,8 +96,8 @@ class EnhancementUNet(nn.Module):
         return (kept, found) if features else kept
 
 
-def _frequencies(x: Tensor) -> Tensor:
-    """Float[b 1+FREQUENCY_WAVES f t]: a ramp from -1 to 1 and cosines of 1, 2, ... half periods."""
+def _frequencies(x: Float[Tensor, "b c f t"]) -> Float[Tensor, "b _ f t"]:
+    """1 + FREQUENCY_WAVES channels: a ramp from -1 to 1 and cosines of 1, 2, ... half periods."""
     b, _, f, t = x.shape
     height = torch.linspace(-1.0, 1.0, f, device=x.device, dtype=x.dtype)
     waves = [torch.cos(0.5 * torch.pi * n * (height + 1.0)) for n in range(1, FREQUENCY_WAVES + 1)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 MUSIC_SHARE = 0.6  # of the mixtures; the others get coloured noise
@@ -16,8 +17,8 @@ def _uniform(low: float, high: float, g: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=g, dtype=torch.float64))
 
 
-def coloured(samples: int, g: torch.Generator, rate: int = 16000) -> Tensor:
-    """Float[samples], mean square about 1: Gaussian noise with power ~ 1/f^a, a in [0, 2], band-limited at random, and
+def coloured(samples: int, g: torch.Generator, rate: int = 16000) -> Float[Tensor, "{samples}"]:
+    """Of mean square about 1: Gaussian noise with power ~ 1/f^a, a in [0, 2], band-limited at random, and
     a loudness that swells at 0.2 to 4 Hz."""
     drawn = samples + -samples % 4096  # a prime number of samples would be transformed slowly
     spectrum = torch.fft.rfft(torch.randn(drawn, generator=g))
@@ -33,12 +34,12 @@ def coloured(samples: int, g: torch.Generator, rate: int = 16000) -> Tensor:
     return wave / level(wave)
 
 
-def passage(tracks: Sequence[Tensor], samples: int, g: torch.Generator) -> Tensor:
-    """Float[samples], mean square about 1, from any place of any track, longer tracks more often; a track shorter than
+def passage(tracks: Sequence[Tensor], samples: int, g: torch.Generator) -> Float[Tensor, "{samples}"]:
+    """Of mean square about 1, from any place of any track, longer tracks more often; a track shorter than
     that begins again.
 
     Args:
-        tracks: Float[n] of mean square 1.
+        tracks: of mean square 1.
     """
     lengths = torch.tensor([len(track) for track in tracks], dtype=torch.float64)
     place = _uniform(0.0, float(lengths.sum()) - 1.0, g)

@@ -1,4 +1,4 @@
-"""What ROSE-CD adds to consistency in the time domain: rewards `(x0_hat, x0, context) -> Float[b]`, higher is better.
+"""What ROSE-CD adds to consistency in the time domain: rewards `(x0_hat, x0, context)`, one a sample, higher is better.
 
 ROSE-CD's own terms are SI-SDR and a differentiable PESQ (torch-pesq 0.1.2). The latter needs torchaudio's compiled
 filters; `LogMel` stands in for it: like PESQ it compares loudness patterns and not waves, without its model of masking.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -77,8 +78,10 @@ class LogMel:
         return -torch.stack([_difference(x, s, count, signature) for signature in self.signatures]).mean(0)
 
 
-def _difference(x: Tensor, s: Tensor, count: Tensor, signature: MelSignature) -> Tensor:
-    """Float[b]: mean over the frames that lie within each recording's own `count` samples."""
+def _difference(
+    x: Float[Tensor, "b n"], s: Float[Tensor, "b n"], count: Float[Tensor, "b 1"], signature: MelSignature
+) -> Float[Tensor, "b"]:
+    """Mean over the frames that lie within each recording's own `count` samples."""
     n, hop = signature.n_fft, signature.hop
     filters, hann = mel_filters(signature).to(x), torch.hann_window(n, device=x.device)
 
@@ -94,9 +97,12 @@ def _difference(x: Tensor, s: Tensor, count: Tensor, signature: MelSignature) ->
 
 
 def _waves(
-    spectrogram: Spectrogram, x0_hat: Tensor, x0: Tensor | None, context: Context
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(estimate, clean, 1 where a sample is real), Float[b n] each. In float32: powers undo the compression."""
+    spectrogram: Spectrogram,
+    x0_hat: Float[Tensor, "b 2 bins t"],
+    x0: Float[Tensor, "b 2 bins t"] | None,
+    context: Context,
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """(estimate, clean, 1 where a sample is real). In float32: powers undo the compression."""
     if x0 is None:
         raise UserError("a reward of cleaned speech needs the clean recordings; this task has no data here")
     with torch.autocast(x0_hat.device.type, enabled=False):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
@@ -82,8 +83,8 @@ class Spectrogram:
         """Samples of a spectrogram of `frames` frames."""
         return (frames - 1) * self.hop
 
-    def encode(self, wave: Tensor) -> Tensor:
-        """`wave: Float[... n]`, n >= shortest, zeros after its end -> Float[... 2 bins frames_of(n)]."""
+    def encode(self, wave: Float[Tensor, "... n"]) -> Float[Tensor, "... 2 bins frames"]:
+        """`frames_of(n)` frames of a wave of n >= shortest samples, zeros after its end."""
         wave = F.pad(wave, (0, -wave.shape[-1] % self.hop))
         flat = wave.reshape(-1, wave.shape[-1])
         hann = window(flat.device, self.n_fft)
@@ -93,15 +94,15 @@ class Spectrogram:
         parts = torch.stack((squeezed.real, squeezed.imag), dim=1)
         return parts.reshape(*wave.shape[:-1], *parts.shape[1:])
 
-    def decode(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
+    def decode(self, state: Tensor, mask: Bool[Tensor, "b 1 1 t"] | None = None) -> Float[Tensor, "b n"]:
         """The least-squares inverse of `encode` (Griffin and Lim 1984, eq. 6), differentiable.
 
         Args:
-            state: Float[b 2 bins t].
-            mask: Bool[b 1 1 t], True where a frame is real; the first frames are. Padding takes no part.
+            state: [b 2 bins t].
+            mask: True where a frame is real; the first frames are. Padding takes no part.
 
         Returns:
-            Float[b (t - 1) hop], zero beyond `samples_of` of each recording's own frames.
+            (t - 1) hop samples, zero beyond `samples_of` of each recording's own frames.
 
         Raises:
             UserError: a state of another transform.
@@ -133,8 +134,8 @@ class Spectrogram:
             wave = wave * (torch.arange(wave.shape[1], device=wave.device) < length.unsqueeze(1))
         return wave
 
-    def _overlap_add(self, pieces: Tensor) -> Tensor:
-        """Float[b n_fft t] -> Float[b (t - 1) hop], without the half windows beyond both ends."""
+    def _overlap_add(self, pieces: Float[Tensor, "b n_fft t"]) -> Float[Tensor, "b n"]:
+        """(t - 1) hop samples, without the half windows beyond both ends."""
         frames, half = pieces.shape[-1], self.n_fft // 2
         total = self.n_fft + (frames - 1) * self.hop
         added = F.fold(pieces, (1, total), (1, self.n_fft), stride=(1, self.hop))[:, 0, 0]
@@ -147,6 +148,6 @@ SGMSE = Spectrogram()
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # what is kept must serve training too
-def window(device: torch.device, n_fft: int) -> Tensor:
-    """Float[n_fft]: the periodic Hann window."""
+def window(device: torch.device, n_fft: int) -> Float[Tensor, "{n_fft}"]:
+    """The periodic Hann window."""
     return torch.hann_window(n_fft, device=device)

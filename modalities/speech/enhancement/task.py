@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -220,8 +221,10 @@ def ragged(pairs: Sequence[tuple[Tensor, Tensor]], spectrogram: Spectrogram = SG
     return Batch(x0, Context(anchor=anchor, reference=x0, mask=mask))
 
 
-def waves(state: Tensor, mask: Tensor | None, spectrogram: Spectrogram = SGMSE) -> list[Tensor]:
-    """The recordings of a batch, Float[n_i], each of its own length, on the CPU."""
+def waves(
+    state: Tensor, mask: Bool[Tensor, "b 1 1 t"] | None, spectrogram: Spectrogram = SGMSE
+) -> list[Tensor]:
+    """The recordings of a batch, each of its own length, on the CPU."""
     state = state.detach().cpu()
     mask = None if mask is None else mask.cpu()
     decoded = spectrogram.decode(state, mask)

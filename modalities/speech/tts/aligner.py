@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 
 
-def durations(log_p: Tensor, symbols: Tensor, frames: Tensor) -> Tensor:
-    """Frames of each symbol on the best monotonic path, Long[b n]; 0 for padding; they sum to `frames`.
+def durations(
+    log_p: Float[Tensor, "b n t"], symbols: Int[Tensor, "b"], frames: Int[Tensor, "b"]
+) -> Int[Tensor, "b n"]:
+    """Frames of each symbol on the best monotonic path; 0 for padding; they sum to `frames`.
 
     `Q[i, t] = log_p[i, t] + max(Q[i, t-1], Q[i-1, t-1])`, then backwards from the last symbol at the last frame.
 
     Args:
-        log_p: Float[b n t], log-likelihood of frame t under symbol i; values in padding are not read.
-        symbols: Long[b], how many symbols are real.
-        frames: Long[b], how many frames are real.
+        log_p: log-likelihood of frame t under symbol i; values in padding are not read.
+        symbols: how many symbols are real.
+        frames: how many frames are real.
 
     Raises:
         UserError: a sentence has more symbols than frames, or no symbol at all, so no path exists.
@@ -66,8 +69,10 @@ def _backward(
     return found
 
 
-def spread(values: Tensor, durations: Tensor, frames: int | None = None) -> Tensor:
-    """Each symbol's value repeated over its frames: Float[b c n], Long[b n] -> Float[b c t], zero behind the last."""
+def spread(
+    values: Float[Tensor, "b c n"], durations: Int[Tensor, "b n"], frames: int | None = None
+) -> Float[Tensor, "b c t"]:
+    """Each symbol's value repeated over its frames, zero behind the last."""
     ends = durations.cumsum(1)
     total = int(ends[:, -1].max()) if frames is None else frames
     place = torch.arange(total, device=values.device).expand(len(values), total).contiguous()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from omnidistill.data import lines
@@ -46,11 +47,11 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A sentence and its log-mel spectrogram, Float[mels t], natural logarithm, not normalised."""
+    """A sentence and its log-mel spectrogram, natural logarithm, not normalised."""
 
     name: str
     text: str
-    mel: Tensor
+    mel: Float[Tensor, "mels t"]
 
 
 def listed(source: str | Path) -> list[Spoken]:
@@ -175,8 +176,10 @@ def _runs(text: str) -> set[tuple[str, ...]]:
     return {words[i : i + 3] for i in range(max(1, len(words) - 2))}
 
 
-def pad(mels: Sequence[Tensor], frames: int | None = None, value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Float[m t] each -> Float[b 1 m t] and the mask Bool[b 1 1 t] of real frames."""
+def pad(
+    mels: Sequence[Tensor], frames: int | None = None, value: float = 0.0
+) -> tuple[Float[Tensor, "b 1 m t"], Bool[Tensor, "b 1 1 t"]]:
+    """Mels as one batch, and the mask of real frames."""
     longest = max(mel.shape[1] for mel in mels) if frames is None else frames
     batch = torch.full((len(mels), 1, mels[0].shape[0], longest), value)
     mask = torch.zeros((len(mels), 1, 1, longest), dtype=torch.bool)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
@@ -26,10 +27,10 @@ LONGEST = 60  # frames of one symbol when durations are predicted: about a secon
 
 
 class Read(NamedTuple):
-    """What the encoder says of a batch of sentences: one mean a symbol, Float[b m n], and log-durations, Float[b n]."""
+    """What the encoder says of a batch of sentences: one mean and one log-duration a symbol."""
 
-    means: Tensor
-    log_durations: Tensor
+    means: Float[Tensor, "b m n"]
+    log_durations: Float[Tensor, "b n"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Losses:
 
 
 class FrontEnd(nn.Module):
-    """Symbols Long[b n] -> `Read`. Mel values are the task's normalised ones.
+    """Symbols -> `Read`. Mel values are the task's normalised ones.
 
     Args:
         mels: bins of a frame.
@@ -74,8 +75,8 @@ class FrontEnd(nn.Module):
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))
 
-    def forward(self, symbols: Tensor) -> Read:
-        """symbols: Long[b n], 0 where a sentence is shorter than the longest."""
+    def forward(self, symbols: Int[Tensor, "b n"]) -> Read:
+        """symbols: 0 where a sentence is shorter than the longest."""
         real = (symbols > 0).unsqueeze(1)
         h = self.embedding(symbols).transpose(1, 2)
         for layer in self.layers:
@@ -90,8 +91,14 @@ class FrontEnd(nn.Module):
         """The symbols of a sentence as this front end reads them."""
         return encode(text, self.lexicon)
 
-    def align(self, means: Tensor, symbols: Tensor, mel: Tensor, frames: Tensor) -> Tensor:
-        """Long[b n]: the durations under which `mel: Float[b m t]` is likeliest, `frames: Long[b]` of it real."""
+    def align(
+        self,
+        means: Float[Tensor, "b m n"],
+        symbols: Int[Tensor, "b n"],
+        mel: Float[Tensor, "b m t"],
+        frames: Int[Tensor, "b"],
+    ) -> Int[Tensor, "b n"]:
+        """The durations under which a mel is likeliest, `frames` of it real."""
         with torch.no_grad():
             # log N(mel; mu, I) without what no path can change
             log_p = means.float().transpose(1, 2) @ mel - 0.5 * means.square().sum(1).unsqueeze(2)
@@ -108,16 +115,16 @@ class FrontEnd(nn.Module):
         return Losses(error.sum() / (inside.sum() * mel.shape[1]), late.sum() / real.sum())
 
     @torch.no_grad()
-    def aligned(self, text: str, mel: Tensor) -> Tensor:
-        """mu, Float[m t], of a sentence along its own recording `mel: Float[m t]`, normalised."""
+    def aligned(self, text: str, mel: Float[Tensor, "m t"]) -> Float[Tensor, "m t"]:
+        """Mu of a sentence along its own recording, normalised."""
         symbols = torch.tensor([self.encode(text)])
         means = self(symbols).means
         owned = self.align(means, symbols, mel.unsqueeze(0), torch.tensor([mel.shape[1]]))
         return spread(means, owned, mel.shape[1])[0]
 
     @torch.no_grad()
-    def spoken(self, text: str, slowness: float = 1.0) -> Tensor:
-        """mu, Float[m t], of a sentence with predicted durations; `slowness` 1.1 makes each a tenth longer."""
+    def spoken(self, text: str, slowness: float = 1.0) -> Float[Tensor, "m t"]:
+        """Mu of a sentence with predicted durations; `slowness` 1.1 makes each a tenth longer."""
         symbols = torch.tensor([self.encode(text)])
         read = self(symbols)
         owned = (read.log_durations.exp() * slowness).round().clamp(1, LONGEST).long()

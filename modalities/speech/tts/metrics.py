@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.evaluation.distances import frechet_distance, resampled_frechet
+from omnidistill.shapes import Resampled
 
 PATCH, STRIDE = 8, 4  # frames; 128 ms every 64 ms at 16 kHz
 COMPONENTS = 64
@@ -25,18 +27,18 @@ BASIS_PATCHES = 8192  # of the training data, evenly spaced
 @dataclass(frozen=True)
 class PatchSpace:
     """Where patches are compared: the leading principal components of training patches, each scaled to variance 1 there
-    so that fine texture counts as much as loudness. mean: Float64[d]; basis: Float64[d k]."""
+    so that fine texture counts as much as loudness."""
 
-    mean: Tensor
-    basis: Tensor
+    mean: Float64[Tensor, "d"]
+    basis: Float64[Tensor, "d k"]
 
-    def __call__(self, mels: Sequence[Tensor]) -> Tensor:
-        """Float[m t] each -> Float64[n k], one row a patch."""
+    def __call__(self, mels: Sequence[Tensor]) -> Float64[Tensor, "n k"]:
+        """One row a patch."""
         return (patches(mels).double() - self.mean) @ self.basis
 
 
-def patches(mels: Sequence[Tensor]) -> Tensor:
-    """All windows of PATCH frames, STRIDE apart, of `mels: Float[m t]` each: Float[n m*PATCH]; shorter mels have none.
+def patches(mels: Sequence[Tensor]) -> Float[Tensor, "n numbers"]:
+    """All windows of PATCH frames, STRIDE apart, as rows of m PATCH numbers; shorter mels have none.
 
     Raises:
         UserError: no mel is PATCH frames long, or a value is NaN or infinite.
@@ -64,8 +66,8 @@ def patch_space(mels: Sequence[Tensor], components: int = COMPONENTS) -> PatchSp
     return PatchSpace(mean, vectors[:, kept] / values[kept].sqrt())
 
 
-def mel_cepstra(log_mel: Tensor, count: int = CEPSTRA) -> Tensor:
-    """`c_d = 2/M sum_m log S_m cos(pi d (m + 1/2) / M)`, d = 1 ... count: Float[m t] -> Float[count t].
+def mel_cepstra(log_mel: Float[Tensor, "m t"], count: int = CEPSTRA) -> Float[Tensor, "{count} t"]:
+    """`c_d = 2/M sum_m log S_m cos(pi d (m + 1/2) / M)`, d = 1 ... count.
 
     The cosine series of the log spectrum, as of mel-generalised cepstra; the loudness c_0 is left out.
     """
@@ -75,9 +77,9 @@ def mel_cepstra(log_mel: Tensor, count: int = CEPSTRA) -> Tensor:
     return (2.0 / mels) * (torch.cos(math.pi * d * (m + 0.5) / mels) @ log_mel.double())
 
 
-def mel_cepstral_distance(a: Tensor, b: Tensor) -> float:
+def mel_cepstral_distance(a: Float[Tensor, "m t"], b: Float[Tensor, "m ..."]) -> float:
     """`10 / ln 10 sqrt(2 sum_d (c_d - c'_d)^2)` averaged over frames (Kubichek 1993), in dB, of two natural log-mels
-    Float[m t] of the same frames. It is the root mean square difference over frequency of the smoothed spectra."""
+    of the same frames. It is the root mean square difference over frequency of the smoothed spectra."""
     if a.shape != b.shape:
         raise UserError(
             f"mel-cepstral distance compares frame by frame, got {tuple(a.shape)} and {tuple(b.shape)}"
@@ -96,13 +98,18 @@ def texture(mels: Sequence[Tensor], real: Sequence[Tensor]) -> float:
     return roughness(mels) / roughness(real)
 
 
-def bootstrap(mels: Sequence[Tensor], real_features: Tensor, space: PatchSpace, counts: Tensor) -> Tensor:
-    """Float64[r]: `frechet` of resamples of the mels, `counts: Long[r n]`; the patches of a mel go together."""
+def bootstrap(
+    mels: Sequence[Tensor],
+    real_features: Float64[Tensor, "n k"],
+    space: PatchSpace,
+    counts: Int[Tensor, "r mels"],
+) -> Resampled:
+    """`frechet` of resamples of the mels; the patches of a mel go together."""
     rows = torch.tensor([max(0, (mel.shape[1] - PATCH) // STRIDE + 1) for mel in mels])
     owner = torch.repeat_interleave(torch.arange(len(mels)), rows)
     return resampled_frechet(space(mels), real_features, counts, owner)
 
 
-def frechet(mels: Sequence[Tensor], real_features: Tensor, space: PatchSpace) -> float:
-    """Squared Fréchet distance between the patches of `mels` and `real_features: Float64[n k]`."""
+def frechet(mels: Sequence[Tensor], real_features: Float64[Tensor, "n k"], space: PatchSpace) -> float:
+    """Squared Fréchet distance between the patches of `mels` and those of real ones."""
     return frechet_distance(space(mels), real_features)

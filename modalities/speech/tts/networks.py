@@ -14,7 +14,7 @@ NETWORK: Mapping[str, Any] = {"channels": (64, 128), "unshuffle": (4, 4)}
 
 
 def decoder(options: Mapping[str, Any], *, target_time: bool = False, guidance: bool = False) -> nn.Module:
-    """A U-Net on `x: Float[b 1 mels t]` that reads mu as its anchor; a column of blocks is 4 frames, 64 ms.
+    """A U-Net on states [b 1 mels t] that reads mu as its anchor; a column of blocks is 4 frames, 64 ms.
 
     Args:
         options: keywords of `UNet`.

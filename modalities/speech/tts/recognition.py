@@ -22,7 +22,7 @@ RATE = 16000  # Hz that both recognisers listen at
 
 
 def word_error_rate(texts: Sequence[str], waves: Sequence[Tensor], rate: int, recogniser: str) -> float:
-    """(substitutions + deletions + insertions) / words of `texts`, over all sentences together; waves: Float[n]."""
+    """(substitutions + deletions + insertions) / words of `texts`, over all sentences together."""
     jiwer = _package("jiwer", recogniser)
     if rate != RATE:
         raise UserError(f"the recogniser '{recogniser}' listens at {RATE} Hz, the sounds are at {rate} Hz")

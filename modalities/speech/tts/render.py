@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.errors import UserError
@@ -17,8 +18,8 @@ COLUMNS, GAP, ZOOM = 2, 4, 2  # mels a row; pixels between them; pixels a bin
 DARKEST, BRIGHTEST = -9.0, 1.0  # of natural log-mels, so that pages compare
 
 
-def sound(log_mel: Tensor, signature: MelSignature, seed: int = 0) -> Tensor:
-    """A wave for `log_mel: Float[m t]`, natural logarithm, not normalised: Float[n]."""
+def sound(log_mel: Float[Tensor, "m t"], signature: MelSignature, seed: int = 0) -> Float[Tensor, "n"]:
+    """A wave for a log-mel, natural logarithm, not normalised."""
     return griffin_lim(log_mel, signature, g=torch.Generator().manual_seed(seed))
 
 
@@ -28,7 +29,7 @@ def write_sound(log_mel: Tensor, signature: MelSignature, path: Path) -> Path:
 
 
 def picture(log_mels: Sequence[Tensor], path: Path) -> Path:
-    """Writes mels Float[m t] side by side as a PNG, low frequencies at the bottom, one colour scale for all.
+    """Writes mels side by side as a PNG, low frequencies at the bottom, one colour scale for all.
 
     Raises:
         UserError: no mel, NaN values, or the file cannot be written.

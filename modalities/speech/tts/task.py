@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
@@ -31,16 +32,16 @@ RECOGNISED = 40  # sentences a measurement
 
 @dataclass(frozen=True)
 class Aligned:
-    """One utterance as the decoder sees it: its sentence, and its mel and mu, Float[m t] each, normalised."""
+    """One utterance as the decoder sees it: its sentence, and its mel and mu, normalised."""
 
     text: str
-    mel: Tensor
-    mu: Tensor
+    mel: Float[Tensor, "m t"]
+    mu: Float[Tensor, "m t"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Both splits, and the training mels and means end to end, Float[m t] each: one stream to cut crops from."""
+    """Both splits, and the training mels and means end to end: one stream to cut crops from."""
 
     train: list[Aligned]
     held_out: list[Aligned]
@@ -266,8 +267,8 @@ class TextToSpeech(Task):
         return render.write_sound(self.log_mel(mel), self.signature, target.with_name(target.name + ".wav"))
 
 
-def _cut(x0: Tensor, context: Context) -> list[Tensor]:
-    """Float[b 1 m t] -> Float[m t] each, padding left out, on the CPU."""
+def _cut(x0: Float[Tensor, "b 1 m t"], context: Context) -> list[Tensor]:
+    """The mels of a batch, padding left out, on the CPU."""
     mels = x0.detach().cpu().float().squeeze(1)
     if context.mask is None:
         return list(mels)
