@@ -44,7 +44,7 @@ def recompute(network: nn.Module) -> None:
     "Training deep nets with sublinear memory cost"). The numbers stay, dropout included; a step costs a third more.
     Blocks that a tangent flows through (`torch.func.jvp`) keep everything."""
     for block in blocks(network):
-        block.forward = partial(_sparing, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_sparing, block.forward)
 
 
 def _sparing(forward: Callable[..., Any], *inputs: Any, **keywords: Any) -> Any:
