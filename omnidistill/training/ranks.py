@@ -45,6 +45,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
+        """Whether this process speaks for all: logs, checkpoints, progress."""
         return self.rank == 0
 
     def own(self, count: int) -> slice:
@@ -74,6 +75,7 @@ class Ranks:
         return value
 
     def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
         return flag if self.world == 1 else bool(self.total(torch.tensor(float(flag), device=device)) > 0)
 
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -120,6 +120,7 @@ def test_weights_by_name():
         "truncated_snr": snr.clamp_min(1.0),
         "min_snr_5": snr.clamp_max(5.0),
         "alpha_sigma": t * (1 - t),
+        "velocity": t**-2,
     }
     assert set(expected) | {"nelbo"} == set(WEIGHTS)
     for name, value in expected.items():
