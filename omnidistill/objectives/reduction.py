@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from omnidistill.errors import UserError
+from omnidistill.shapes import Scalar
 
 
 def reduce(
-    elementwise: Tensor, weight: Tensor | float = 1.0, mask: Tensor | None = None, where: Tensor | None = None
-) -> Tensor:
+    elementwise: Float[Tensor, "b ..."],
+    weight: Float[Tensor, "..."] | float = 1.0,
+    mask: Bool[Tensor, "..."] | None = None,
+    where: Bool[Tensor, "..."] | None = None,
+) -> Scalar:
     """Weighted mean over the real elements of a sample, then mean over samples: a scalar.
 
     Args:
-        elementwise: Float[b ...].
-        weight: w(t): a number; Float[b]; or one per element, with as many axes as `elementwise` and in each its size
-            or 1, e.g. Float[b 1 f 1 1] for one weight a frame.
+        weight: w(t): a number; [b]; or one per element, with as many axes as `elementwise` and in each its size or 1,
+            e.g. [b 1 f 1 1] for one weight a frame.
         mask: True where an element is real, with as many axes and in each its size or 1; padding never counts.
         where: True where a loss is wanted (unresolved elements), likewise; the others count as zero, so that a sample's
             loss is a sum over its undecided elements divided by its length.
