@@ -56,7 +56,7 @@ def proper_svd(f: Float[Tensor, "*some 3 3"]) -> tuple[Matrices, Values, Matrice
 
 
 def matrix_fisher(f: Float[Tensor, "*some 3 3"]) -> MatrixFisher:
-    """The normaliser and the mean for `F: Float[... 3 3]`; the error of both is below 1e-9 (of log c, plus the rounding
+    """The normaliser and the mean for F; the error of both is below 1e-9 (of log c, plus the rounding
     of log c itself).
 
     At large F the mean is the rotation of Kabsch (1976), at F = 0 it is 0.
