@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
@@ -380,9 +380,10 @@ def read_denoiser(
         made = _filled(network(), tensors, folder, name, recipe, task)
         denoiser = assemble(made, task.path, recipe)
         if recipe.inference:
-            chain = _chain(recipe, learned, trust, folder / f"{name}.json")
-            teacher = _companion(folder, task) if any("teacher" in each.wants for each in chain) else None
-            denoiser = led(denoiser, chain, teacher, task.null)
+            file = folder / f"{name}.json"
+            denoiser = _led(
+                denoiser, recipe, learned, trust, file, lambda: _companion(folder, task), task.null
+            )
         return denoiser.to(device).eval(), recipe
 
 
@@ -392,23 +393,29 @@ def _parted(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
     return {name: value for name, value in tensors.items() if name not in learned}, learned
 
 
-def _chain(
-    recipe: Recipe, learned: Mapping[str, Tensor], trust: Sequence[str], file: FilePath
-) -> list[Walker]:
-    """The walkers that a description names, with what they have learned."""
+def _led(
+    denoiser: Denoiser,
+    recipe: Recipe,
+    learned: Mapping[str, Tensor],
+    trust: Sequence[str],
+    file: FilePath,
+    teacher: Callable[[], Denoiser | None],
+    null: Null | None,
+) -> Denoiser:
+    """The denoiser with the walkers that a description names around it, and what they have learned."""
     from omnidistill.configuration.instantiation import build, trusting
 
-    chain = []
-    for name, options in (recipe.inference or {}).items():
-        walker = build(trusting(options, trust))
+    chain = {name: build(trusting(options, trust)) for name, options in (recipe.inference or {}).items()}
+    for name, walker in chain.items():
         if not isinstance(walker, Walker):
-            raise UserError(f"{file}: inference.{name} is {options['_target_']}, which is no walker")
+            raise UserError(f"{file}: inference.{name} is {type(walker).__name__}, which is no walker")
+    asked = any("teacher" in walker.wants for walker in chain.values())
+    denoiser = led(denoiser, chain.values(), teacher() if asked else None, null)
+    for name, walker in chain.items():
         mine = f"{LEARNED}{name}/"
-        load_strictly(
-            walker, {key.removeprefix(mine): v for key, v in learned.items() if key.startswith(mine)}, file
-        )
-        chain.append(walker)
-    return chain
+        own = {key.removeprefix(mine): value for key, value in learned.items() if key.startswith(mine)}
+        load_strictly(walker, own, file, walker.state_dict().keys() - walker.learned().keys())
+    return denoiser
 
 
 def _companion(folder: FilePath, task: Task) -> Denoiser | None:
@@ -456,14 +463,15 @@ def load(
         network = _filled(single(network, say=False), tensors, folder, "student", recipe)
         denoiser = assemble(network, path, recipe)
         if recipe.inference:
-            chain = _chain(recipe, learned, trust, folder / "student.json")
-            teacher = None
-            if any("teacher" in walker.wants for walker in chain):
-                theirs = read_recipe(folder, "teacher")
+
+            def theirs() -> Denoiser:
+                """The teacher of one's own, whose weights lie beside the student's."""
+                described = read_recipe(folder, "teacher")
                 weights, _ = read_safetensors(folder / "teacher.safetensors")
-                bare = _filled(single(bare, say=False), weights, folder, "teacher", theirs)
-                teacher = assemble(bare, path, theirs)
-            denoiser = led(denoiser, chain, teacher, null)
+                whole = _filled(single(bare, say=False), weights, folder, "teacher", described)
+                return assemble(whole, path, described)
+
+            denoiser = _led(denoiser, recipe, learned, trust, folder / "student.json", theirs, null)
         denoiser = denoiser.to(device).eval()
         shape = tuple(recipe.made_by.get("shape", ()))
         dtype = torch.long if "categorical" in path.offers else torch.float32

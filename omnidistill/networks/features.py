@@ -51,10 +51,10 @@ class Asked:
 
 
 def stacked(place: str, depth: int) -> dict[str, list[str]]:
-    """The parts of a stack of residual blocks that may be reused from step to step (`samplers.reuse`): `deep`, all but
-    the first and the last; `encoder`, the first half."""
+    """The parts of a stack of residual blocks that may be reused from step to step (`samplers.reuse`): `blocks`, all of
+    them; `deep`, all but the first and the last; `encoder`, the first half."""
     names = [f"{place}.{i}" for i in range(depth)]
-    return {"deep": names[1:-1] or names[1:], "encoder": names[: depth // 2]}
+    return {"blocks": names, "deep": names[1:-1] or names[1:], "encoder": names[: depth // 2]}
 
 
 def rows(which: slice, value: Any) -> Any:

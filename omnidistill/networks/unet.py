@@ -88,6 +88,7 @@ class UNet(nn.Module):
         # What is left of the deep blocks is the finest level: its skips are fresh, and what comes from below is not.
         down, up = [f"down.{i}" for i in range(len(self.down))], [f"up.{i}" for i in range(len(self.up))]
         self.reusable = {
+            "blocks": [*down, "middle", *up],
             "deep": [*down[blocks:], "middle", *up[:-blocks]] if len(channels) > 1 else [],
             "encoder": ["first", *down, "middle"],
         }

@@ -86,7 +86,7 @@ def train_student(
     asked = teacher.calls - asked
     origin = setup.origin_of(cfg, task, teacher, out, device)
     student, recipe = setup.student_of(cfg, task, origin, device)
-    check_told(objective, recipe)
+    check_told(objective, recipe, student)
     ranks = here(cfg.strategy)
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
     module = Distillation(
@@ -122,10 +122,11 @@ def keep_teacher(
     save(teacher, Recipe(task=described_task, reading=teacher.reading()), out, "teacher")
 
 
-def check_told(objective: Weighted, recipe: Recipe) -> None:
+def check_told(objective: Weighted, recipe: Recipe, student: Denoiser) -> None:
     """Refuses scales drawn for a student that is told none."""
     scales = objective.guidance_range
-    if scales is not None and recipe.guidance is None:
+    told = recipe.guidance is not None or any(walker.told is not None for walker in walkers(student))
+    if scales is not None and not told:
         raise UserError(
             f"student.guidance=null, but the objective draws guidance scales from {scales[0]:g} to {scales[1]:g} for it; "
             "set student.guidance to the scale it is to be told when sampled, or one scale in families.*.guidance"

@@ -82,6 +82,9 @@ class Walker(Denoiser):
     learns: bool = False
     """Whether it has parameters that an objective trains; the network inside is frozen then."""
 
+    told: float | None = None
+    """The guidance scale that it is told when sampled, where it learns to imitate one."""
+
     selects: bool = False
     """Whether it does for some samples what it does not for others."""
 

@@ -2,6 +2,7 @@
 the calls that it counts; a fitted solver finds the coefficient that is known in closed form."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from omnidistill.networks.unet import UNet
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import PerSample, generator
 from omnidistill.samplers import Euler, FewStep, Heun
+from omnidistill.samplers.guide import Guide
 from omnidistill.samplers.guided_steps import AdaptiveGuidance
 from omnidistill.samplers.multistep import Multistep
 from omnidistill.samplers.reuse import Reuse
@@ -481,3 +483,80 @@ def test_teachers_samplers_walk_too():
         walker = AdaptiveGuidance(1.0).around(student)
         a, b = (sampler.sample(who, x_1, 3, x_1=x_1).x0 for who in (walker, student))
         assert torch.equal(a, b)
+
+
+# --- a guide plugged in ----------------------------------------------------------------------------------------------
+
+
+def guided_pair(name="mlp"):
+    torch.manual_seed(0)
+    flow = paths.rectified_flow()
+    made = {
+        "mlp": lambda: NetworkDenoiser(shaken(MLP(2, 16, 3, num_classes=3)), flow, "flow"),
+        "unet": lambda: NetworkDenoiser(shaken(UNet((8, 16), num_classes=3)), flow, "flow"),
+        "transformer": lambda: NetworkDenoiser(
+            shaken(Transformer(4, 6, 16, 3, 2, num_classes=3)), paths.MaskedPath(4), "logits"
+        ),
+    }[name]()
+    x = {"mlp": torch.randn(5, 2), "unet": torch.randn(5, 1, 8, 8), "transformer": torch.full((5, 6), 4)}[
+        name
+    ]
+    return made, x, Context(torch.arange(5) % 3)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet", "transformer"])
+def test_a_guide_starts_as_the_network_and_at_scale_1_stays_it(name):
+    inner, x, context = guided_pair(name)
+    plain = inner(x, 0.5, context).parameters
+    guide = Guide(3.0).around(inner)
+    assert torch.equal(guide(x, 0.5, context).parameters, plain)
+    shaken(guide.write)
+    assert not torch.equal(guide(x, 0.5, context).parameters, plain)
+    one = replace(context, guidance=torch.ones(5))
+    assert torch.equal(guide(x, 0.5, one).parameters, plain)
+    usual = replace(context, guidance=torch.full((5,), 3.0))
+    assert torch.equal(guide(x, 0.5, usual).parameters, guide(x, 0.5, context).parameters)
+    assert torch.equal(inner(x, 0.5, context).parameters, plain), "nothing is left behind"
+    own = sum(value.numel() for value in guide.learned().values())
+    assert own > 0 and not any(name.startswith("denoiser") for name in guide.learned())
+
+
+def test_a_guide_is_trained_alone_and_learns_what_guidance_says():
+    """A small perceptron whose labels move its answer: after some steps of Adam the guide has most of the difference
+    between the guided belief and the conditional one, with one call in the place of two."""
+    inner, _, _ = guided_pair()
+    inner.requires_grad_(False)
+    guide = Guide(3.0, width=16).around(inner)
+    g = generator("guide")
+    optimiser = torch.optim.Adam([p for p in guide.parameters() if p.requires_grad], 0.01)
+
+    def error():
+        x, context = torch.randn(256, 2, generator=g), Context(torch.arange(256) % 3)
+        t = torch.rand(256, generator=g, dtype=F64)
+        wanted = Guided(inner, 3.0, 3)(x, t, context).mean
+        own, before = guide(x, t, context).mean, inner(x, t, context).mean
+        return (own - wanted).square().mean(), (before - wanted).square().mean()
+
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss, _ = error()
+        loss.backward()
+        optimiser.step()
+    reached, before = error()
+    assert float(reached.detach()) < 0.2 * float(before)
+    assert all(p.grad is None for p in inner.parameters())
+    assert sampled(guide, 4, torch.randn(5, 2), Context(torch.arange(5) % 3)).nfe == 4
+    # Plugged into another network with the same blocks.
+    other = Guide(3.0, width=16).around(guided_pair()[0])
+    other.load_state_dict(guide.learned(), strict=False)
+    x, context = torch.randn(4, 2), Context(torch.arange(4) % 3)
+    torch.testing.assert_close(other(x, 0.5, context).mean, guide(x, 0.5, context).mean)
+
+
+def test_a_guide_needs_blocks():
+    with pytest.raises(NotOffered, match="names no blocks for a guide"):
+        Guide().around(NetworkDenoiser(nn.Linear(2, 2), paths.rectified_flow(), "flow"))
+    with pytest.raises(NotOffered, match="closed form"):
+        Guide().around(GaussianData(paths.rectified_flow()))
+    with pytest.raises(UserError, match="whole number"):
+        Guide(width=0)

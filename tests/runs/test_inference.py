@@ -39,6 +39,7 @@ CASES = {
     "diversity-distillation": [],
     "distillation-pp": [],
     "adaptive-ts-collab": ["student.inference.after.samples=32"],
+    "plug-and-play-guide": [LABELLED],
 }
 
 
@@ -51,7 +52,7 @@ def test_a_reloaded_student_is_the_one_that_was_judged(recipe: str, tmp_path: Pa
     document = json.loads((run / "student.json").read_text())
     assert document["inference"] and all("_target_" in options for options in document["inference"].values())
     training = json.loads((run / "metrics.json").read_text())["training"]
-    trained = recipe in ("gas", "diversity-distillation", "distillation-pp", "adaptive-ts-collab")
+    trained = recipe in ("gas", "plug-and-play-guide", "diversity-distillation", "distillation-pp", "adaptive-ts-collab")
     assert training["student_updates"] == (3 if trained else 0)
 
 
