@@ -19,8 +19,8 @@ ALIGNMENT = HERE / "results" / "coordinates_alignment.json"
 SAMPLERS = HERE / "results" / "enhancement_samplers.json"
 TARGET = HERE.parent / "docs" / "results.md"
 README = HERE.parent / "README.md"
-SHOWN = {"consistency-models": (1, 2), "cdlm": (8,), "sdtt": (8,)}
-"""Step counts of a recipe in the README's table, where they are not the first that was evaluated."""
+SHOWN = {"exact/rigid_cloud": (1, 2), "consistency-models": (1, 2), "cdlm": (8,), "sdtt": (8,)}
+"""Step counts of a task or recipe in the README's table, where they are not the first that was evaluated."""
 
 HEAD = """# Results
 
@@ -136,7 +136,8 @@ def _headline(documents: dict[str, dict[str, Any]]) -> str:
         primary = metrics["primary"]["name"]
         teacher = {point["steps"]: point["metrics"][primary] for point in metrics["teacher"]}
         full = max(teacher)
-        shown = SHOWN.get(metrics["recipe"], (metrics["student"][0]["steps"],))
+        first = (metrics["student"][0]["steps"],)
+        shown = SHOWN.get(metrics["task"], SHOWN.get(metrics["recipe"], first))
         for point in metrics["student"]:
             k, gap = point["steps"], metrics["gap_closed"].get(str(point["steps"]))
             if k not in shown or gap is None:
