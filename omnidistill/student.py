@@ -478,9 +478,14 @@ def load(
         return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype)
     from omnidistill.configuration.instantiation import build, trusting
 
+    described_as, foreign = dict(recipe.task), recipe.task.get("foreign")
+    if network is not None and isinstance(foreign, Mapping):
+        described_as["foreign"] = {**foreign, "network": None}
     with _described_by(folder / "student.json"):
-        task: Task = build(trusting(recipe.task, trust))
+        task: Task = build(trusting(described_as, trust))
         if not isinstance(task, Task):
             raise UserError(f"{folder / 'student.json'}: {recipe.task['_target_']} is no task")
+    if network is not None and isinstance(foreign, Mapping):
+        task.lend(network)  # type: ignore[attr-defined]  # what has a foreign network takes one
     denoiser, _ = read_denoiser(folder, "student", task, device, trust)
     return Student(denoiser, recipe.sampler(), recipe.steps, task, task.shape, task.dtype)

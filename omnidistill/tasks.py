@@ -5,7 +5,7 @@ A modality fills in this form. Nothing in the core asks which modality it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -35,6 +35,23 @@ class Metric:
     def __post_init__(self) -> None:
         if self.better not in ("lower", "higher"):
             raise UserError(f"a metric is better 'lower' or 'higher', got '{self.better}'")
+
+
+def numbers(answer: Any) -> dict[str, float]:
+    """What a metric function of the user's has answered.
+
+    Raises:
+        UserError: no mapping of names to numbers.
+    """
+    if not isinstance(answer, Mapping) or not answer:
+        raise UserError(f"metrics= is a function that answers {{name: number}}, got {type(answer).__name__}")
+    found = {}
+    for name, value in answer.items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"metrics answers {value!r:.40} as '{name}'; it must be a number") from error
+    return found
 
 
 class Task:
@@ -105,6 +122,12 @@ class Task:
         written, a picture (png) of them first: the report page shows it."""
         raise NotImplementedError
 
+    more: Callable[[Tensor, Context, Tensor | None], Mapping[str, float]] | None = None
+    """A function of the user's, whose figures stand beside the task's: (samples, context, held-out rows)."""
+
+    other_primary: bool = False
+    """Whether the user wants gaps counted from another metric than the one that `bootstrap` knows."""
+
     # --- what follows from the form --------------------------------------------------------------------------------
 
     def sampler(self) -> Sampler:
@@ -130,6 +153,24 @@ class Task:
         """The condition that a sample has: what a control model reads off it, drawn where it leaves that open."""
         raise UserError(f"{self.name} has no control model that reads a condition off a sample")
 
+    def judged(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
+        """What `measure` says, with what the user's own function adds."""
+        found = self.measure(x0, context, g)
+        if self.more is None:
+            return found
+        rows = context.reference
+        if rows is None:
+            rows = self.batch(len(x0), g, "held_out").x0
+        return found | numbers(self.more(x0.detach().cpu(), context, rows))
+
+    def open_teacher(self, source: FilePath) -> Denoiser | None:
+        """The teacher in a file of another form than this project's; None where it is of this."""
+        return None
+
+    def meet(self, teacher: Denoiser, samples: int, seed: int) -> None:
+        """Shown the full teacher before anything is judged: a task without data may have to judge by its samples."""
+        return None
+
     def bootstrap(
         self, x0: Tensor, context: Context, g: torch.Generator, counts: Counts
     ) -> Float64[Tensor, "measured"]:
@@ -146,7 +187,7 @@ class Task:
         for row in counts[:REMEASURED]:
             chosen = torch.repeat_interleave(torch.arange(len(row)), row)
             g.set_state(state)
-            values.append(self.measure(x0[chosen], context[chosen], g)[self.primary.name])
+            values.append(self.judged(x0[chosen], context[chosen], g)[self.primary.name])
         return torch.tensor(values, dtype=torch.float64)
 
     def baseline(self, context: Context) -> Tensor | None:

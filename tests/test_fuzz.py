@@ -101,6 +101,8 @@ def without(key: str) -> bytes:
         ("config.yaml", without("transition: renoise"), "read"),  # what it lacks is at its default
         ("config.yaml", NO_TASK, "refused"),
         ("config.yaml", readers.CONFIG.replace("seed: 0}", "seed: 0, 'a\\nb': 1}").encode(), "refused"),
+        ("student.json", readers._bytes({**readers.STUDENT, "times": 1.0}), "read"),  # a list of one
+        ("student.json", readers._bytes({**readers.STUDENT, "block": "x"}), "refused"),
         ("student.json", readers._bytes({**readers.STUDENT, "task": {"_target_": "torch.nn.Identity"}}), "refused"),
         ("sweep.json", readers._bytes({"schema": 1, "cells": [{**readers.CELL, "task": "\ud800"}]}), "refused"),
         ("metrics.json", readers._bytes(readers.METRICS).replace(b': 1.0', b': ' + ENDLESS), "refused"),

@@ -135,11 +135,9 @@ class Music(Task):
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Labels are drawn uniformly, then one of the label's clips: a long track counts no more than a short one."""
-        context = self.contexts(count, g)
+        labels = self._drawn(count, g)
         if self._clips is None:
-            return Batch(None, context, count)
-        labels = context.condition
-        assert isinstance(labels, Tensor)
+            return Batch(None, Context(condition=labels), count)
         clips = self._clips["train" if split == "train" else "held_out"]
         x0, mask, _ = clips[clips.drawn(labels, g)]
         ragged = any(part.ragged for part in self._clips.values())
@@ -147,7 +145,10 @@ class Music(Task):
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Labels drawn uniformly."""
-        return Context(condition=(uniform(torch.empty(count), g) * self.null).long())
+        return Context(condition=self._drawn(count, g))
+
+    def _drawn(self, count: int, g: torch.Generator) -> Tensor:
+        return (uniform(torch.empty(count), g) * self.null).long()
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         return music_unet(self._network, self.null, target_time, guidance)

@@ -49,17 +49,20 @@ class Listing(NamedTuple):
 def own_images(
     source: str | Path,
     split: str,
-    side: int = 28,
+    side: int | tuple[int, int] = 28,
     classes: int | None = None,
     labels: Sequence[str] | None = None,
     on_bad: str = "stop",
+    *,
+    channels: int = 1,
 ) -> LabelledImages:
     """The pictures of `train` or `held_out` in [-1, 1]; labels are places among the names.
 
-    Pictures become grey, transparent ones on black, and are cut to their central square and shrunk to `side`.
+    Pictures become grey, transparent ones on black, and are cut to their central square and shrunk to `side`; see
+    `read_picture` for sides (h, w) and colours.
 
     Args:
-        classes: how many there have to be.
+        classes: how many there have to be; 0 where labels mean nothing, and pictures may lie anywhere.
         labels: the names in the order of their numbers, as a teacher knows them; natural order if not given.
         on_bad: `stop` at a picture that cannot be read, or `skip` it.
 
@@ -68,8 +71,8 @@ def own_images(
             without pictures, or a picture that cannot be read or is smaller than `side`.
     """
     source = Path(source).expanduser()
-    listing = _list(source)
-    names = _names(source, listing, classes, labels)
+    listing = _list(source) if classes != 0 or source.suffix.lower() == ".csv" else _anywhere(source)
+    names = ("",) if classes == 0 else _names(source, listing, classes, labels)
     side_of = _split(listing.entries)
     wanted = [
         entry for entry in listing.entries if side_of[entry] == ("test" if split == "held_out" else "train")
@@ -85,10 +88,13 @@ def own_images(
         if split == "train"
         else [e.file for e in wanted]
     )
-    read = dict(read_each(here, lambda file: read_picture(file, side), on_bad, what="pictures"))
+    read = dict(read_each(here, lambda file: read_picture(file, side, channels), on_bad, what="pictures"))
     kept = [entry for entry in wanted if entry.file in read]
-    places = torch.tensor([names.index(entry.label) for entry in kept])
-    return LabelledImages(scaled(np.stack([read[entry.file] for entry in kept])), places)
+    places = torch.tensor([0 if classes == 0 else names.index(entry.label) for entry in kept])
+    pixels = np.stack([read[entry.file] for entry in kept])
+    if channels == 1:
+        return LabelledImages(scaled(pixels), places)
+    return LabelledImages(torch.from_numpy(pixels.astype(np.float32) * (2.0 / 255.0) - 1.0), places)
 
 
 def own_labels(source: str | Path) -> tuple[str, ...]:
@@ -161,6 +167,24 @@ def _folders(source: Path) -> Listing:
     if not entries:
         raise UserError(f"{shown(source)} has no class folders with pictures ({', '.join(SUFFIXES)})")
     return Listing(entries, contents)
+
+
+def _anywhere(source: Path) -> Listing:
+    """All pictures below a folder; folders called train and test beside one another decide the split."""
+    if not source.is_dir():
+        raise UserError(f"no pictures at {shown(source)}: give a folder of pictures, or a .csv of path,label")
+    inside = subfolders(source)
+    splits = [part.name for part in inside] if {part.name for part in inside} == {"train", "test"} else []
+    found = scan(source, SUFFIXES, what="pictures")
+
+    def side_of(file: Path) -> str:
+        first = file.relative_to(source).parts[0]
+        return first if first in splits else ""
+
+    entries = [Entry(file, "", side_of(file)) for file in found.files]
+    if not entries:
+        raise UserError(f"{shown(source)} has no pictures ({', '.join(SUFFIXES)})")
+    return Listing(entries, Contents(source, [], found.wrong, found.strays))
 
 
 def _classes(folder: Path, split: str) -> Listing:

@@ -21,11 +21,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow's names, and all it may take a file for: some of its readers start other programs."""
 LARGEST = 1 << 29  # bytes of a file
 PIXELS = 1 << 26  # of a picture: 8192 x 8192
+ORIENTATION = 274  # tag of cameras; from 5 on the picture is turned by a quarter
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 
-def read_picture(file: str | Path, side: int) -> NDArray[np.uint8]:
-    """uint8 [side side]: the picture's central square in grey, shrunk by averaging.
+def read_picture(file: str | Path, side: int | tuple[int, int], channels: int = 1) -> NDArray[np.uint8]:
+    """uint8 [side side]: the picture's central square in grey, shrunk by averaging; of a `side` (h, w) the largest part
+    of that shape, and of 3 channels uint8 [3 h w] in red, green and blue.
 
     Raises:
         UserError: missing, no regular file, no picture, damaged, too large (by its head, before anything is decoded),
@@ -34,13 +36,14 @@ def read_picture(file: str | Path, side: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     file = Path(file)
+    height, width = (side, side) if isinstance(side, int) else side
     if not regular(file, LARGEST):
         raise UserError(f"the picture {shown(file)} is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags; what is wrong with pixels is an error
             with Image.open(file, formats=FORMATS) as opened:
-                _check(opened, file, side)
+                _check(opened, file, height, width)
                 if opened.format == "PNG":
                     with Image.open(file, formats=FORMATS) as twin:
                         twin.verify()  # its checksums, which decoding does not look at
@@ -49,7 +52,8 @@ def read_picture(file: str | Path, side: int) -> NDArray[np.uint8]:
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-        grey = ImageOps.fit(picture.convert("L"), (side, side), method=Image.Resampling.BOX)
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        picture = ImageOps.fit(picture, (width, height), method=Image.Resampling.BOX)
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -57,19 +61,25 @@ def read_picture(file: str | Path, side: int) -> NDArray[np.uint8]:
     except Exception as error:  # decoders raise what they please at damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read the picture {shown(file)}: {reason}") from error
-    return np.asarray(grey)
+    return np.asarray(picture) if channels == 1 else np.asarray(picture).transpose(2, 0, 1)
 
 
-def _check(opened: Any, file: Path, side: int) -> None:
+def _check(opened: Any, file: Path, least_height: int, least_width: int) -> None:
     """What the head of a file says, before its pixels are decoded."""
     width, height = opened.size
     if width * height > PIXELS:
         raise UserError(
             f"{shown(file)} is {width}x{height} pixels, more than the {PIXELS} that are read; shrink it"
         )
-    if min(width, height) < side:
+    turned = opened.getexif().get(ORIENTATION, 1) >= 5
+    if (
+        (height < least_width or width < least_height)
+        if turned
+        else (width < least_width or height < least_height)
+    ):
+        least = f"{least_width}x{least_height}"
         raise UserError(
-            f"{shown(file)} is {width}x{height} pixels, smaller than {side}x{side}; leave it out or enlarge it"
+            f"{shown(file)} is {width}x{height} pixels, smaller than {least}; leave it out or enlarge it"
         )
     # A telephone's MPO holds its picture first and a preview of it behind.
     if opened.format != "MPO" and (count := getattr(opened, "n_frames", 1)) > 1:

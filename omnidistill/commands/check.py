@@ -40,7 +40,9 @@ def _lines(target: str) -> Iterator[str]:
     if target in tasks:
         yield from _task(target)
     elif target in known:
-        own = [task for task in tasks if task.startswith(f"{target}/")]
+        own = [
+            task for task in tasks if task.startswith(f"{target}/") and not task.endswith(f"/{listing.OWN}")
+        ]
         if _built_in(known[target].module) and own:  # their configurations are in the one package of all
             for task in own:
                 yield from _task(task)

@@ -31,6 +31,9 @@ EVALUATE_KEYS = {
     "evaluation.seed=S": "0 by default",
     "device=D": "auto, cpu or cuda",
     "teacher=PATH": "where the teacher is now",
+    "metrics=M:F": "a function of your own, (samples, context, rows) -> {name: number}, beside the task's metrics",
+    "primary=NAME": "the metric that gaps are counted from; NAME:higher where more is better",
+    "trust=[PACKAGE]": "packages that the task may be built from, e.g. that of your network",
     "task.X=V": "an option of the task, e.g. other data",
 }
 
@@ -87,7 +90,7 @@ def evaluate(arguments: Arguments) -> None:
     from omnidistill.configuration import compose as config
 
     known = [key.partition("=")[0] for key in EVALUATE_KEYS if "." not in key]
-    given, dotted = arguments.pick([*known, "precision", "threads", "trust"])
+    given, dotted = arguments.pick([*known, "precision", "threads"])
     for item in dotted:  # what training was told cannot be changed afterwards
         if not item.lstrip("+~").startswith(("evaluation.", "task.", *SAMPLING)):
             key = item.partition("=")[0]

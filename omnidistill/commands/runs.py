@@ -29,7 +29,10 @@ KEYS = {
 DISTIL_KEYS = {
     "task=T": "what is generated: a name of `omnidistill tasks`",
     "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
-    "teacher=PATH": "a trained teacher; by default the task's own",
+    "teacher=PATH": "a trained teacher; by default the task's own; task=MODALITY/own takes what it is from it",
+    "network=M:C": "the class of your own network, whose weights teacher=FILE.safetensors holds",
+    "metrics=M:F": "a function of your own, (samples, context, rows) -> {name: number}, beside the task's metrics",
+    "primary=NAME": "the metric that gaps are counted from; NAME:higher where more is better",
     "pairs=DIR": "trajectories that `omnidistill pairs` made; by default they are made before training",
     "teacher_check=false": "takes a teacher even if it does not denoise the data",
     "steps=1,2,4": "step counts to evaluate",

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnidistill.configuration import defaults, listing, plugins, received, settings
-from omnidistill.configuration.instantiation import TRUSTING, build
+from omnidistill.configuration import defaults, listing, origin, plugins, received, settings
+from omnidistill.configuration.instantiation import TRUSTING, build, reachable
 from omnidistill.configuration.overrides import Override, last, quoted, read
 from omnidistill.data.files import expanded, write_text
 from omnidistill.errors import UserError, unknown
@@ -40,6 +40,8 @@ FREE_TO_CHANGE = (
     "teacher_on_cpu",
     "recompute",
     "trust",
+    "metrics",
+    "primary",
     "evaluation",
     "checkpoint",
     "log",
@@ -61,6 +63,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     Raises:
         UserError: an unknown name or key, a value out of range, a key without a value.
     """
+    from omegaconf import open_dict
+
     given = read(overrides)
     folder = last(given, "configs")
     given = [item for item in given if item.key != "configs"]
@@ -72,6 +76,16 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
         raise UserError("train makes a teacher and takes no recipe; to distil, use `omnidistill distill`")
     tuned = _tuning(root, last(given, "task") or "", last(given, "recipe"), directory)
     cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
+    _trust(cfg, given)
+    if str(cfg.task.get("name")).endswith(f"/{listing.OWN}"):
+        if root == "train":
+            raise UserError(
+                f"train makes a teacher, and {cfg.task.name} is for one that you have: `omnidistill distill`"
+            )
+        with open_dict(cfg):
+            cfg.task = origin.filled(_section(cfg.task), given, cfg.teacher)
+    elif cfg.get("network") is not None:
+        raise UserError("network= names the class of your teacher's network, for task=MODALITY/own")
     return _checked(cfg, given)
 
 
@@ -90,11 +104,28 @@ def load_config(folder: str | Path, overrides: Iterable[str] = ()) -> DictConfig
         raise UserError(f"'{file}' is no configuration of a run")
     cfg = OmegaConf.create(_filled(plain))
     given = read(overrides)
-    cfg["trust"] = []
+    cfg["trust"], cfg["metrics"] = [], None
     OmegaConf.set_struct(cfg, True)
     for item in given:
         _apply(cfg, item)
+    _trust(cfg, given)
     return _checked(cfg, given)
+
+
+def _trust(cfg: DictConfig, given: Sequence[Override]) -> None:
+    """Packages whose names the user has typed count as trusted, and may lie in the present folder."""
+    if packages := origin.trusted(given):
+        cfg["trust"] = sorted({*(cfg.get("trust") or ()), *packages})
+    if cfg.get("trust"):
+        reachable()
+
+
+def _section(node: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _filled(plain: dict[str, Any]) -> dict[str, Any]:
@@ -261,7 +292,9 @@ def _checked(cfg: DictConfig, given: Sequence[Override]) -> DictConfig:
     received.check(plain, "the configuration")  # an escaped interpolation would be one by now
     if lacking := [key for key in NEEDED if key not in plain]:
         raise UserError(f"the configuration lacks {', '.join(lacking)}")
-    if plain.get("trust") and last(given, "trust") is None:
+    if plain.get("metrics") and last(given, "metrics") is None:
+        raise UserError("metrics= is a function, which only your own command line may name")
+    if {*(plain.get("trust") or ())} - {*origin.trusted(given)} and last(given, "trust") is None:
         raise UserError(
             "trust is set in a configuration file; it counts only on the command line: trust=[...]"
         )

@@ -12,6 +12,8 @@ packages that the user trusts, and nothing more:
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -67,9 +69,17 @@ def trusting(task: Mapping[str, Any], packages: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
     received.check(task, "task")
+    if packages:
+        reachable()
     root = OmegaConf.create({"task": dict(task), "trust": list(packages)})
     root._set_flag(TRUSTING, True)
     return root.task
+
+
+def reachable() -> None:
+    """Lets modules that the user has named be found in the folder that the command is given in, after all others."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
 
 
 def resolve(target: Any, trust: Sequence[str] = (), place: str = "_target_") -> Callable[..., Any]:
@@ -103,6 +113,18 @@ def resolve(target: Any, trust: Sequence[str] = (), place: str = "_target_") -> 
             f"{place}: _target_ '{target}' is no component: a task, a network, an objective, a path, a sampler, or "
             "a class of times"
         )
+    return found
+
+
+def function(name: str) -> Callable[..., Any]:
+    """A function of a package that the user has typed.
+
+    Raises:
+        UserError: there is no such thing, or it cannot be called.
+    """
+    found = _locate(name, name)
+    if not callable(found):
+        raise UserError(f"{name} is nothing that can be called")
     return found
 
 

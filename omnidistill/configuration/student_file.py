@@ -39,6 +39,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "times": settings.CHECKS["student.times"],
     "shift": settings.CHECKS["student.shift"],
     "gamma": settings.CHECKS["student.gamma"],
+    "block": settings.CHECKS["student.block"],
     "made_by": _section,
     "adapter": settings.optional(_section),
     "inference": settings.optional(settings.inference),
@@ -75,8 +76,7 @@ def check(document: Any) -> dict[str, Any]:
     for key in ("task", "reading"):
         if key not in document:
             raise UserError(f"{key} is missing")
-    for key, value in document.items():
-        CHECKS.get(key, _plain)(key, value)
+    document = {key: CHECKS.get(key, _plain)(key, value) for key, value in document.items()}
     for key, value in document["reading"].items():
         CHECKS.get(f"reading.{key}", _plain)(f"reading.{key}", value)
         if key in ("network", "path"):

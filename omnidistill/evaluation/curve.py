@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,7 +22,7 @@ from omnidistill.evaluation.round_trip import round_trip
 from omnidistill.random import generator
 from omnidistill.samplers import Sampler
 from omnidistill.shapes import Resampled
-from omnidistill.tasks import Task
+from omnidistill.tasks import Task, numbers
 
 Progress = Callable[[int, int], None]
 KEPT = 64
@@ -133,9 +134,10 @@ def quality(
             nfe = round(nfe) if abs(nfe - round(nfe)) < 1e-6 else round(nfe, 4)
             x0 = torch.cat(chunks)
             with _in_full(device):
-                metrics = task.measure(x0, context, _held_out(seed))
+                metrics = task.judged(x0, context, _held_out(seed))
                 if round_trips:
                     metrics[ROUND_TRIP] = round_trip(model, sampler, task, count, samples, seed, device)
+                _known(task, metrics)
                 _finite_metrics(metrics, f"the {name} at {_plural(count)}")
                 found = _resampled(task, x0, context, seed, metrics, resamples)
             kept = (x0[:keep].clone(), context[slice(keep)])
@@ -149,7 +151,7 @@ def baseline(task: Task, samples: int, seed: int, *, keep: int = KEPT, resamples
     x0 = task.baseline(context)
     if x0 is None:
         return None
-    metrics = task.measure(x0, context, _held_out(seed))
+    metrics = task.judged(x0, context, _held_out(seed))
     _finite_metrics(metrics, "the inputs")
     found = _resampled(task, x0, context, seed, metrics, resamples)
     return Point(0, 0, metrics, 0.0, x0[:keep], context[slice(keep)], *found)
@@ -165,15 +167,31 @@ def _resampled(
     """The primary metric on the resamples of this seed, and its interval."""
     if not resamples:
         return None, None
-    values = task.bootstrap(x0, context, _held_out(seed), draw(len(x0), seed, resamples))
+    # A metric that the task does not count gaps from itself is measured on resamples one by one.
+    bootstrap = partial(Task.bootstrap, task) if task.other_primary else task.bootstrap
+    values = bootstrap(x0, context, _held_out(seed), draw(len(x0), seed, resamples))
     return values, interval(metrics[task.primary.name], values)
 
 
 def floor(task: Task, samples: int, seed: int) -> dict[str, float]:
     """What a perfect generator would score with this many samples: real against held-out real. {} without data."""
     metrics = task.floor(samples, generator(seed, "evaluation", "floor"))
+    if task.more is not None and metrics:
+        real = task.batch(samples, generator(seed, "evaluation", "floor"))
+        held_out = task.batch(samples, _held_out(seed), "held_out")
+        if (
+            real.x0 is not None and real.x0.shape[1:] == task.shape
+        ):  # crops are not what the function has seen
+            metrics = metrics | numbers(task.more(real.x0, real.context, held_out.x0))
     _finite_metrics(metrics, "the real data")
     return metrics
+
+
+def _known(task: Task, metrics: Mapping[str, float]) -> None:
+    if task.primary.name not in metrics:
+        raise UserError(
+            f"{task.name} has no metric '{task.primary.name}'; primary= may be {', '.join(metrics)}"
+        )
 
 
 def device_of(module: nn.Module) -> torch.device:

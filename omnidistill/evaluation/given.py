@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.evaluation.energy import Energy
 from omnidistill.tasks import Metric, Task
+from omnidistill.tasks import numbers as answered
 
 Metrics = Callable[[Tensor, Context, Tensor | None], Mapping[str, float]]
 """(samples, their context, the held-out rows that belong to it) -> metrics by name."""
@@ -90,7 +90,7 @@ class Judged(Task):
         if self.has_energy and real is not None:
             found[ENERGY] = self._energy(real, paired)(_masked(x0, context))
         if self.metrics is not None:
-            found |= _numbers(self.metrics(x0, context, real))
+            found |= answered(self.metrics(x0, context, real))
         if self.primary.name not in found:
             raise UserError(
                 f"metrics answers {', '.join(found) or 'nothing'}, not the primary '{self.primary.name}'"
@@ -123,18 +123,6 @@ class Judged(Task):
 
 def _masked(x0: Tensor, context: Context) -> Tensor:
     return x0 if context.mask is None else x0 * context.mask.cpu()
-
-
-def _numbers(answer: Any) -> dict[str, float]:
-    if not isinstance(answer, Mapping) or not answer:
-        raise UserError(f"metrics= is a function that answers {{name: number}}, got {type(answer).__name__}")
-    found = {}
-    for name, value in answer.items():
-        try:
-            found[str(name)] = float(value)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"metrics answers {value!r:.40} as '{name}'; it must be a number") from error
-    return found
 
 
 def numbers(x0: Tensor, target: FilePath) -> FilePath:

@@ -46,6 +46,7 @@ def judge(
     # Runs of before do not say; a metric of the student's own is no part of what tasks measure.
     options["round_trips"] = bool(cfg.evaluation.get("round_trip", False))
     full = sorted({*steps, *cfg.evaluation.teacher_steps, task.teacher_steps})
+    task.meet(teacher, cfg.evaluation.samples, seed)
     real = floor(task, cfg.evaluation.samples, seed)
     low = torch.autocast(setup.device_of(cfg), torch.bfloat16, enabled=cfg.precision == "bf16")
     kept, context = _kept(cfg, task, teacher, options, real, out), Context()

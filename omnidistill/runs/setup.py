@@ -12,7 +12,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from omnidistill.configuration import origin
 from omnidistill.configuration.compose import build
+from omnidistill.configuration.instantiation import function
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser, Told
 from omnidistill.denoisers.policies import checked, fits
@@ -34,7 +36,7 @@ from omnidistill.student import (
     read_denoiser,
     usual_teacher,
 )
-from omnidistill.tasks import Task
+from omnidistill.tasks import Metric, Task
 from omnidistill.training.memory import check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.adapters import Adapter, adapt, bare
@@ -84,6 +86,12 @@ def task_of(cfg: DictConfig) -> Task:
     task = build(cfg.task)
     if not isinstance(task, Task):
         raise UserError(f"task: _target_ '{cfg.task.get('_target_')}' is no task")
+    if cfg.get("metrics"):
+        task.more = function(origin.named("metrics", cfg.metrics))
+    if cfg.get("primary"):
+        name, _, better = str(cfg.primary).partition(":")
+        task.other_primary = name != task.primary.name
+        task.primary = Metric(name, better or "lower")
     return task
 
 
@@ -93,7 +101,11 @@ def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
         folder = FilePath(str(cfg.teacher))
         if folder.suffix == ".safetensors":
             folder = folder.parent
-        return read_denoiser(folder, "teacher", task, device)[0]
+        if (made := task.open_teacher(FilePath(str(cfg.teacher)))) is not None:
+            return made.to(device)
+        # A student may be the teacher of another.
+        alone = (folder / "student.json").is_file() and not (folder / "teacher.json").is_file()
+        return read_denoiser(folder, "student" if alone else "teacher", task, device)[0]
     teacher = usual_teacher(task, device)
     if teacher is None:
         raise UserError(

@@ -1,0 +1,196 @@
+"""A teacher that somebody brings to a modality: its network and path, beside the modality's own data and pictures.
+
+A modality's `own` task is `class OwnX(Brought, X)`: it reads, shows and writes what X does, takes the network, its path
+and its shapes from the teacher, and judges without anybody's pretrained features. Teachers are folders that
+`omnidistill train` or `distill` made, whose description says which options X had, or weights of a class that the user
+names (`Foreign`). Which of the two a command is given is found out by `omnidistill.configuration.origin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from omnidistill.context import Batch, Context
+from omnidistill.data.tensors import single
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
+from omnidistill.denoisers.second import with_second
+from omnidistill.errors import UserError
+from omnidistill.evaluation import plain
+from omnidistill.paths import Path, rectified_flow
+from omnidistill.random import generator
+from omnidistill.shapes import Counts, Resampled
+from omnidistill.tasks import Task
+from omnidistill.training.safetensors_file import load_strictly, read_safetensors
+
+MOST = 1024
+"""Samples of the teacher that stand for data where there are none."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A network of a class that the user names, and how to read it.
+
+    Attributes:
+        network: makes a fresh one.
+        shape: of one sample.
+        path: that it was trained on; the rectified flow if not given.
+        reading: keywords of `NetworkDenoiser`; by default it answers the flow, or logits of tokens.
+        time_module: where it embeds the time, for recipes that tell the student more.
+    """
+
+    network: Callable[[], nn.Module] | None
+    shape: Sequence[int]
+    path: Path = field(default_factory=rectified_flow)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    time_module: str | None = None
+
+    def read(self) -> dict[str, Any]:
+        """Keywords of `NetworkDenoiser`."""
+        tokens = "categorical" in self.path.offers
+        usual = {"parameterisation": "logits"} if tokens else {"parameterisation": "flow", "time_input": "t"}
+        return {**usual, **self.reading}
+
+    def made(self) -> nn.Module:
+        """A fresh network, in float32."""
+        if self.network is None:
+            raise UserError(
+                "the network is a class of your own, which no file holds; give load(..., network=)"
+            )
+        made = self.network()
+        if not isinstance(made, nn.Module):
+            raise UserError(f"network= makes a {type(made).__name__}; it must be a torch.nn.Module")
+        return single(made, say=False)
+
+
+class Brought(Task):
+    """Put before a modality's task, whose data, pictures and options stay.
+
+    Attributes:
+        takes: descriptions of teachers that fit, by the `_target_` of their task, with the options that these do not
+            say.
+        data_key: the option that names the user's data.
+        data_options: all that say where data lie, in which a teacher's description does not count.
+        foreign: a network of the user's class; None for a teacher of this project's making.
+        judged_plainly: whether held-out data are compared with `evaluation.plain` and not by the task's own metrics.
+    """
+
+    takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    data_key: ClassVar[str] = "folder"
+    data_options: ClassVar[tuple[str, ...]] = ("folder",)
+    foreign: Foreign | None = None
+    judged_plainly: bool = False
+    _met: Batch | None = None
+    _known: plain.Plain | None = None
+
+    @property
+    def with_data(self) -> bool:
+        """Whether the user gave data of their own."""
+        return getattr(self, self.data_key) is not None
+
+    # --- the teacher's --------------------------------------------------------------------------------------------
+
+    def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
+        """The teacher's network, with the second embeddings."""
+        if self.foreign is None:
+            return super().network(target_time=target_time, guidance=guidance)
+        module = self.foreign.time_module
+        return with_second(
+            self.foreign.made(), target_time=target_time, guidance=guidance, time_module=module
+        )
+
+    def reading(self) -> Mapping[str, Any]:
+        return super().reading() if self.foreign is None else self.foreign.read()
+
+    def shipped_teacher(self) -> FilePath | None:
+        return None
+
+    def exact_teacher(self) -> Denoiser | None:
+        return None
+
+    def open_teacher(self, source: FilePath) -> Denoiser | None:
+        """The teacher in a file of weights of the user's class; None where it is a folder of this project's."""
+        if self.foreign is None:
+            return None
+        network = self.foreign.made()
+        load_strictly(network, read_safetensors(source)[0], source)
+        return NetworkDenoiser(network, self.path, **self.foreign.read()).eval()
+
+    def lend(self, network: nn.Module) -> None:
+        """Takes a fresh network of the user's class where the class itself cannot be named."""
+        if self.foreign is None:
+            raise UserError(f"{self.name} knows its network; leave network= out")
+        self.foreign = replace(self.foreign, network=lambda: network)
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        if self.with_data:
+            return super().batch(count, g, split)
+        return Batch(None, self.contexts(count, g), count)
+
+    # --- judging --------------------------------------------------------------------------------------------------
+
+    def meet(self, teacher: Denoiser, samples: int, seed: int) -> None:
+        """Where there are no data, samples of the full teacher are what students are held against."""
+        if self.with_data or self._met is not None:
+            return
+        count = min(samples, MOST)
+        context = self.contexts(count, generator(seed, "own", "contexts"))
+        device = next(teacher.parameters()).device
+        chunks = []
+        with torch.no_grad():
+            for start in range(0, count, 128):
+                part = context[slice(start, min(start + 128, count))].to(device)
+                like = self.like(min(128, count - start), device, part)
+                g = generator(seed, "own", start, device=device)
+                chunks.append(self.sampler().sample(teacher, like, self.teacher_steps, part, g=g).x0.cpu())
+        self._met = Batch(torch.cat(chunks), context)
+
+    def contexts(self, count: int, g: torch.Generator) -> Context:
+        """The task's own; with data that are judged plainly the held-out rows beside them, as references."""
+        if not (self.with_data and self.judged_plainly):
+            return super().contexts(count, g)
+        batch = self.batch(count, g, "held_out")
+        return replace(batch.context, reference=batch.x0)
+
+    def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
+        if self.with_data and not self.judged_plainly:
+            return super().measure(x0, context, g)
+        return self._plain(context)(self.seen(x0), self._mask(context))
+
+    def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Counts) -> Resampled:
+        if self.with_data and not self.judged_plainly:
+            return super().bootstrap(x0, context, g, counts)
+        return self._plain(context).resampled(self.seen(x0), counts, self._mask(context))
+
+    def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
+        """Real data against held-out ones; nothing where the teacher's samples stand for them."""
+        if not self.with_data:
+            return {}
+        if not self.judged_plainly:
+            return super().floor(count, g)
+        real, held_out = self.batch(count, g), self.contexts(count, g)
+        assert real.x0 is not None
+        return self._plain(held_out)(self.seen(real.x0), self._mask(real.context))
+
+    def seen(self, x0: Tensor) -> Tensor:
+        """Samples as they are compared, on the CPU: by default as they are."""
+        return x0.detach().cpu()
+
+    def _plain(self, context: Context) -> plain.Plain:
+        known = context.reference
+        if known is None:
+            if self._met is None or self._met.x0 is None:
+                raise UserError(f"{self.name} has nothing to judge by; {self.data_hint}")
+            known, context = self._met.x0, self._met.context
+        if self._known is None or not self._known.of(known):
+            self._known = plain.Plain(known, self.seen(known), self._mask(context))
+        return self._known
+
+    @staticmethod
+    def _mask(context: Context) -> Tensor | None:
+        return None if context.mask is None else context.mask.cpu()
