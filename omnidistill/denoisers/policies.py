@@ -206,6 +206,8 @@ class PolicyDenoiser(NetworkDenoiser):
             inside,
             d=self.sigma_data,
         )
+        clean = per_sample(t, x_t) == 0
+        means = torch.where(clean.unsqueeze(1) if clean.ndim else clean, x_t.unsqueeze(1), means)
         if context.mask is not None:
             means = means * context.mask.unsqueeze(1)
         if made.kind == "grid":
@@ -217,6 +219,7 @@ class PolicyDenoiser(NetworkDenoiser):
         weights, log_std = more.chunk(2, 1)
         # In the network's own units a spread of 1 is what data as wide as sigma_data leave open.
         unit = affine(path, self.parameterisation, inside, self.sigma_data).b.abs()  # type: ignore[arg-type]
+        unit = torch.where(t == 0, 0.0, unit)
         return MixturePosterior.of(
             means, weights, per_sample(unit.clamp_min(1e-6).log(), log_std) + log_std, x_t, t
         )

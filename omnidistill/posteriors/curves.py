@@ -171,12 +171,14 @@ class ArcPosterior(Curve):
 
     @property
     def mean(self) -> State:  # type: ignore[override]
-        """The x0 that the velocity points along: `path.velocity` solved for it."""
-        alpha, _, sigma = self.path.coefficients(self.t)
-        alpha_rate, _, sigma_rate = self.path.rates(self.t)
+        """The x0 that the velocity points along: `path.velocity` solved for it; at t = 0 the state itself."""
+        t = torch.where(self.t == 0, self.path.span[0], self.t)
+        alpha, _, sigma = self.path.coefficients(t)
+        alpha_rate, _, sigma_rate = self.path.rates(t)
         k = sigma_rate / sigma
         a = alpha_rate - k * alpha
-        return (self.velocity - like(k, self.x) * self.x) / like(a, self.x)
+        point = (self.velocity - like(k, self.x) * self.x) / like(a, self.x)
+        return torch.where(like(self.t, self.x) == 0, self.x, point)
 
     def __getitem__(self, rows: slice) -> ArcPosterior:
         start, t = (time[rows] if time.ndim else time for time in (self.start, self.t))

@@ -84,6 +84,10 @@ CASES = {
     "tdd": ([*POINTS, "updates=400", "families.segments.jumps.nodes=32"], 4, 50.0),
     "slam": ([*POINTS, "updates=300"], 1, 75.0),
     "std": ([*POINTS, "updates=300", "families.segments.bank=1024"], 4, 40.0),
+    "get-deq": ([*SMALL, "updates=250", "families.regression.pairs=1024"], 1, 85.0),
+    "boot": ([*SMALL, "updates=300"], 1, 70.0),
+    "sfd": ([*SMALL, "updates=250", "families.trajectories.bank=1024"], 2, 55.0),
+    "pi-flow": ([*SMALL, "updates=200", "student.steps=1", "families.policy_flow.warm_up=100"], 1, 85.0),
     # Wide components: one step of the teacher gives their means, and what is to be learned is their width.
     "swiftbrush": (
         [*LABELLED, "task.std=0.6", "updates=250", "optim.lr=1e-3", "families.matching.critic_updates=3"],
@@ -120,8 +124,8 @@ def test_closes_the_gap_and_its_start_does_not(recipe: str, tmp_path: Path) -> N
     calls = module.calls
     assert calls["student"] >= module.update
     assert (calls["teacher"] > 0) is (
-        recipe not in ("ect", "shortcut", "meanflow")
-    )  # which only start from it
+        recipe not in ("ect", "shortcut", "meanflow", "get-deq", "sfd")
+    )  # which only start from it, or from what it made before
 
 
 def test_sdtt_trades_entropy_for_likelihood_and_no_more(tmp_path: Path) -> None:
