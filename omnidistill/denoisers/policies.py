@@ -198,23 +198,18 @@ class PolicyDenoiser(NetworkDenoiser):
             )
         inside = torch.where(t == 0, path.span[0], t)
         answers, more = out.to(x_t.dtype).split((out.shape[1] - made.more, made.more), 1)
-        means = to_x0(
-            path,  # type: ignore[arg-type]
-            self.parameterisation,
-            answers.unflatten(1, (made.parts, made.channels)),
-            x_t.unsqueeze(1),
-            inside,
-            d=self.sigma_data,
-        )
+        answers = answers.unflatten(1, (made.parts, made.channels))
+        states = x_t.unsqueeze(1).expand_as(answers)
+        means = to_x0(path, self.parameterisation, answers, states, inside, d=self.sigma_data)  # type: ignore[arg-type]
         clean = per_sample(t, x_t) == 0
-        means = torch.where(clean.unsqueeze(1) if clean.ndim else clean, x_t.unsqueeze(1), means)
+        means = torch.where(clean.unsqueeze(1) if clean.ndim else clean, states, means)
         if context.mask is not None:
             means = means * context.mask.unsqueeze(1)
         if made.kind == "grid":
             low = torch.zeros_like(t) if end is None else as_time(end, x_t).expand(t.shape)
             return GridPosterior(means.flatten(1, 2), made.parts, t, low, t)
         if made.kind == "arc":
-            velocities = path.velocity(x_t.unsqueeze(1).expand_as(means), means, inside)
+            velocities = path.velocity(states, means, inside)
             return ArcPosterior(torch.cat((velocities.flatten(1, 2), more), 1), made.parts, t, x_t, t, path)
         weights, log_std = more.chunk(2, 1)
         # In the network's own units a spread of 1 is what data as wide as sigma_data leave open.

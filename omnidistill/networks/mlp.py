@@ -100,7 +100,7 @@ class MLP(nn.Module):
         anchor: Float[Tensor, "b d"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Float[Tensor, "answered d"] | Found:
+    ) -> Float[Tensor, "answered outputs"] | Found:
         film = told(self, t, condition, target_time, guidance)
         if (anchor is not None) != self.anchored:
             raise UserError(

@@ -110,7 +110,7 @@ class UNet(nn.Module):
         mask: Bool[Tensor, "#b 1 1 w"] | None = None,
         features: Sequence[str] | None = None,
         answered: int | None = None,
-    ) -> Float[Tensor, "answered c h w"] | Found:
+    ) -> Float[Tensor, "answered outputs h w"] | Found:
         """mask: True where a column is real."""
         asked = Asked(features, answered)
         film = F.silu(told(self, t, condition, target_time, guidance))
