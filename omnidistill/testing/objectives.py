@@ -29,6 +29,7 @@ def check_objective(
     student: StudentSpec = StudentSpec(),
     teacher: Denoiser | None = None,
     guidance: bool = False,
+    target_time: bool = False,
     seed: int = 0,
 ) -> list[str]:
     """Runs every role that the objective declares once. Properties, in order:
@@ -45,6 +46,7 @@ def check_objective(
         batch: samples in the batch.
         student: how the student is asked; `cost` is declared for one step.
         guidance: the student's network takes the guidance scale as an input, even where the objective draws none.
+        target_time: it takes the time that it jumps to, as under `student.target_time=true`.
 
     Raises:
         ConformanceError: the first property that fails.
@@ -54,7 +56,7 @@ def check_objective(
     lacking = missing(objective, task.path, data=data.x0 is not None, condition=task.conditional)
     report.require(not lacking, "path and task offer what it needs", f"missing {', '.join(lacking)}")
     scales = getattr(objective, "guidance_range", None)
-    teacher, crew = _crew(objective, task, teacher, guidance or scales is not None, seed)
+    teacher, crew = _crew(objective, task, teacher, guidance or scales is not None, target_time, seed)
     bank = _bank(objective, task, teacher, batch, seed)
 
     def step(role: str, of: Batch) -> Step:
@@ -190,22 +192,22 @@ def _total(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def _crew(
-    objective: Objective, task: Task, teacher: Denoiser | None, guidance: bool, seed: int
+    objective: Objective, task: Task, teacher: Denoiser | None, guidance: bool, target_time: bool, seed: int
 ) -> tuple[Denoiser, Cast]:
     """Teacher and models. Their networks differ and have no zero layers: two equal models would have no gap."""
 
-    def network(told: bool, key: str) -> NetworkDenoiser:
-        bare = task.network(guidance=told)
+    def network(told: bool, jumps: bool, key: str) -> NetworkDenoiser:
+        bare = task.network(guidance=told, target_time=jumps)
         g = generator(seed, key)
         with torch.no_grad():
             for parameter in bare.parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=g))
-        return NetworkDenoiser(bare, task.path, **task.reading())
+        return NetworkDenoiser(bare, task.path, **{**task.reading(), "target_time": jumps})
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        origin, student = network(False, "origin"), network(guidance, "student")
-        teacher = teacher or task.exact_teacher() or network(False, "teacher")
+        origin, student = network(False, False, "origin"), network(guidance, target_time, "student")
+        teacher = teacher or task.exact_teacher() or network(False, False, "teacher")
         crew = cast(student, origin, objective, ema=0.9)
     return teacher.requires_grad_(False), crew
 

@@ -11,13 +11,15 @@ from omnidistill import paths
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
-from omnidistill.objectives import Cycle, Nodes, Segments
+from omnidistill.exact.gaussian_mixture import GaussianMixtureTask
+from omnidistill.objectives import Cycle, Nodes, NoiseConsistency, Segments
 from omnidistill.objectives.ends import Anywhere, Data, Edges, Grids
 from omnidistill.objectives.segments import _share, away
 from omnidistill.paths.base import as_time, grid, per_sample
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator
 from omnidistill.samplers.inversion import invert, regenerate
+from omnidistill.testing import ConformanceError, check_objective
 
 MEAN, STD = 0.7, 0.4
 PATHS = ["rectified_flow", "vp_cosine", "edm", "trigflow"]
@@ -260,3 +262,15 @@ def test_one_that_is_not_told_cannot_go_both_ways(closed) -> None:
     for objective in (Cycle(), Segments(Edges(4), towards="noise")):
         with pytest.raises(UserError, match=r"student\.target_time=true"):
             objective.losses("student", step_of(closed, path, student))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Cycle(2), Cycle(2, "whole"), Segments(Edges(4), towards="noise", compare="states"), NoiseConsistency()],
+    ids=["segment", "whole", "noise", "controls"],
+)
+def test_conformance_of_objectives_whose_student_is_told_where_it_jumps(objective) -> None:
+    task = GaussianMixtureTask([[1.0, 0.0], [-1.0, 0.0]], conditional=True, network={"width": 16, "depth": 1})
+    assert check_objective(objective, task, target_time=True)
+    with pytest.raises(ConformanceError, match=r"student\.target_time=true"):
+        check_objective(objective, task)
