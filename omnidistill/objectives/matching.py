@@ -288,6 +288,11 @@ class Matching:
             raise UserError(
                 "a divergence other than reverse_kl reads density ratios off a discriminator; add objective.adversarial"
             )
+        if any(q.features and q.times not in (None, self.times) for q in step.expected):
+            raise UserError(
+                f"the density ratio is read at {self.times} and its discriminator is trained elsewhere; leave "
+                "families.adversarial.times out"
+            )
         features = self._told(step, "student").features
         assert features is not None
         with torch.no_grad():

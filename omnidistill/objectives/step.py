@@ -226,6 +226,11 @@ class Step:
         rollout = self.rollout
         return torch.full_like(rollout.t, rollout.s) if isinstance(times, Onwards) else rollout.t
 
+    @property
+    def expected(self) -> list[Question]:
+        """What objectives said that they are going to ask."""
+        return list(self._expected)
+
     def expect(self, questions: Iterable[Question]) -> None:
         """What objectives are going to ask: who asks first asks for all of them."""
         self._expected += questions

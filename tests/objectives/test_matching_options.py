@@ -219,6 +219,15 @@ def test_a_divergence_without_discriminator_says_what_it_needs(closed):
         gradients(closed, Matching(divergence="forward_kl"), models, count=4)
 
 
+def test_a_discriminator_of_other_times_has_no_ratio_to_give(closed):
+    models = cast(closed)
+    batch, like = closed.free(4)
+    parts = {"m": Matching(divergence="softened"), "a": Adversarial(times=Uniform(0.0, 0.2))}
+    step = closed.step("student", models, batch, like)
+    with pytest.raises(UserError, match="trained elsewhere"):
+        Weighted(parts, {"m": 1.0, "a": 1.0}).losses("student", step)
+
+
 # --- a teacher asked about data ---------------------------------------------------------------------------------------
 
 

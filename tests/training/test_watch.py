@@ -6,6 +6,7 @@ import torch
 from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Adversarial, Matching, Weighted
 from omnidistill.objectives.base import Losses, RoleSpec
+from omnidistill.runs.distil import training_record
 from omnidistill.training.lag import EXTRA, lags
 from omnidistill.training.settings import Optim
 from omnidistill.training.watch import Watch
@@ -72,8 +73,10 @@ def caught(module, word) -> bool:
 def test_a_student_without_critic_collapses_and_is_caught(engine, tmp_path, capsys):
     """Score distillation moves every sample to the mode; with a critic they part."""
     objective = Weighted({"m": Matching(critic="none", normaliser="none")}, {"m": 1.0})
-    assert caught(run(engine, tmp_path / "bad", objective, ROUND), "samples collapse")
+    bad = run(engine, tmp_path / "bad", objective, ROUND)
+    assert caught(bad, "samples collapse")
     assert "warning: update" in capsys.readouterr().err
+    assert training_record(bad)["warnings"] == bad.warned
     objective = Weighted({"m": Matching(critic_updates=2, critic_lr=2.0, normaliser="none")}, {"m": 1.0})
     assert not caught(run(engine, tmp_path / "good", objective, ROUND), "samples collapse")
 
