@@ -38,6 +38,34 @@ def test_it_is_saved_and_comes_back(words, tmp_path):
     assert [(p["steps"], p["nfe"]) for p in points] == [(1, 1)]
 
 
+class Own(torch.nn.Module):
+    """Float[b 2], with the layer that answers under a name of its own."""
+
+    last_module = "answers"
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.answers = torch.nn.Linear(3, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, x, t):
+        return self.answers(torch.tanh(self.hidden(torch.cat((x, t[:, None]), 1))))
+
+
+def test_of_a_teacher_of_ones_own(tmp_path):
+    from omnidistill import paths
+    from omnidistill.denoisers import NetworkDenoiser
+
+    torch.manual_seed(0)
+    path, data = paths.rectified_flow(), torch.randn(64, 2)
+    student = omnidistill.distill(
+        NetworkDenoiser(Own(), path, "flow"), "pi-flow", data=data, updates=2, batch=8, out=tmp_path / "run", judged=(),
+        options=["teacher_check=false", "student.policy.parts=3"],
+    )  # fmt: skip
+    made = student.sample(5, steps=4, seed=3)
+    again = omnidistill.load(tmp_path / "run", network=Own(), path=path).sample(5, steps=4, seed=3)
+    assert torch.equal(made, again) and bool(made.isfinite().all())
+
+
 def test_conformance():
     """Declared calls, gradients and repetition of the objective with the student that a recipe makes."""
     from omnidistill.random import generator
