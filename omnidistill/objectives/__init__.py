@@ -11,9 +11,12 @@ from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.guidance import Guidance
 from omnidistill.objectives.jumps import Gap, Nodes
 from omnidistill.objectives.matching import Matching
+from omnidistill.objectives.negative_aware import NegativeAware
 from omnidistill.objectives.noise_consistency import NoiseConsistency
 from omnidistill.objectives.on_policy import OnPolicy
 from omnidistill.objectives.policy_flow import PolicyFlow
+from omnidistill.objectives.policy_gradient import PolicyGradient
+from omnidistill.objectives.preference import Preference
 from omnidistill.objectives.reconstruction import Reconstruction
 from omnidistill.objectives.reflow import Reflow
 from omnidistill.objectives.regression import Regression
@@ -37,11 +40,14 @@ __all__ = [
     "Guidance",
     "Losses",
     "Matching",
+    "NegativeAware",
     "Nodes",
     "NoiseConsistency",
     "Objective",
     "OnPolicy",
     "PolicyFlow",
+    "PolicyGradient",
+    "Preference",
     "Reconstruction",
     "Reflow",
     "Regression",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from omnidistill.context import Context
-from omnidistill.errors import UserError
+from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
 from omnidistill.objectives.step import Step
 from omnidistill.times import Times, Uniform
@@ -19,13 +20,87 @@ None where the task has none."""
 INPUTS = ("noised", "rollout")
 
 
+class Rewards:
+    """Several rewards and their weights: `R = sum_k w_k R_k`, for every objective that maximises something.
+
+    Args:
+        rewards: by name, each a callable as described by `Rewarding`.
+        weights: w_k by name; 1 for those that are not named.
+        caps: by name the value above which nothing is gained, `min(R_k, cap_k)`: a guard against answers that please
+            the reward alone.
+        watched: further rewards, logged and not maximised: where these fall while R rises, R is over-optimised.
+    """
+
+    def __init__(
+        self,
+        rewards: Mapping[str, Rewarding] | None,
+        weights: Mapping[str, float] | None = None,
+        caps: Mapping[str, float] | None = None,
+        watched: Mapping[str, Rewarding] | None = None,
+        family: str = "reward",
+    ) -> None:
+        self.rewards, self.weights = dict(rewards or {}), dict(weights or {})
+        self.caps, self.watched = dict(caps or {}), dict(watched or {})
+        if not self.rewards:
+            raise UserError(
+                f"objective.{family} has nothing to reward; give families.{family}.rewards={{name: ...}}"
+            )
+        for what, named in (("weights", self.weights), ("caps", self.caps)):
+            if stray := sorted(named.keys() - self.rewards.keys()):
+                raise UserError(
+                    f"families.{family}.{what} names {', '.join(stray)}, the rewards are {', '.join(self.rewards)}"
+                )
+
+    def each(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> dict[str, Tensor]:
+        """Float[b] by name, before weights and caps.
+
+        Raises:
+            UserError: a reward answers something else than one number a sample.
+            RunError: a reward is NaN or infinite.
+        """
+        return {name: _scored(name, one, x0_hat, x0, context) for name, one in self.rewards.items()}
+
+    def term(self, name: str, value: Tensor) -> Tensor:
+        """`w_k min(R_k, cap_k)`."""
+        capped = value if name not in self.caps else value.clamp_max(self.caps[name])
+        return self.weights.get(name, 1.0) * capped
+
+    def total(self, found: Mapping[str, Tensor]) -> Tensor:
+        """Float[b]: R."""
+        return torch.stack([self.term(name, value) for name, value in found.items()]).sum(0)
+
+    def shown(
+        self, found: Mapping[str, Tensor], x0_hat: Tensor, x0: Tensor | None, context: Context
+    ) -> dict[str, Tensor]:
+        """Means for the log, of what is watched as well."""
+        shown = {f"reward/{name}/mean": value.detach().mean() for name, value in found.items()}
+        with torch.no_grad():
+            for name, one in self.watched.items():
+                shown[f"reward/{name}/watched"] = _scored(name, one, x0_hat.detach(), x0, context).mean()
+        return shown
+
+
+def _scored(name: str, one: Rewarding, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+    value = one(x0_hat, x0, context)
+    if not isinstance(value, Tensor) or value.shape != x0_hat.shape[:1]:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(
+            f"reward '{name}' answers {shape} for {len(x0_hat)} samples; it must give one number each"
+        )
+    if not bool(value.isfinite().all()):
+        bad = int((~value.detach().isfinite()).sum())
+        raise RunError(
+            f"reward '{name}' is NaN or infinite for {bad} of {len(value)} samples; cut it off or floor it"
+        )
+    return value
+
+
 class Reward:
     """`L = -E sum_k w_k R_k(x0_hat, x0, context)` (reward feedback learning: Xu et al. 2023, ImageReward, eq. 3; as the
     auxiliary losses of ROSE-CD, Xu et al. 2025).
 
     Args:
-        rewards: by name, each a callable as described by `Rewarding`.
-        weights: w_k by name; 1 for those that are not named.
+        rewards, weights, caps, watched: see `Rewards`.
         inputs: whose answer is judged: `noised`, the student's belief about the batch's data noised to a time of
             `times`; `rollout`, the sample that the step's other objectives look at.
         times: for `noised`.
@@ -39,16 +114,10 @@ class Reward:
         weights: Mapping[str, float] | None = None,
         inputs: str = "rollout",
         times: Times = Uniform(),
+        caps: Mapping[str, float] | None = None,
+        watched: Mapping[str, Rewarding] | None = None,
     ) -> None:
-        self.rewards, self.weights = dict(rewards or {}), dict(weights or {})
-        if not self.rewards:
-            raise UserError(
-                "objective.reward has nothing to reward; give families.reward.rewards={name: ...}"
-            )
-        if stray := sorted(self.weights.keys() - self.rewards.keys()):
-            raise UserError(
-                f"families.reward.weights names {', '.join(stray)}, the rewards are {', '.join(self.rewards)}"
-            )
+        self.rewards = Rewards(rewards, weights, caps, watched)
         if inputs not in INPUTS:
             raise UserError(f"unknown inputs '{inputs}' of a reward; possible: {', '.join(INPUTS)}")
         self.inputs, self.times = inputs, times
@@ -60,11 +129,9 @@ class Reward:
         if role != "student":
             return None
         answer = self._answer(step)
-        found = {name: reward(answer, step.batch.x0, step.context) for name, reward in self.rewards.items()}
-        terms = {
-            f"reward/{name}": -self.weights.get(name, 1.0) * value.mean() for name, value in found.items()
-        }
-        return Losses(terms, {f"reward/{name}/mean": value.detach().mean() for name, value in found.items()})
+        found = self.rewards.each(answer, step.batch.x0, step.context)
+        terms = {f"reward/{name}": -self.rewards.term(name, value).mean() for name, value in found.items()}
+        return Losses(terms, self.rewards.shown(found, answer, step.batch.x0, step.context))
 
     def _answer(self, step: Step) -> Tensor:
         if self.inputs == "rollout":

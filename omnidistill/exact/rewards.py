@@ -1,0 +1,53 @@
+"""Rewards of exact tasks, whose best answers and expectations are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from omnidistill.context import Context
+
+
+class Towards:
+    """`-|x0 - point|^2 / 2`, highest at a point. Over data N(m, v) tilted by `exp(R / k)` it has a Gaussian optimum.
+
+    Args:
+        point: of the first so many coordinates; the others are free.
+    """
+
+    def __init__(self, point: Sequence[float]) -> None:
+        self.point = tuple(float(value) for value in point)
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        point = torch.tensor(self.point, dtype=x0_hat.dtype, device=x0_hat.device)
+        return -0.5 * (x0_hat.flatten(1)[:, : len(point)] - point).square().sum(1)
+
+
+class Half:
+    """1 on one side of a plane, `<direction, x0> > offset`, else 0: nothing that can be differentiated.
+
+    Args:
+        direction: in the first so many coordinates.
+    """
+
+    def __init__(self, direction: Sequence[float], offset: float = 0.0) -> None:
+        self.direction, self.offset = tuple(float(value) for value in direction), offset
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        direction = torch.tensor(self.direction, dtype=x0_hat.dtype, device=x0_hat.device)
+        return (x0_hat.flatten(1)[:, : len(direction)] @ direction > self.offset).to(x0_hat.dtype)
+
+
+class Count:
+    """The share of a sample's tokens that are this one, padding left out."""
+
+    def __init__(self, token: int = 0) -> None:
+        self.token = token
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        hit = (x0_hat == self.token).float()
+        if context.mask is None:
+            return hit.mean(1)
+        return (hit * context.mask).sum(1) / context.mask.sum(1).clamp_min(1)

@@ -1,0 +1,295 @@
+"""Rewards without a gradient: policy gradients against enumerated ones, NFT's optimum, preferences, wrong rewards."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from omnidistill import paths
+from omnidistill.context import Batch, Context
+from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.errors import RunError, UserError
+from omnidistill.exact.rewards import Count, Half, Towards
+from omnidistill.objectives import NegativeAware, PolicyGradient, Preference, Reward, StudentSpec, Weighted
+from omnidistill.objectives.policy_gradient import log_likelihood
+from omnidistill.random import generator
+from omnidistill.samplers import FewStep
+
+VOCAB, LENGTH = 2, 2
+
+
+def table(closed, seed=0):
+    g = generator("policy", seed)
+    path = paths.MaskedPath(VOCAB)
+    logits = torch.randn((VOCAB + 1) ** LENGTH, LENGTH, VOCAB, generator=g, dtype=torch.float64)
+    return closed.Float64Logits(closed.Table(logits, VOCAB), path, "logits"), path
+
+
+def expected_reward(student, path, steps, reward):
+    """E R over all walks of a masked student, enumerated: with a graph to its logits."""
+    times = FewStep("ancestral").times(student, steps)
+    states = {(VOCAB,) * LENGTH: torch.ones((), dtype=torch.float64)}
+    for t, s in itertools.pairwise(times):
+        after = {}
+        for state, p in states.items():
+            x = torch.tensor([state])
+            probs = student(x, t).probs[0]
+            for draw in itertools.product(range(VOCAB), repeat=LENGTH):
+                chance = p
+                for place, token in enumerate(draw):
+                    if state[place] == VOCAB:
+                        chance = chance * probs[place, token]
+                    elif state[place] != token:
+                        chance = chance * 0.0
+                law = path.bridge_law(x, torch.tensor([draw]), t, s)[0]
+                for end in itertools.product(range(VOCAB + 1), repeat=LENGTH):
+                    q = torch.stack([law[i, token] for i, token in enumerate(end)]).prod()
+                    if float(q) > 0:
+                        after[end] = after.get(end, 0.0) + chance * q
+        states = after
+    return sum(p * float(reward(torch.tensor([end]), None, Context())) for end, p in states.items())
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("advantage", ["reward", "mean"])
+def test_the_gradient_is_that_of_the_enumerated_reward(closed, steps, advantage):
+    """Within Monte-Carlo error; of `mean` up to its factor 1 - 1/group."""
+    student, path = table(closed)
+    count, group = 40000, 8
+
+    def reward(x0, clean, context):
+        return (x0[:, 0] == 1).double() + 2.0 * (x0[:, 0] == x0[:, 1]).double()
+
+    objective = PolicyGradient({"r": reward}, group=group, advantage=advantage, clip=1e9)
+    step = closed.step("student", {"student": student}, Batch(None, Context(), count),
+                       torch.zeros(count, LENGTH, dtype=torch.long),
+                       student=StudentSpec(steps, FewStep("ancestral")))  # fmt: skip
+    (got,) = closed.gradient(objective.losses("student", step), student.network.logits)
+    student.requires_grad_(True)
+    (exact,) = torch.autograd.grad(-expected_reward(student, path, steps, reward), student.network.logits)
+    factor = 1.0 - 1.0 / group if advantage == "mean" else 1.0
+    assert exact.abs().max() > 0.05
+    torch.testing.assert_close(got, factor * exact, rtol=0, atol=0.012)
+
+
+def test_a_gaussian_step_has_the_density_of_its_noise(closed):
+    """Two steps of re-noising: the first draws N((1 - s) x0, s^2), the last draws nothing."""
+    path = paths.rectified_flow()
+    student = closed.student(0.3, 0.5, path)
+    like = torch.empty(5, 2, dtype=torch.float64)
+    step = closed.step(
+        "student", {"student": student}, Batch(None, Context(), 5), like, student=StudentSpec(2, FewStep())
+    )
+    walk = FewStep().trajectory(student, like, 2, g=generator("walk"), keep="each")
+    got = log_likelihood(step, walk)
+    s = float(walk.times[1])
+    exact = torch.distributions.Normal((1 - s) * student(walk.states[0], walk.times[0]).mean, s)
+    constant = torch.distributions.Normal(0.0, s).log_prob(torch.zeros(()))
+    torch.testing.assert_close(got[:, 0], (exact.log_prob(walk.states[1].detach()) - constant).sum(1))
+    assert got.shape == (5, 1)
+
+
+def test_groups_share_a_condition_and_advantages_forget_what_it_is_worth(closed):
+    """A constant per condition moves nothing; where all are equal there is no advantage, and no NaN."""
+    path = paths.rectified_flow()
+    student = closed.student(0.3, 0.5, path)
+    batch = Batch(None, Context(torch.arange(8)), 8)
+    found = {}
+    for worth in (0.0, 100.0):
+
+        def reward(x0, clean, context, worth=worth):
+            assert context.condition.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+            return x0.flatten(1).sum(1) + worth * context.condition
+
+        step = closed.step("student", {"student": student}, batch, torch.empty(8, 1, dtype=torch.float64),
+                           student=StudentSpec(2, FewStep()))  # fmt: skip
+        found[worth] = PolicyGradient({"r": reward}, group=4).losses("student", step).terms["policy_gradient"]
+    assert found[0.0].item() == pytest.approx(found[100.0].item(), rel=1e-9) and found[0.0].item() != 0.0
+    step = closed.step("student", {"student": student}, batch, torch.empty(8, 1, dtype=torch.float64),
+                       student=StudentSpec(2, FewStep()))  # fmt: skip
+    even = PolicyGradient({"r": lambda x0, clean, context: torch.ones(len(x0))}, group=4)
+    assert even.losses("student", step).terms["policy_gradient"].item() == 0.0
+
+
+class Held(nn.Module):
+    """One number for each of two points."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+    def forward(self, x, t, condition=None, **keywords):
+        return self.values[condition][:, None].expand_as(x)
+
+
+def test_nfts_optimum_moves_the_old_belief_towards_what_was_judged_well(closed):
+    """`D_old + (2/b) E[r] (E_r[x0] - E[x0])`: with samples -1 and 1, r the reward of 1, at t where x_t says nothing."""
+    path = paths.rectified_flow()
+    b, clip = 2.0, 5.0
+    x0 = torch.tensor([-1.0, 1.0]).repeat(32)[:, None].double()
+    advantage = torch.tensor([-1.0, 1.0]).repeat(32).double() * (64 / 63) ** -0.5
+    r = 0.5 + advantage / (2 * clip)
+    # Old belief E[x0] = 0; the optimum of  r |b d - x0|^2 + (1 - r) |-b d - x0|^2  over d.
+    exact = float(((2 * r - 1) * x0[:, 0]).mean() / b)
+    objective = NegativeAware({"r": lambda x, clean, context: x[:, 0]}, group=64, clip=clip, strength=b,
+                              normaliser="none", times=lambda count, path, g: torch.ones(count, dtype=torch.float64))  # fmt: skip
+    student, old = (NetworkDenoiser(Held([value]), path, "x0") for value in (exact, 0.0))
+
+    class Fixed(FewStep):
+        def sample(self, *arguments, **keywords):
+            return type("S", (), {"x0": x0})
+
+    context = Context(torch.zeros(64, dtype=torch.long))
+    for away in (0.0, 0.1, -0.1):
+        with torch.no_grad():
+            student.network.values.fill_(exact + away)
+        step = closed.step("student", {"student": student, "old": old}, Batch(None, context, 64),
+                           torch.empty_like(x0), student=StudentSpec(1, Fixed()))  # fmt: skip
+        (gradient,) = closed.gradient(objective.losses("student", step), student.network.values)
+        assert gradient.item() == pytest.approx(2 * b * away, abs=1e-9)
+    assert exact == pytest.approx(2 / b * float(r.mean()) * float((r * x0[:, 0]).sum() / r.sum()), rel=1e-9)
+
+
+def test_a_better_walk_becomes_more_likely_and_pairs_judged_alike_are_left_out(closed):
+    path = paths.rectified_flow()
+    models = {"student": closed.student(0.0, 0.5, path), "reference": closed.student(0.0, 0.5, path)}
+    batch, like = closed.free(4000)
+    spec = StudentSpec(2, FewStep())
+    step = closed.step("student", models, batch, like, student=spec)
+    losses = Preference({"up": lambda x0, clean, context: x0[:, 0]}).losses("student", step)
+    assert losses.terms["preference"].item() == pytest.approx(torch.log(torch.tensor(2.0)).item(), rel=1e-6)
+    shift, _ = closed.gradient(losses, *models["student"].parameters())
+    assert shift.item() < -0.1, "the mean of the steps moves up"
+    step = closed.step("student", models, batch, like, student=spec)
+    alike = Preference({"same": lambda x0, clean, context: torch.zeros(len(x0))}).losses("student", step)
+    assert alike.terms["preference"].item() == 0.0 and alike.diagnostics["preference/judged_alike"] == 1.0
+
+
+def learned(closed, objective, updates, lr, models, path, spec, dim=1):
+    optimizer = torch.optim.Adam(models["student"].parameters(), lr=lr)
+    for update in range(updates):
+        like = torch.empty(256, dim, dtype=torch.float64)
+        step = closed.step("student", models, Batch(None, Context(), 256), like, seed=update, student=spec)
+        terms = objective.losses("student", step).terms
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    return spec.sampler.sample(models["student"], torch.empty(4000, dim, dtype=torch.float64), spec.steps,
+                               g=generator("judge")).x0  # fmt: skip
+
+
+@pytest.mark.parametrize("anchor", [0.0, 3.0])
+def test_a_reward_that_cannot_be_differentiated_is_raised_and_an_anchor_holds_the_student(closed, anchor):
+    path = paths.rectified_flow()
+    models = {"student": closed.student(-0.5, 0.5, path), "reference": closed.student(-0.5, 0.5, path)}
+    spec = StudentSpec(2, FewStep())
+    before = spec.sampler.sample(
+        models["student"], torch.empty(4000, 1, dtype=torch.float64), 2, g=generator("judge")
+    ).x0
+    objective = PolicyGradient({"half": Half([1.0])}, group=16, anchor=anchor)
+    after = learned(closed, objective, 60, 0.02, models, path, spec)
+    gain = float((after > 0).double().mean() - (before > 0).double().mean())
+    assert (gain > 0.5) if not anchor else (0.02 < gain < 0.45), gain
+
+
+def test_caps_and_watched_rewards(closed):
+    path = paths.rectified_flow()
+    batch, like = closed.free(64)
+    student = closed.student(0.0, 0.5, path)
+    objective = Reward({"near": Towards([3.0])}, caps={"near": -100.0}, watched={"half": Half([1.0])})
+    losses = objective.losses("student", closed.step("student", {"student": student}, batch, like))
+    shift, _ = closed.gradient(losses, *student.parameters())
+    assert shift.item() == 0.0, "every reward is above the cap, so nothing is gained"
+    assert float(losses.diagnostics["reward/half/watched"]) == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("family", [Reward, PolicyGradient, NegativeAware, Preference])
+def test_wrong_rewards_are_one_line(closed, family):
+    path = paths.rectified_flow()
+    names = ("student", "old", "reference")
+    models = {name: closed.student(0.0, 0.5, path) for name in names}
+    batch, like = closed.free(8)
+
+    def losses(reward):
+        step = closed.step("student", models, batch, like, student=StudentSpec(2, FewStep()))
+        return family({"r": reward}).losses("student", step)
+
+    with pytest.raises(RunError, match="reward 'r' is NaN or infinite for 8 of 8 samples"):
+        losses(lambda x0, clean, context: x0.flatten(1).sum(1) / 0.0)
+    with pytest.raises(UserError, match=r"reward 'r' answers \(\) for 8 samples"):
+        losses(lambda x0, clean, context: x0.mean())
+    with pytest.raises(UserError, match="nothing to reward"):
+        family({})
+    with pytest.raises(UserError, match="weights names s, the rewards are r"):
+        family({"r": Count()}, {"s": 1.0})
+
+
+def test_walks_that_draw_nothing_and_groups_that_do_not_fit_are_one_line(closed):
+    path = paths.rectified_flow()
+    student = closed.student(0.0, 0.5, path)
+    batch, like = closed.free(8)
+    for spec in (StudentSpec(1, FewStep()), StudentSpec(4, FewStep("ode"))):
+        step = closed.step("student", {"student": student}, batch, like, student=spec)
+        with pytest.raises(UserError, match=r"draw nothing: use student\.steps >= 2"):
+            PolicyGradient({"r": Half([1.0])}).losses("student", step)
+    step = closed.step("student", {"student": student}, batch, like, student=StudentSpec(2, FewStep()))
+    with pytest.raises(UserError, match="group=3 does not divide batch=8"):
+        PolicyGradient({"r": Half([1.0])}, group=3).losses("student", step)
+    with pytest.raises(UserError, match="group is 1, give 2 or more"):
+        PolicyGradient({"r": Half([1.0])}, group=1)
+
+
+@pytest.mark.parametrize("make", [
+    lambda r: PolicyGradient(r), lambda r: PolicyGradient(r, anchor=1.0), lambda r: NegativeAware(r),
+    lambda r: NegativeAware(r, anchor=1.0), lambda r: Preference(r), lambda r: Reward(r),
+])  # fmt: skip
+def test_declared_cost_is_counted(closed, make):
+    """Of tokens, which draw in their only step; of numbers where the loss asks for no draw."""
+    objective = make({"r": Count()} if "gaussian" not in make({"r": Count()}).needs else {"r": Half([1.0])})
+    names = ("student", "old", "reference")
+    points = "gaussian" in objective.needs or isinstance(objective, Reward)
+    if points:
+        path = paths.rectified_flow()
+        models = {name: closed.student(0.0, 0.5, path) for name in names}
+        batch, like = closed.free(8)
+    else:
+        models, batch, like = (
+            {n: table(closed)[0] for n in names},
+            Batch(None, Context(), 8),
+            torch.zeros(8, 2).long(),
+        )
+    if isinstance(objective, Reward):
+        objective = Reward({"r": Towards([0.0])})
+    spec = StudentSpec(1, FewStep("renoise" if points else "ancestral"))
+    objective.losses("student", closed.step("student", models, batch, like, student=spec))
+    assert {name: models[name].calls for name in names if models[name].calls} == objective.cost("student")
+
+
+def test_padding_changes_no_policy_gradient(closed):
+    found = []
+    for more in (0, 3):
+        batch, path = closed.ragged("tokens", more)
+        student = closed.ragged_denoiser("tokens", path, 1)
+        step = closed.step(
+            "student", {"student": student}, batch, student=StudentSpec(2, FewStep("ancestral"))
+        )
+        losses = PolicyGradient({"r": Count(1)}, group=2, advantage="mean").losses("student", step)
+        found.append([*losses.terms.values(), *closed.gradient(losses, *student.parameters())])
+    for short, long in zip(*found, strict=True):
+        torch.testing.assert_close(long, short, rtol=1e-9, atol=1e-12)
+
+
+def test_rewards_and_matching_add_by_weight(closed):
+    from omnidistill.objectives import Matching
+
+    both = Weighted(
+        {"m": Matching(), "p": PolicyGradient({"r": Half([1.0])}, anchor=0.1)}, {"m": 1.0, "p": 0.1}
+    )
+    path = paths.rectified_flow()
+    models = {
+        name: closed.student(0.1, 0.5, path) for name in ("teacher", "student", "fake_score", "reference")
+    }
+    batch, like = closed.free(8)
+    step = closed.step("student", models, batch, like, student=StudentSpec(2, FewStep()))
+    assert set(both.losses("student", step).terms) == {"matching", "policy_gradient", "anchor"}
