@@ -2,8 +2,8 @@
 
 `L = -E A sum_i log p_S(x_(t_(i+1)) | x_(t_i))`, whose gradient is that of E R (Williams 1992, REINFORCE, theorem 1).
 A is the reward less the mean of a group of walks under one condition, over their deviation (Shao et al. 2024, GRPO,
-sec. 4.1.2; Liu et al. 2025, Flow-GRPO, eq. 5). Walks are new in each update, so the ratio to the policy that made them is
-1 and a clipped one has the same gradient.
+sec. 4.1.2; Liu et al. 2025, Flow-GRPO, eq. 5). Walks are new in each update, so the ratio to the policy that made them
+is 1 and a clipped one has the same gradient.
 
 A Gaussian step has the density of its own noise, summed over a sample's elements; a step without noise has none and is
 left out. A token's step has the probabilities of the tokens that it decided.
@@ -89,8 +89,8 @@ class PolicyGradient:
         """The batch's first conditions, each as often as a group has walks."""
         if batch.count % self.group:
             raise UserError(
-                f"families.policy_gradient.group={self.group} does not divide batch={batch.count}, or a process's share of it; "
-                "set a group that does"
+                f"families.policy_gradient.group={self.group} does not divide the {batch.count} samples of a batch "
+                "(of a process, or a part); set a group that does"
             )
         first = torch.arange(batch.count // self.group).repeat_interleave(self.group)
         x0 = None if batch.x0 is None else batch.x0[first.to(batch.x0.device)]
@@ -166,7 +166,8 @@ def log_likelihood(step: Step, walk: Trajectory, beliefs: Sequence[Posterior] | 
     if not found:
         raise UserError(
             f"a policy gradient needs steps that draw; {step.spec.steps} of "
-            f"student.transition={step.spec.sampler.transition} draw nothing: use student.steps >= 2 with student.transition=ancestral, renoise or gamma"
+            f"student.transition={step.spec.sampler.transition} draw nothing: "
+            "use student.steps >= 2 with student.transition=ancestral, renoise or gamma"
         )
     return torch.stack(found, 1)
 

@@ -1,8 +1,8 @@
 """Pairs of walks under one condition, the better of which becomes more likely than the worse.
 
 `L = -E log sigmoid( beta sum_i [ log clamp(p_S / p_0, 1 - e, 1 + e)_w - log clamp(p_S / p_0, 1 - e, 1 + e)_l ] )` over
-the steps i of the walks that were judged better and worse, p_0 the student at its start (Miao et al. 2024, PSO: pairwise
-sample optimisation, arXiv:2410.03190; without the clamp it is the loss of DPO, Rafailov et al. 2023, eq. 7).
+the steps i of the walks that were judged better and worse, p_0 the student at its start (Miao et al. 2024, PSO:
+pairwise sample optimisation, arXiv:2410.03190; without the clamp it is DPO's loss, Rafailov et al. 2023, eq. 7).
 Log-likelihoods are means over a sample's elements, as the paper's, so that beta does not depend on its size. What is
 clamped has no gradient: a pair that is told apart already is left alone.
 """

@@ -132,8 +132,12 @@ def test_nfts_optimum_moves_the_old_belief_towards_what_was_judged_well(closed):
     r = 0.5 + advantage / (2 * clip)
     # Old belief E[x0] = 0; the optimum of  r |b d - x0|^2 + (1 - r) |-b d - x0|^2  over d.
     exact = float(((2 * r - 1) * x0[:, 0]).mean() / b)
+
+    def last(count, path, g):
+        return torch.ones(count, dtype=torch.float64)
+
     objective = NegativeAware({"r": lambda x, clean, context: x[:, 0]}, group=64, clip=clip, strength=b,
-                              normaliser="none", times=lambda count, path, g: torch.ones(count, dtype=torch.float64))  # fmt: skip
+                              normaliser="none", times=last)  # fmt: skip
     student, old = (NetworkDenoiser(Held([value]), path, "x0") for value in (exact, 0.0))
 
     class Fixed(FewStep):
@@ -234,7 +238,7 @@ def test_walks_that_draw_nothing_and_groups_that_do_not_fit_are_one_line(closed)
         with pytest.raises(UserError, match=r"draw nothing: use student\.steps >= 2"):
             PolicyGradient({"r": Half([1.0])}).losses("student", step)
     step = closed.step("student", {"student": student}, batch, like, student=StudentSpec(2, FewStep()))
-    with pytest.raises(UserError, match="group=3 does not divide batch=8"):
+    with pytest.raises(UserError, match="group=3 does not divide the 8 samples"):
         PolicyGradient({"r": Half([1.0])}, group=3).losses("student", step)
     with pytest.raises(UserError, match="group is 1, give 2 or more"):
         PolicyGradient({"r": Half([1.0])}, group=1)
