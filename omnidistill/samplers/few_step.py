@@ -12,7 +12,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
-from omnidistill.paths import GaussianPath
+from omnidistill.paths import GaussianPath, Path
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Rollout, Sampler, Trajectory
@@ -134,7 +134,7 @@ class FewStep(Sampler):
         return path.bridge(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"), g=g)
 
     def law(
-        self, path: GaussianPath, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, context: Context = Context()
+        self, path: Path, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, context: Context = Context()
     ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the x_s that a step to s draws once x0 is predicted, on a Gaussian path.
 
@@ -143,11 +143,12 @@ class FewStep(Sampler):
         if float(s.detach()) == 0.0:
             return x0, torch.zeros((), dtype=x0.dtype, device=x0.device)
         if self.transition == "renoise":
-            alpha, beta, sigma = (per_sample(value, x0) for value in path.coefficients(as_time(s, x0)))
+            at_s = path.coefficients(as_time(s, x0))  # type: ignore[attr-defined]
+            alpha, beta, sigma = (per_sample(value, x0) for value in at_s)
             mean = alpha * x0 if context.anchor is None else alpha * x0 + beta * context.anchor
             return mean, sigma.to(x0.dtype)
         if self.gamma is not None:
-            return path.bridge_law(x_t, x0, t, s, context, gamma=self.gamma)
+            return path.bridge_law(x_t, x0, t, s, context, gamma=self.gamma)  # type: ignore[call-arg]
         return path.bridge_law(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"))
 
     def _answer(
