@@ -24,6 +24,18 @@ def test_uniform(low, high, g):
     assert stats.kstest(t.numpy(), "uniform", (low, high - low)).pvalue > 1e-3
 
 
+def test_shifted_times_are_uniform_before_the_shift(g):
+    """And lie between the same ends as without it."""
+    path, shift = paths.vp_cosine(), 5.0
+    t = times.Uniform(0.1, 0.9, shift)(COUNT, path, g)
+    assert 0.1 < float(t.min()) < 0.15 and 0.899 < float(t.max()) < 0.9
+    before = t / (shift - (shift - 1.0) * t)
+    low, high = (u / (shift - (shift - 1.0) * u) for u in (0.1, 0.9))
+    assert stats.kstest(before.numpy(), "uniform", (low, high - low)).pvalue > 1e-3
+    with pytest.raises(UserError, match="shift=0"):
+        times.Uniform(shift=0.0)
+
+
 @pytest.mark.parametrize("mean, std", [(0.0, 1.0), (3.0, 2.5), (-5.0, 2.0)])
 def test_logit_normal_is_truncated(mean, std, g):
     path = paths.vp_cosine()

@@ -172,6 +172,42 @@ def test_the_residual_is_the_difference_of_average_velocities_of_mean_flow() -> 
     torch.testing.assert_close(-ours / per_sample(t, x), theirs, rtol=1e-9, atol=1e-9)
 
 
+def test_the_residual_is_the_error_of_improved_mean_flow() -> None:
+    """`V - (eps - x0)`, `V = u + (t - r) du/dt` along the network's own u(t, t) (Geng et al. 2025, arXiv:2512.02012)."""
+    path, g = paths.rectified_flow(), generator("imf")
+    x, t, r = points(path)
+    torch.manual_seed(3)
+    network = MLP(2, 16, 1, target_time=True).double()
+    for parameter in network.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    student = NetworkDenoiser(network, path, "edm", target_time=True)
+    x0 = torch.randn(x.shape, generator=g, dtype=torch.float64)
+
+    def u(x: Tensor, t: Tensor, r: Tensor = r) -> Tensor:
+        return (x - student(x, t, target_time=r).mean) / per_sample(t, x)
+
+    own = u(x, t, t).detach()
+    value, rate = torch.func.jvp(u, (x, t), (own, torch.ones_like(t)))
+    theirs = value + per_sample(t - r, x) * rate - path.velocity(x, x0, t)
+    here = student(x, t, target_time=t).mean.detach()
+    psi, along = with_rate(student, x, t, r, Context(), path.velocity(x, here, t), "forward")
+    ours = residual(path, psi.mean, x0, here, along, t, r, 1.0)
+    torch.testing.assert_close(-ours / per_sample(t, x), theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_improved_mean_flow_is_at_rest_on_average_at_the_exact_map() -> None:
+    """Its tangent is exact there, so that only x0's scatter about its mean is left, at any jump."""
+    path = paths.rectified_flow()
+    x, t, r = points(path)
+    student = Arrives(path)
+    with torch.no_grad():
+        mean = student(x, t, target_time=t).mean
+        psi, rate = with_rate(student, x, t, r, Context(), path.velocity(x, mean, t), "forward")
+        for x0 in (mean + 0.3, mean - 0.3):
+            found = residual(path, psi.mean, x0, mean, rate, t, r, 1.0)
+            torch.testing.assert_close(found, mean - x0, rtol=1e-9, atol=1e-9)
+
+
 def test_the_residual_is_the_tangent_of_scm_without_its_cosine() -> None:
     """`g = -cos^2 (F - dx/dt) - cos sin (x + dF/dt)`, `f = cos x - sin F` (Lu & Song 2024, alg. 1, d = 1)."""
     path = paths.trigflow()
