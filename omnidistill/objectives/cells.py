@@ -88,7 +88,7 @@ class Cells:
             x_n = self._state(step, student, times[n])
             target = self._target(step, student, x_n, times[n], times[k], times[k + 1])
         belief = student.cell(x_n, times[n], k, context)
-        target = path.align(target, belief, context.mask)  # of another state than the belief
+        # Not aligned: X_k is of the trajectory through X_n and in its pose, and so must the heads be that are averaged.
         error = belief.divergence(target, self.divergence, context.mask)
         loss = reduce(error, weight(self.weighting, path, times[k]), context.mask)
         drift = (belief.parameters - target.parameters).detach().abs().mean()

@@ -57,6 +57,10 @@ CASES = {
     "dmd2": ([*POINTS, "updates=150", "optim.lr=1e-3", "families.regression.pairs=1024"], 1, 85.0),
     "align-your-flow": ([*SMALL, "updates=300"], 1, 80.0),
     "shortcut": ([*SMALL, "updates=300"], 1, 55.0),
+    "flow-map-matching": ([*SMALL, "updates=300"], 1, 80.0),
+    "pdd": ([*SMALL, "updates=250"], 1, 80.0),
+    "anyflow": ([*SMALL, "updates=150"], 1, 60.0),
+    "smfsr": ([*SMALL, "updates=200", "families.matching.floor=0.1"], 1, 50.0),
     "scm": (
         [
             *SMALL,

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from omnidistill.denoisers import Denoiser
+from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.exact.rigid_cloud import RigidCloudTask
 from omnidistill.exact.rotations import random_rotations
-from omnidistill.objectives import Denoising, Matching, Regression, Step
+from omnidistill.objectives import Cells, Denoising, Matching, Regression, Step
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator
 from omnidistill.times import Uniform
@@ -81,6 +81,27 @@ def test_a_blind_denoiser_is_no_optimum(target):
         return float(objective.losses("student", step("student", student=student)).terms["denoising"])
 
     assert loss(Exact(TASK.path)) < 0.5 * loss(Blind(TASK.path))
+
+
+def test_heads_want_the_pose_of_their_own_trajectory():
+    """Their means lead along one trajectory; aligned, any pose would do for each of them."""
+
+    class Cell(NetworkDenoiser):
+        def __init__(self, turn):
+            super().__init__(torch.nn.Identity(), TASK.path, "x0", cells=16)
+            self.turn = turn
+
+        def belief(self, x_t, t, context, target_time):
+            return TEACHER(x_t, t, context)
+
+        def cell(self, x_t, t, head, context):
+            return PointPosterior(TEACHER(x_t, t, context).mean @ self.turn.mT)
+
+    def loss(turn):
+        made = step("student", student=Cell(turn))
+        return float(Cells("data", span=1, second_order=False).losses("student", made).terms["cells"])
+
+    assert loss(torch.eye(3)) < 1e-9 and loss(TURN) > 0.05
 
 
 def test_regression_wants_the_pose_of_its_own_noise():
