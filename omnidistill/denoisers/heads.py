@@ -26,7 +26,8 @@ from omnidistill.paths import Path, grid
 from omnidistill.paths.base import as_time
 
 LAST_LAYERS = ("last", "head", "conv_out", "proj_out", "final_layer.linear", "linear_out")
-"""Where networks here and in diffusers have the layer that answers."""
+"""Where networks here and in diffusers have the layer that answers, themselves or the one network inside them. What a
+wrapper makes of its output must be linear in it, as a rotation or a gain is."""
 
 _CONVOLUTIONS: dict[type, Callable[..., Tensor]] = {
     nn.Conv1d: F.conv1d,
@@ -154,8 +155,9 @@ def last_layer(network: nn.Module) -> str:
     modules = dict(network.named_modules())
     declared = getattr(network, "last_module", None)
     for name in (declared,) if isinstance(declared, str) else LAST_LAYERS:
-        if name in modules:
-            return name
+        inner = [found for found in modules if found.endswith(f".{name}")]
+        if name in modules or len(inner) == 1:
+            return name if name in modules else inner[0]
     raise UserError(
         f"which layer of {type(network).__name__} answers is not known; give the network an attribute "
         f"last_module='NAME', or call the layer one of {', '.join(LAST_LAYERS)}"

@@ -14,6 +14,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.heads import Heads, Spread, edges, shares
 from omnidistill.errors import UserError
 from omnidistill.networks.mlp import MLP
+from omnidistill.networks.posed_mlp import PosedMLP
 from omnidistill.networks.unet import UNet
 from omnidistill.runs.distil import distill
 
@@ -128,6 +129,20 @@ def test_it_is_saved_and_loaded_with_its_heads(tmp_path: Path) -> None:
     assert spread.weight.shape == (6, 2, 8) and bool((spread.weight[0] != spread.weight[5]).any())
     one, three = (student.sample(4, steps=n, seed=3) for n in (1, 3))
     assert bool((one != three).any()) and bool(one.isfinite().all())
+
+
+def test_the_last_layer_of_a_network_inside_a_network_is_found(g) -> None:
+    """A cloud's answer is turned back after it, which commutes with the mean of heads."""
+    network = PosedMLP(5, width=16, depth=1)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
+    heads = Heads(network, 4)
+    assert heads.network.inner.last.count == 4
+    heads.network.inner.last.weight.data += 0.1 * torch.randn(4, 15, 16, generator=g)
+    x, t, told = torch.randn(3, 5, 3, generator=g), torch.rand(3, generator=g), torch.rand(3, 4, generator=g)
+    each = torch.stack([heads(x, t, cells=torch.eye(4)[k : k + 1]) for k in range(4)])
+    told = told / told.sum(1, keepdim=True)
+    torch.testing.assert_close(heads(x, t, cells=told), torch.einsum("bk,kb...->b...", told, each))
 
 
 def test_what_has_no_heads_is_said_in_a_line() -> None:
