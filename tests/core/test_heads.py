@@ -14,7 +14,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.heads import Heads, Spread, edges, shares
 from omnidistill.errors import UserError
 from omnidistill.networks.mlp import MLP
-from omnidistill.networks.posed_mlp import PosedMLP
+from omnidistill.networks.posed_memory import PosedMemory
 from omnidistill.networks.unet import UNet
 from omnidistill.runs.distil import distill
 
@@ -131,18 +131,31 @@ def test_it_is_saved_and_loaded_with_its_heads(tmp_path: Path) -> None:
     assert bool((one != three).any()) and bool(one.isfinite().all())
 
 
+class Inside(nn.Module):
+    """A gain on what a network inside answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = MLP(3, 16, 1)
+
+    def forward(self, x, t):
+        return 2.0 * self.inner(x, t) + x
+
+
 def test_the_last_layer_of_a_network_inside_a_network_is_found(g) -> None:
-    """A cloud's answer is turned back after it, which commutes with the mean of heads."""
-    network = PosedMLP(5, width=16, depth=1)
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
-    heads = Heads(network, 4)
-    assert heads.network.inner.last.count == 4
-    heads.network.inner.last.weight.data += 0.1 * torch.randn(4, 15, 16, generator=g)
+    """What is made of its answer is linear, which commutes with the mean of heads; so on clouds."""
     x, t, told = torch.randn(3, 5, 3, generator=g), torch.rand(3, generator=g), torch.rand(3, 4, generator=g)
-    each = torch.stack([heads(x, t, cells=torch.eye(4)[k : k + 1]) for k in range(4)])
     told = told / told.sum(1, keepdim=True)
-    torch.testing.assert_close(heads(x, t, cells=told), torch.einsum("bk,kb...->b...", told, each))
+    for network, place, state in ((Inside(), "inner.last", x[:, 0]), (PosedMemory(5, 4, 16, 1), "last", x)):
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=g)
+        heads = Heads(network, 4)
+        spread = heads.network.get_submodule(place)
+        spread.weight.data += 0.1 * torch.randn(spread.weight.shape, generator=g)
+        each = torch.stack([heads(state, t, cells=torch.eye(4)[k : k + 1]) for k in range(4)])
+        mean = torch.einsum("bk,kb...->b...", told, each)
+        torch.testing.assert_close(heads(state, t, cells=told), mean, rtol=1e-4, atol=1e-5)
+        assert float((each[0] - each[3]).abs().max()) > 1e-3
 
 
 def test_what_has_no_heads_is_said_in_a_line() -> None:

@@ -173,7 +173,7 @@ def test_the_residual_is_the_difference_of_average_velocities_of_mean_flow() -> 
 
 
 def test_the_residual_is_the_error_of_improved_mean_flow() -> None:
-    """`V - (eps - x0)`, `V = u + (t - r) du/dt` along the network's own u(t, t) (Geng et al. 2025, arXiv:2512.02012)."""
+    """`V - (eps - x0)`, `V = u + (t - r) du/dt` along the own u(t, t) (Geng et al. 2025, arXiv:2512.02012)."""
     path, g = paths.rectified_flow(), generator("imf")
     x, t, r = points(path)
     torch.manual_seed(3)
