@@ -88,6 +88,7 @@ def test_rows_of_pieces_are_rows_of_the_whole():
     assert torch.equal(found["context"].mask, context.mask[index])
     assert len(bank.first(5)) == 5 and torch.equal(bank.first(5).rows(torch.tensor([4]))["states"], states[4:5])
     assert torch.equal(bank.ends().rows(index)["states"], states[index][:, [0, 2]])
+    assert bank.ends().pieces[0][0].data_ptr() == bank.pieces[0][0].data_ptr()  # nothing is copied
 
 
 def test_contexts_of_every_kind_come_back(tmp_path):
