@@ -163,7 +163,7 @@ class NetworkDenoiser(Denoiser):
         def time(value: Tensor | float, view: View = view) -> Tensor:
             value = as_time(value, x_t)
             # At t = 0 the belief is x_t itself and the output is not read; some views of time are infinite there.
-            value = torch.where(value == 0, self.home.span[0], value)
+            value = value.masked_fill(value == 0, self.home.span[0])
             # Never in half precision: bfloat16 knows 1000 t to a multiple of 4.
             kept = torch.float64 if dtype == torch.float64 else torch.float32
             return rows(view(self.home, value), x_t.shape[0]).to(kept)  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ class NetworkDenoiser(Denoiser):
         x_t, t = self._at_home(x_t, t)
         anchor = context.anchor if "anchored" in self.home.offers else None
         # The boundary f(x, 0) = x holds whatever the network; some parameterisations are singular there.
-        regular = torch.where(t == 0, self.home.span[0], t)
+        regular = t.masked_fill(t == 0, self.home.span[0])
         mean = to_x0(
             self.home,  # type: ignore[arg-type]
             self.parameterisation,
@@ -238,11 +238,9 @@ class NetworkDenoiser(Denoiser):
             )
         logits = out[..., :vocab]
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        known = (x_t.clamp(max=vocab - 1).unsqueeze(-1) == torch.arange(vocab, device=x_t.device)).to(
-            logits.dtype
-        )
+        known = torch.full_like(logits, IMPOSSIBLE).scatter(-1, x_t.clamp(max=vocab - 1).unsqueeze(-1), 0.0)
         open_ = undecided(self.path, x_t, t, context, vocab).unsqueeze(-1)
-        return CategoricalPosterior(torch.where(open_, logits, (1.0 - known) * IMPOSSIBLE))
+        return CategoricalPosterior(torch.where(open_, logits, known))
 
     def _read_simplex(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
         if out.shape != x_t.shape:

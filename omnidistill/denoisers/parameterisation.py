@@ -29,7 +29,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
-from omnidistill.paths.base import Time, holds, per_sample
+from omnidistill.paths.base import Time, finite, per_sample
 from omnidistill.paths.gaussian import GaussianPath
 from omnidistill.shapes import Real
 
@@ -109,7 +109,7 @@ def affine(path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0) -> A
         raise unknown("parameterisation", kind, PARAMETERISATIONS)
     t = torch.as_tensor(t, dtype=torch.float64)
     coefficients = PARAMETERISATIONS[kind](path, t, sigma_data)
-    if not all(holds(torch.isfinite(c).all()) for c in coefficients[:2]):
+    if not finite(coefficients.a + coefficients.b):
         raise UserError(
             f"parameterisation '{kind}' is singular on path '{path.name}' at t={float(t.max()):g}; "
             "use x0, v or edm, or stay inside path.span"
@@ -127,11 +127,12 @@ def to_x0(
     d: float = 1.0,
 ) -> Real:
     """The clean sample that the output `out` of a `kind` network means."""
-    a, b, o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in affine(path, kind, t, d))
+    coefficients = affine(path, kind, t, d)[: 2 if anchor is None else 3]
+    a, b, *o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in coefficients)
     if anchor is None:
         return a * x_t + b * out
     beta = per_sample(path.coefficients(t).beta.to(x_t.device), x_t, path.time_axis)
-    return a * (x_t - beta * anchor) + b * (out - o * anchor)
+    return a * (x_t - beta * anchor) + b * (out - o[0] * anchor)
 
 
 def from_x0(

@@ -103,9 +103,12 @@ class Adversarial:
         assert of_data is not None
         fake, real = step["discriminator"](torch.cat((features, of_data))).split(len(features))
         loss = F.softplus(fake) + F.softplus(-real)
+        terms = {"discriminator": self.critic_weight * loss.mean()}
+        if not step.logged:
+            return Losses(terms)
         accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
         shown = {"adversarial/accuracy": accuracy, "adversarial/margin": (real - fake).detach().mean()}
-        return Losses({"discriminator": self.critic_weight * loss.mean()}, shown)
+        return Losses(terms, shown)
 
     def cost(self, role: str) -> Calls:
         if role == "student":

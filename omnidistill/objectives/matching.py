@@ -262,6 +262,8 @@ class Matching:
         else:
             pulled = step.rollout.belief.pull(gap, w if h is None else w * h)
             loss = reduce(pulled, 1.0, mask, open_)
+        if not step.logged:
+            return Losses({"matching": loss})
         shown = self._diagnostics(step, fake, gap) | {"matching/scale": n.mean(), "matching/floored": floored}
         if h is not None:
             shown |= {"matching/ratio_ess": effective(h), "matching/ratio": h.mean()}

@@ -66,12 +66,15 @@ class Step:
         bank: Mapping[str, Any] | None = None,
         guidance_range: tuple[float, float] | None = None,
         structure: torch.Generator | None = None,
+        logged: bool = True,
     ) -> None:
         self.role, self.batch, self.models, self.g = role, batch, models, g
         self.like, self.spec, self.update, self._total = like, student, update, total
         # Draws that belong to the step as a whole; where nobody gives a generator for them, the step's own.
         self.structure = g if structure is None else structure
         self.asked_total = False
+        # Whether anybody looks at this step's diagnostics; who has costly ones may leave them out of the others.
+        self.logged = logged
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
         self._noised: dict[Times, Noised] = {}

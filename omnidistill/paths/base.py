@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -105,6 +106,27 @@ def holds(condition: Bool[Tensor, ""]) -> bool:
     try:
         return bool(condition)
     except RuntimeError:  # what vmap answers to a question about values
+        return True
+
+
+def same(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> bool:
+    """Whether two tensors are equal; taken for granted where `holds` takes a condition."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return torch.equal(a, b)
+    except RuntimeError:
+        return True
+
+
+def finite(values: Float[Tensor, "..."]) -> bool:
+    """Whether all numbers are finite, for a sum is only if all are; taken for granted where `holds` takes a
+    condition."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return math.isfinite(float(values.detach().sum()))
+    except RuntimeError:
         return True
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.paths.base import Time, holds
+from omnidistill.paths.base import Time, holds, same
 from omnidistill.shapes import Times
 
 Function = Callable[[Tensor], Tensor]
@@ -88,9 +88,10 @@ class Curves:
 
 def _inside(t: Time) -> Times:
     t = torch.as_tensor(t, dtype=torch.float64)
-    if not holds(((t >= -SLACK) & (t <= 1.0 + SLACK)).all()):
+    kept = t.clamp(0.0, 1.0)
+    if not same(kept, t) and not holds(((t >= -SLACK) & (t <= 1.0 + SLACK)).all()):
         raise UserError(f"time must lie in [0, 1], got {float(t.min()):g} to {float(t.max()):g}")
-    return t.clamp(0.0, 1.0)
+    return kept
 
 
 def differences(function: Function, t: Times) -> Times:

@@ -120,7 +120,11 @@ class GaussianPath(Curves):
     def _noised(
         self, x0: Real, t: Time, context: Context, temperature: float, g: torch.Generator | None
     ) -> Real:
-        alpha, beta, sigma = self._shaped(self.coefficients(as_time(t, x0)), x0)
+        alpha, beta, sigma = self.coefficients(as_time(t, x0))
+        if self._beta is None:
+            alpha, sigma = self._shaped((alpha, sigma), x0)
+            return alpha * x0 + temperature * sigma * self._noise(x0, context, g)
+        alpha, beta, sigma = self._shaped((alpha, beta, sigma), x0)
         noise = self._noise(x0, context, g)
         return alpha * x0 + beta * self._anchor(context, x0) + temperature * sigma * noise
 

@@ -192,7 +192,9 @@ class Distillation(nn.Module):
         entire = len(parts) == self.ranks.world == 1
         for where in parts:
             with nullcontext() if entire else Draws():
-                step, seed = self._step(role, batch, turn, models, None if entire else where, whole)
+                step, seed = self._step(
+                    role, batch, turn, models, None if entire else where, whole, logged=log
+                )
                 with self._layers_own_draws(seed), self._autocast():
                     losses = self.objective.losses(role, step)
             self.bound_to_end |= step.asked_total
@@ -235,6 +237,7 @@ class Distillation(nn.Module):
         where: slice | None,
         whole: int,
         apart: tuple[int | str, ...] = (),
+        logged: bool = True,
     ) -> tuple[Step, int]:
         """The workbench of a turn, or of the rows `where` of its batch of `whole` samples, and a seed for what layers
         draw by themselves. `apart` names draws that are not the turn's own."""
@@ -268,6 +271,7 @@ class Distillation(nn.Module):
             bank=bank,
             guidance_range=getattr(self.objective, "guidance_range", None),
             structure=generator(self.settings.seed, "structure", self.update, turn, *apart),
+            logged=logged,
         )
         return step, seed
 
@@ -307,7 +311,11 @@ class Distillation(nn.Module):
         """Dropout draws from torch's global generator, which no layer can be told to leave: it is seeded by the turn
         too, so that a resumed run drops the same units, and put back afterwards."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            # Not `torch.manual_seed`: it leaves word, with a trace of the stack, for devices that are not used.
+            torch.default_generator.manual_seed(seed)
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
             yield
 
     def _autocast(self) -> torch.autocast:
