@@ -43,7 +43,8 @@ class Guide(Walker):
         super().__init__()
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise UserError(f"a guide's width is a whole number of at least 1, got {width!r}")
-        self.told, self.width, self.names = float(scale), width, None if blocks is None else list(blocks)
+        self.scale = self.told = float(scale)
+        self.width, self.names = width, None if blocks is None else list(blocks)
         self.read, self.write, self.tell = nn.ModuleList(), nn.ModuleList(), TimeEmbedding(width)
 
     def around(self, denoiser: Denoiser, teacher: Denoiser | None = None, null: Null | None = None) -> Walker:
@@ -87,7 +88,7 @@ class Guide(Walker):
     def _plugged(self, context: Context, count: int) -> Iterator[None]:
         device = self.tell.state_dict()[next(iter(self.tell.state_dict()))].device
         scale = (
-            torch.full((count,), self.told, device=device) if context.guidance is None else context.guidance
+            torch.full((count,), self.scale, device=device) if context.guidance is None else context.guidance
         )
         told = self.tell(scale)
         handles = [

@@ -9,7 +9,7 @@ from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.denoisers.guidance import Null, emptied
 from omnidistill.errors import NotOffered, UserError
-from omnidistill.paths.base import as_time, per_sample, rows
+from omnidistill.paths.base import as_time, rows
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.walker import Memory, Walker, innermost
 
@@ -17,9 +17,10 @@ from omnidistill.samplers.walker import Memory, Walker, innermost
 class AdaptiveGuidance(Walker):
     """Classifier-free guidance `u + s (c - u)`, whose unconditional branch a sample drops for the rest of its walk once
 
-        cos(eps_c, eps_u) >= threshold,   eps = (x_t - alpha x0 - beta y) / sigma
+        cos(v_c, v_u) >= threshold
 
-    of its two branches (Castillo et al. 2023, Adaptive Guidance, sec. 4). Each sample for itself, so what is beside it
+    of the velocities (`Path.velocity`) of its two branches (Castillo et al. 2023, Adaptive Guidance, sec. 4; of noises
+    the cosine would be 1 wherever there is no signal yet). Each sample for itself, so what is beside it
     changes nothing; all branches go through the network in one batch, and a step counts `1 + n / b` calls where n of b
     samples still ask for both.
 
@@ -44,7 +45,7 @@ class AdaptiveGuidance(Walker):
             )
         if self.threshold is not None and "gaussian" not in denoiser.path.offers:
             raise NotOffered(
-                f"a cosine of noises needs a Gaussian path, got {denoiser.path}; set threshold=null"
+                f"a cosine of velocities needs a Gaussian path, got {denoiser.path}; set threshold=null"
             )
         return super().around(denoiser, teacher, null)
 
@@ -81,14 +82,10 @@ class AdaptiveGuidance(Walker):
         return conditional.replace(conditional.parameters.index_copy(0, which, guided))
 
     def _cosine(self, x_t: Tensor, t: Tensor, context: Context, c: Posterior, u: Posterior) -> Tensor:
-        """Float64[n]: of the noises that the two beliefs imply, over real elements."""
-        coefficients = self.path.coefficients(t)  # type: ignore[attr-defined]
-        alpha, beta, _ = (per_sample(value, x_t) for value in coefficients)
-        anchor = 0.0 if context.anchor is None else context.anchor
+        """Float64[n]: of the velocities that the two beliefs point along, over real elements."""
         real = 1.0 if context.mask is None else context.mask
-        # sigma eps: its length falls out of the cosine
         first, second = (
-            ((x_t - alpha * belief.parameters - beta * anchor) * real).double().flatten(1)
+            (self.path.velocity(x_t, belief.parameters, t, context) * real).double().flatten(1)
             for belief in (c, u)
         )
         return torch.cosine_similarity(first, second, dim=1, eps=1e-30)

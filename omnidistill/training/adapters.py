@@ -55,7 +55,9 @@ def attach(network: nn.Module, adapter: Adapter, whole: Collection[str] = ()) ->
     except ImportError as error:
         raise UserError("adapters need peft: pip install 'omnidistill[adapters]'") from error
     names = [name for name, _ in network.named_modules()]
-    layers = [name for name, module in network.named_modules() if isinstance(module, LAYERS)]
+    # peft makes the two matrices as it would make the layer itself; one that is made otherwise stays as it is.
+    makers = [layer.__init__ for layer in LAYERS]
+    layers = [name for name, module in network.named_modules() if type(module).__init__ in makers]
     usual = [name for name in layers if f"{name}.weight" not in whole]
     targets = usual if adapter.targets is None else list(adapter.targets)
     lost = [wanted for wanted in targets if not any(n == wanted or n.endswith(f".{wanted}") for n in names)]

@@ -88,8 +88,8 @@ def test_guidance_that_is_never_asked_is_none():
 
 
 def test_each_sample_drops_its_branch_when_its_own_agree():
-    """In one dimension the cosine of two noises is 1 or -1: a sample whose noises have one sign drops after the
-    first step, and its walk is one guided step and three plain ones; the label 0 says nothing and always agrees."""
+    """In one dimension the cosine of two velocities is 1 or -1: a sample whose velocities have one sign drops the
+    branch for the steps to come; the label 0 says nothing and always agrees."""
     path, x_1 = paths.rectified_flow(), start()
     walker = AdaptiveGuidance(3.0, 0.999).around(GaussianData(path), null=9)
     found = sampled(walker, 4, x_1, LABELS)
@@ -100,8 +100,7 @@ def test_each_sample_drops_its_branch_when_its_own_agree():
         c, u = plain(x, t, LABELS).mean, plain(x, t, Context(torch.full((32,), 9))).mean
         x0 = torch.where(both[:, None], inner(x, t, LABELS).mean, c)
         asked += 32 + int(both.sum())
-        alpha = path.coefficients(t).alpha
-        both = both & ((x - alpha * c) * (x - alpha * u) < 0)[:, 0]
+        both = both & (path.velocity(x, c, t) * path.velocity(x, u, t) < 0)[:, 0]
         x = path.bridge(x, x0, t, s)
     torch.testing.assert_close(found.x0, x)
     assert found.nfe == pytest.approx(asked / 32) and 4 < found.nfe < 8

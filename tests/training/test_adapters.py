@@ -13,7 +13,7 @@ from omnidistill.errors import UserError
 from omnidistill.objectives import Adversarial, Matching, Weighted
 from omnidistill.objectives.base import RoleSpec
 from omnidistill.paths import rectified_flow
-from omnidistill.training.adapters import Adapter, adapt
+from omnidistill.training.adapters import Adapter, adapt, attach
 from omnidistill.training.checkpoint import read_safetensors
 from omnidistill.training.frozen import twin
 from omnidistill.training.module import Distillation
@@ -224,3 +224,14 @@ def test_a_whole_role_beside_an_adapter_keeps_what_the_user_froze(engine):
     assert all("lora_" in name for role in "ac" for name in crew.trainable[role])
     assert crew.models["a"].network.inner.base_layer.weight is origin.network.inner.weight
     assert crew.models["c"].network.inner.base_layer.weight is not crew.models["b"].network.inner.weight
+
+
+def test_layers_that_are_made_in_their_own_way_stay_as_they_are():
+    """The U-Net's own convolutions between its levels take other arguments than torch's."""
+    from omnidistill.networks.unet import UNet
+
+    made = attach(UNet((8, 16), num_classes=None), Adapter(rank=2))
+    names = {name.split(".lora_")[0] for name, _ in made.named_parameters() if "lora_" in name}
+    assert {"first", "down.0.conv1", "middle.attention.qkv", "last"} <= names and "down.1" not in names
+    x = torch.randn(2, 1, 8, 8)
+    assert made(x, torch.rand(2)).shape == x.shape
