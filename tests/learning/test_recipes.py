@@ -60,7 +60,6 @@ CASES = {
     "flow-map-matching": ([*SMALL, "updates=300"], 1, 80.0),
     "pdd": ([*SMALL, "updates=250"], 1, 80.0),
     "anyflow": ([*SMALL, "updates=150"], 1, 60.0),
-    "smfsr": ([*SMALL, "updates=200", "families.matching.floor=0.1"], 1, 50.0),
     "scm": (
         [
             *SMALL,
