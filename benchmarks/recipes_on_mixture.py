@@ -147,8 +147,8 @@ def holds(record: dict[str, Any]) -> bool:
     return gap is not None and gap >= LEAST and record["modes"] == 1.0 and record["seconds"] <= SECONDS
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Markdown, a row for each recipe; those that do not apply come last, with their reasons."""
+def table(records: list[dict[str, Any]], lacking: Sequence[str] = ()) -> str:
+    """Markdown, a row for each recipe; those that do not apply come last, with their reasons, and those not run yet."""
     lines = [
         "| recipe | steps | gap closed, % | heavy modes | seconds | updates | calls an update | holds |",
         "|---|---|---|---|---|---|---|---|",
@@ -157,7 +157,7 @@ def table(records: list[dict[str, Any]]) -> str:
         ends = r["gap_interval"]
         gap = "no gap" if r["gap"] is None else f"{r['gap']:.1f}"
         gap += "" if not ends else f" ({ends[0]:.1f} to {ends[1]:.1f})"
-        calls = ", ".join(f"{k} {v / r['student_updates']:.3g}" for k, v in r["calls"].items())
+        calls = ", ".join(f"{k} {v / max(1, r['student_updates']):.3g}" for k, v in r["calls"].items())
         row = (
             r["recipe"],
             r["steps"],
@@ -172,6 +172,7 @@ def table(records: list[dict[str, Any]]) -> str:
     lines += ["", f"{sum(map(holds, done))} of {len(done)} hold.", ""]
     lines += [f"- {r['recipe']}: failed, {r['failed']}" for r in records if "failed" in r]
     lines += [f"- {r['recipe']}: {r['reason']}" for r in records if "reason" in r]
+    lines += [f"- not run yet: {', '.join(lacking)}"] if lacking else []
     return "\n".join(lines) + "\n"
 
 
@@ -205,8 +206,9 @@ def main() -> int:
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(name, {k: record.get(k) for k in ("gap", "modes", "seconds", "reason", "failed")}, flush=True)
     records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    (RESULTS / "table.md").write_text(table(records))
-    print(table(records))
+    text = table(records, sorted({*known} - {record["recipe"] for record in records}))
+    (RESULTS / "table.md").write_text(text)
+    print(text)
     return 0
 
 

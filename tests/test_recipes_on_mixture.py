@@ -34,10 +34,16 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType) -> None:
     for change in ({"gap": 94.9}, {"gap": None}, {"modes": 0.8}, {"seconds": 241.0}):
         assert not script.holds(record("a", **change))
     text = script.table(
-        [record("a"), record("b", gap=None, gap_interval=None), {"recipe": "c", "reason": "needs tokens"}]
+        [record("a"), record("b", gap=None, gap_interval=None), {"recipe": "c", "reason": "needs tokens"}],
+        ["d", "e"],
     )
     assert "| a | 1 | 96.0 (95.0 to 97.0) | 1.00 | 20 | 10 | student 2, teacher 1 | yes |" in text
-    assert "| b | 1 | no gap |" in text and "1 of 2 hold." in text and "- c: needs tokens" in text
+    assert (
+        "| b | 1 | no gap |" in text
+        and "1 of 2 hold." in text
+        and "- c: needs tokens" in text
+        and "not run yet: d, e" in text
+    )
 
 
 def test_what_has_a_record_is_not_run_again(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
