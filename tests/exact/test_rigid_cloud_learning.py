@@ -60,7 +60,7 @@ def test_two_steps_close_the_gap(recipe: str, updates: int, least: float, tmp_pa
     print(closed)
     at = {point["steps"]: point["metrics"] for point in found["teacher"]}
     for point in found["student"]:
-        assert point["metrics"]["mirror"] == 0.0
+        assert point["metrics"]["mirror"] < 0.01
         assert point["metrics"]["shape_recall"] == 1.0
     assert closed["2"] > least
     # A student that learned nothing does not.
