@@ -22,6 +22,7 @@ from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError
 from omnidistill.evaluation import plain
+from omnidistill.interop import diffusers_folder
 from omnidistill.paths import Path, rectified_flow
 from omnidistill.random import generator
 from omnidistill.shapes import Counts, Resampled
@@ -118,6 +119,7 @@ class Brought(Task):
         if self.foreign is None:
             return None
         network = self.foreign.made()
+        source = diffusers_folder.weights(source) if source.is_dir() else source
         load_strictly(network, read_safetensors(source)[0], source)
         return NetworkDenoiser(network, self.path, **self.foreign.read()).eval()
 

@@ -85,6 +85,7 @@ def test_most_of_what_is_changed_comes_past_the_parser(form):
 
 readers = sys.modules["fuzz_readers"]
 NO_TASK = readers.CONFIG.replace("omnidistill.exact.GaussianMixtureTask", "torch.nn.Identity").encode()
+BAD_INPUT = readers._bytes({**readers.METRICS, "input": {"metrics": {}, "interval": ["", ""]}})
 ENDLESS, HALF = json.dumps(10**400).encode(), b'"\\ud800"'
 
 
@@ -107,6 +108,9 @@ def without(key: str) -> bytes:
         ("sweep.json", readers._bytes({"schema": 1, "cells": [{**readers.CELL, "task": "\ud800"}]}), "refused"),
         ("metrics.json", readers._bytes(readers.METRICS).replace(b': 1.0', b': ' + ENDLESS), "refused"),
         ("metrics.json", readers._bytes(readers.METRICS).replace(b'"t"', HALF), "refused"),
+        ("metrics.json", BAD_INPUT, "refused"),
+        ("data.yaml", readers._description().replace(b"**/*.txt", b"**.txt"), "refused"),
+        ("data.yaml", readers._description().replace(b"**/*.txt", b"."), "refused"),
         ("report", readers._bytes(readers.METRICS).replace(b'"seconds": 1.0', b'"seconds": {}'), "refused"),
         ("report", readers._bytes(readers.METRICS).replace(b'"calls": {}', b'"calls": "a"'), "refused"),
         ("report", readers._bytes({**readers.METRICS, "student": [{**readers.POINT, "steps": 2}]}), "refused"),

@@ -129,7 +129,7 @@ class ImageTask(Task):
     def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / self.name.split("/")[-1]
 
-    def pictures(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1 h w"]:
+    def pictures(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
         """Samples as they are shown, in [-1, 1], on the CPU."""
         return self.codec.decode(x0.detach().cpu()).clamp(-1.0, 1.0)
 

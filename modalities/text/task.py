@@ -146,7 +146,7 @@ class Text(Task):
     def sampler(self) -> Sampler:
         return self._sampler
 
-    def shipped_teacher(self) -> FilePath:
+    def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / self.name.split("/")[-1]
 
     # --- judging and showing ----------------------------------------------------------------------------------------

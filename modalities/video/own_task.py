@@ -63,7 +63,7 @@ class OwnClips(Brought, Clips):
             )
         self.judged_plainly = not self.conditional  # its own metrics are by label
         if not self.conditional:
-            self.classes = self.null = None  # type: ignore[assignment]
+            self.classes = self.null = None
         if folder is None or self.judged_plainly:
             self.primary = Metric("energy")
 

@@ -78,6 +78,10 @@ def _described(
         raise UserError(f"teacher={teacher} does not exist; give the folder that `omnidistill train` made")
     kind = "teacher" if (folder / "teacher.json").is_file() else "student"
     if not (folder / f"{kind}.json").is_file():
+        from omnidistill.interop import diffusers_folder
+
+        if (known := diffusers_folder.describe(folder)) is not None:
+            return {**known, **{key: value for key, value in task.items() if key not in SAID}}
         raise UserError(
             f"teacher={teacher} holds neither teacher.json nor student.json; of a network of your own give its weights "
             "and its class: teacher=FILE.safetensors network=package.module:Class"

@@ -160,12 +160,19 @@ def _check(data: DataSet) -> None:
         if not isinstance(stored.sha256, str) or not SUM.fullmatch(stored.sha256):
             raise ValueError(f"files.{name}.sha256 is no sum")
         if stored.pattern is not None:
-            inside(stored.pattern)
+            _check_pattern(inside(stored.pattern))
     for source in data.sources:
         if not isinstance(source, Mapping) or source.get("kind") not in SOURCES:
             kind = source.get("kind") if isinstance(source, Mapping) else source
             raise ValueError(f"source kind '{kind}', known: {', '.join(SOURCES)}")
         check_source(source)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        next(Path(os.devnull).glob(pattern), None)  # which looks at the pattern before any file
+    except (ValueError, NotImplementedError, LookupError) as error:
+        raise ValueError(f"'{pattern}' is no pattern of files: {error}") from error
 
 
 def _gather(data: DataSet, sources: tuple[Mapping[str, Any], ...], work: Path) -> str:

@@ -130,7 +130,7 @@ class Enhancement(Task):
     def sampler(self) -> Sampler:
         return self._sampler
 
-    def shipped_teacher(self) -> FilePath:
+    def shipped_teacher(self) -> FilePath | None:
         return TEACHERS / self.name.split("/")[-1]
 
     # --- what comes out ---------------------------------------------------------------------------------------------
