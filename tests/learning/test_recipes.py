@@ -90,7 +90,6 @@ CASES = {
     "get-deq": ([*SMALL, "updates=250", "families.regression.pairs=1024"], 1, 85.0),
     "boot": ([*SMALL, "updates=300"], 1, 70.0),
     "sfd": ([*SMALL, "updates=250", "families.trajectories.bank=1024"], 2, 55.0),
-    "pi-flow": ([*SMALL, "updates=200", "student.steps=1", "families.policy_flow.warm_up=100"], 1, 85.0),
     # Wide components: one step of the teacher gives their means, and what is to be learned is their width.
     "swiftbrush": (
         [*LABELLED, "task.std=0.6", "updates=250", "optim.lr=1e-3", "families.matching.critic_updates=3"],
