@@ -77,8 +77,8 @@ class OwnImages(Brought, ImageTask):
             autoencoder,
             classes or 0,
         )
-        self.conditional, self.classes = bool(classes), classes or None  # type: ignore[assignment]
-        self.null = classes or None
+        self.conditional, self.classes = bool(classes), classes or None
+        self.null = classes or None  # type: ignore[assignment]
         self._given = None if labels is None else tuple(str(label) for label in labels)
         if self._given is not None and len(self._given) != (classes or 0):
             raise UserError(

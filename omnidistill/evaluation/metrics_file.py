@@ -239,8 +239,8 @@ def fault(document: Any) -> str | None:
         return wrong
     gaps = {key: value for key, value in document["gap_closed"].items() if value is not None}
     wrong = _numbers(gaps, "gap_closed") or _numbers(document["floor"], "floor")
-    known = {key: kind for key, kind in NEW.items() if key in document}  # of schema 1 there may be some, too
-    return wrong or _fields(document, known, "") or _later({**LATER, **document})
+    there = {key: kind for key, kind in NEW.items() if key in document}  # of schema 1 there may be some, too
+    return wrong or _fields(document, there, "") or _later({**LATER, **document})
 
 
 def _later(document: Mapping[str, Any]) -> str | None:

@@ -42,7 +42,7 @@ def describe(folder: Path) -> dict[str, Any] | None:
     if name not in CLASSES:
         raise unknown(f"class of diffusers in {model}", name, CLASSES)
     options = {key: value for key, value in config.items() if not key.startswith("_")}
-    size = options.get("sample_size")
+    size: Any = options.get("sample_size")
     sides = list(size) if isinstance(size, list) else [size, size]
     if not all(isinstance(side, int) for side in (*sides, options.get("in_channels"))):
         raise UserError(
