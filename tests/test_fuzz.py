@@ -111,6 +111,7 @@ def without(key: str) -> bytes:
         ("metrics.json", BAD_INPUT, "refused"),
         ("data.yaml", readers._description().replace(b"**/*.txt", b"**.txt"), "refused"),
         ("data.yaml", readers._description().replace(b"**/*.txt", b"."), "refused"),
+        ("pictures.csv", b"path,label\n" + b"x" * 5000 + b",a\n", "refused"),
         ("report", readers._bytes(readers.METRICS).replace(b'"seconds": 1.0', b'"seconds": {}'), "refused"),
         ("report", readers._bytes(readers.METRICS).replace(b'"calls": {}', b'"calls": "a"'), "refused"),
         ("report", readers._bytes({**readers.METRICS, "student": [{**readers.POINT, "steps": 2}]}), "refused"),

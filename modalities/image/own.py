@@ -203,6 +203,14 @@ def _merged(source: Path, parts: Iterable[Contents]) -> Contents:
     return merged
 
 
+def _there(file: Path) -> bool:
+    """Whether there is such a file; a name that no system could hold is of none."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
 def _table(source: Path) -> Listing:
     """The rows of a csv file; paths are taken from its folder."""
     try:
@@ -225,7 +233,7 @@ def _table(source: Path) -> Listing:
                 f"{source}, line {number}: a row is path,label and perhaps split (train or test), got {found}"
             )
         picture = source.parent / row["path"].strip()
-        if picture.is_file():
+        if _there(picture):
             entries.append(Entry(picture, label_name(row["label"].strip()), split))
         else:
             contents.wrong.append(f"{shown(source)}, line {number}: no such file: {shown(picture)}")
