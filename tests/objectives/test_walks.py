@@ -150,7 +150,7 @@ def test_a_term_that_begins_later_is_not_there_before(closed) -> None:
 def test_guidance_is_not_fused_into_a_regression_on_data() -> None:
     """Its map turns the order of starts round (see `test_tangents`); the teacher's guided velocity does not."""
     given = ["task=exact/gaussian_mixture", "task.conditional=true", "recipe=anyflow", "out=unused"]
-    cfg = compose("config", [*given, "families.flow_map.guidance=3"])
+    cfg = compose("config", [*given, "families.flow_map.guidance=3", "families.flow_map.diagonal=data"])
     with pytest.raises(UserError, match="use diagonal: teacher"):
         setup.objective_of(cfg, build(cfg.task))
     cfg = compose("config", [*given, "families.flow_map.guidance=3", "families.flow_map.diagonal=teacher"])
