@@ -45,7 +45,7 @@ def test_lists_arrive_plain_and_interpolations_resolved() -> None:
     assert build(cfg.task).mixture.means.tolist() == [[0.0, 2.0]]
 
 
-def test_keywords_are_passed_as_they_are() -> None:
+def test_keywords_are_passed_as_they_are(unchecked: None) -> None:
     class Belief:
         pass
 

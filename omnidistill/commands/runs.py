@@ -109,13 +109,7 @@ def _made(
 
     Yields whether this is the run's first process, which alone writes and speaks.
     """
-    import shlex
-
-    from omnidistill.configuration import compose as config
     from omnidistill.configuration import listing
-    from omnidistill.data.files import write_text
-    from omnidistill.runs import folders
-    from omnidistill.training.ranks import announced, joined
 
     if cfg.task.get("name") == listing.OWN:
         raise UserError("task=own is a teacher that is given from Python: omnidistill.distill(teacher, ...)")
@@ -125,17 +119,36 @@ def _made(
         )
     if cfg.get("pairs") and not Path(cfg.pairs).is_dir():
         raise UserError(f"pairs={cfg.pairs} is no folder; give the one that `omnidistill pairs` made")
-    if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if alone and several:
         raise UserError(f"{command} is one process's work; start it without torchrun")
+    line = ["omnidistill", command, *overrides]
+    if not several and cfg.strategy == "auto":  # before torch, which takes seconds to import
+        with _folder(cfg, line, again):
+            yield True
+        return
+    from omnidistill.training.ranks import announced, joined
+
     with joined(cfg.strategy, cfg.device) as ranks, contextlib.ExitStack() as stack:
         with announced(ranks):  # one process has the folder, for all of them
             if ranks.main:
-                folder = stack.enter_context(folders.opened(cfg.out, resume=cfg.resume, again=again))
-                if cfg.resume and (folder / "config.yaml").exists():
-                    config.check_resumable(cfg, folder)
-                line = shlex.join(["omnidistill", command, *overrides])
-                write_text(line + "\n", folder / "logs" / "command.txt")
+                stack.enter_context(_folder(cfg, line, again))
         yield ranks.main
+
+
+@contextlib.contextmanager
+def _folder(cfg: DictConfig, line: Sequence[str], again: bool) -> Iterator[None]:
+    import shlex
+
+    from omnidistill.configuration import compose as config
+    from omnidistill.data.files import write_text
+    from omnidistill.runs import folders
+
+    with folders.opened(cfg.out, resume=cfg.resume, again=again) as folder:
+        if cfg.resume and (folder / "config.yaml").exists():
+            config.check_resumable(cfg, folder)
+        write_text(shlex.join(line) + "\n", folder / "logs" / "command.txt")
+        yield
 
 
 COMMANDS = (

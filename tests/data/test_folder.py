@@ -103,7 +103,7 @@ def test_a_bad_file_stops_or_is_skipped_and_counted(tmp_path):
 
     def read(file: Path) -> str:
         if file.name in ("1.png", "3.png"):
-            raise UserError(f"{file} is\nbroken")
+            raise UserError(f"{file} is broken")
         return file.name
 
     found, said = scan(tmp_path, (".png",)), []

@@ -417,7 +417,7 @@ def test_real_cells(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert (run / "student.safetensors").is_file()
     page = (out / "report.html").read_text()
     assert page.count('">seed 0</a>') == 2 and page.count("data:image/") == 3
-    assert page.count("<pre>") == 3, "a text is shown as such"
+    assert page.count("<pre>") == 4, "a text is shown as such, and so is the command"
     stamps = [(run / "metrics.json").stat().st_mtime_ns for run in made]
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("nothing was left to run; 2 cells: 2 finished\n")
@@ -425,20 +425,23 @@ def test_real_cells(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_what_a_task_does_not_allow_is_said_by_the_task_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from omegaconf import DictConfig
+
+    from omnidistill.runs import setup
     from omnidistill.runs.possible import Reasons
 
     def run(task: str, recipe: str, *more: str) -> list[str]:
         return [f"task={task}", f"recipe={recipe}", *more, "seed=0", "out=unused"]
 
     built: list[object] = []
-    build = config.build
+    task_of = setup.task_of
 
-    def counted(node: dict) -> object:
-        made = build(node)
+    def counted(cfg: DictConfig) -> object:
+        made = task_of(cfg)
         built.append(made)
         return made
 
-    monkeypatch.setattr(config, "build", counted)
+    monkeypatch.setattr(setup, "task_of", counted)
     reasons = Reasons()
     assert reasons.reason(run(MIXTURE, "dmd2")) is None
     said = reasons.reason(run(MIXTURE, "dmd2", "guidance=2.0")) or ""

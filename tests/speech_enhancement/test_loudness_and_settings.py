@@ -89,10 +89,10 @@ def test_the_recipes_take_the_tasks_settings(recipe: str) -> None:
     chosen = [f"recipe={recipe}", "task=speech/enhancement", "out=x"]
     cfg = compose("config", [*chosen, "task.spectrogram={power: 0.8, hop: 100}"])
     task = build(cfg.task)
-    rewards = build(cfg.families.reward).rewards
+    rewards = build(cfg.families.reward).rewards.rewards
     assert task.spectrogram == Spectrogram(power=0.8, hop=100)
     assert {reward.spectrogram for reward in rewards.values()} == {task.spectrogram}
-    plain = build(compose("config", chosen).families.reward).rewards
+    plain = build(compose("config", chosen).families.reward).rewards.rewards
     assert {reward.spectrogram for reward in plain.values()} == {Spectrogram()}
 
 

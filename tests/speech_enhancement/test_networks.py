@@ -25,7 +25,7 @@ def test_the_shipped_size_is_small() -> None:
     assert sum(p.numel() for p in EnhancementUNet().parameters()) <= 2.5e6
 
 
-def test_the_answer_depends_on_the_anchor_and_is_refused_without() -> None:
+def test_the_answer_depends_on_the_anchor_and_is_refused_without(unchecked: None) -> None:
     network, x, t = stirred(), state(16), torch.tensor([0.2, 0.9])
     a, b = (network(x, t, anchor=state(16, seed)) for seed in (1, 2))
     assert a.shape == x.shape and not torch.allclose(a, b)
