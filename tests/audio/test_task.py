@@ -100,6 +100,7 @@ def test_the_signature_travels_with_the_configuration():
     assert task.signature == SIGNATURE and task.shape == (1, 64, 64)
 
 
+@pytest.mark.slow
 def test_from_ones_own_folder_to_a_student_that_sounds(tracks, tmp_path):
     own = [
         "task=audio/music", f"task.folder={tracks}", "task.network={channels: [16, 32], unshuffle: 8}",

@@ -100,7 +100,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("recipe", CASES)
+LONG = {"std", "ctm", "hyper-sd", "swiftbrush", "slam", "tdd", "ect", "align-your-flow", "lcm"}
+"""Each has a sibling of its family among the others, and a claim."""
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES]
+)
 def test_closes_the_gap_and_its_start_does_not(recipe: str, tmp_path: Path) -> None:
     overrides, steps, least = CASES[recipe]
     cfg = compose("config", [*overrides, f"recipe={recipe}", f"out={tmp_path}", "seed=1", "threads=1"])

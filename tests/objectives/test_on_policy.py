@@ -168,10 +168,10 @@ def test_a_student_of_four_steps_learns_the_teachers_many(closed):
     from omnidistill.denoisers import NetworkDenoiser
 
     student = NetworkDenoiser(Free(), path, "x0")
-    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
-    objective = OnPolicy("mean", asked="all", substeps=16, second_order=True)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.1)
+    objective = OnPolicy("mean", asked="all", substeps=8, second_order=True)
     batch, like = closed.free(64)
-    for update in range(250):
+    for update in range(100):
         step = closed.step("student", {"teacher": teacher, "student": student}, batch, like, seed=update,
                            student=spec())  # fmt: skip
         loss = objective.losses("student", step).terms["on_policy"]
@@ -182,7 +182,7 @@ def test_a_student_of_four_steps_learns_the_teachers_many(closed):
     many = Heun().sample(teacher, x_1, 64, x_1=x_1).x0
     own = FewStep("ode").sample(student, x_1, 4, x_1=x_1).x0
     four = FewStep("ode").sample(teacher, x_1, 4, x_1=x_1).x0
-    assert (own - many).abs().max() < 0.02 < 0.1 < (four - many).abs().max()
+    assert (own - many).abs().max() < 0.03 < 0.1 < (four - many).abs().max()
 
 
 def tokens(closed, kind_of=None, **options):
