@@ -72,6 +72,7 @@ class Shown:
             self.gradients[name] = list(whole)
 
     def figures(self) -> dict[str, float]:
+        """By name, as the log has them: terms, norms and ratios of their gradients, rate, diagnostics."""
         shown = {}
         for name, gradients in self.gradients.items():
             squares = [g.detach().float().square().sum() for g in gradients if g is not None]
