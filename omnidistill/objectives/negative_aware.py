@@ -38,6 +38,8 @@ class NegativeAware(PolicyGradient):
         times: of the noised samples.
     """
 
+    family = "negative_aware"
+
     def __init__(
         self,
         rewards: Mapping[str, Rewarding] | None = None,

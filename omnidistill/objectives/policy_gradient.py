@@ -38,6 +38,9 @@ class PolicyGradient:
         anchor: weight of the KL of each step to that of the student at its start.
     """
 
+    family = "policy_gradient"
+    """What messages call its options."""
+
     bank = None
     guidance_range = None
     rolls_out = False
@@ -53,12 +56,12 @@ class PolicyGradient:
         clip: float = 5.0,
         anchor: float = 0.0,
     ) -> None:
-        self.rewards = Rewards(rewards, weights, caps, watched, "policy_gradient")
+        self.rewards = Rewards(rewards, weights, caps, watched, self.family)
         if advantage not in ADVANTAGES:
             raise unknown("advantage", advantage, ADVANTAGES)
         if group < 2 and advantage != "reward":
             raise UserError(
-                f"an advantage compares walks of a group; families.policy_gradient.group is {group}, give 2 or more"
+                f"an advantage compares walks of a group; families.{self.family}.group is {group}, give 2 or more"
             )
         self.group, self.advantage, self.clip, self.anchor = group, advantage, clip, anchor
         self.roles = {"reference": RoleSpec(start="student", refresh=0)} if anchor else {}
@@ -89,8 +92,8 @@ class PolicyGradient:
         """The batch's first conditions, each as often as a group has walks."""
         if batch.count % self.group:
             raise UserError(
-                f"families.policy_gradient.group={self.group} does not divide the {batch.count} samples of a batch "
-                "(of a process, or a part); set a group that does"
+                f"{self.family}: groups of {self.group} walks do not divide the {batch.count} samples of a batch "
+                "(of a process, or a part); set batch to a multiple"
             )
         first = torch.arange(batch.count // self.group).repeat_interleave(self.group)
         x0 = None if batch.x0 is None else batch.x0[first.to(batch.x0.device)]

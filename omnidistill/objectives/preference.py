@@ -30,6 +30,8 @@ class Preference(PolicyGradient):
         clamp: e.
     """
 
+    family = "preference"
+
     def __init__(
         self,
         rewards: Mapping[str, Rewarding] | None = None,

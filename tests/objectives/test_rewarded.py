@@ -223,7 +223,10 @@ def test_wrong_rewards_are_one_line(closed, family):
         losses(lambda x0, clean, context: x0.flatten(1).sum(1) / 0.0)
     with pytest.raises(UserError, match=r"reward 'r' answers \(\) for 8 samples"):
         losses(lambda x0, clean, context: x0.mean())
-    with pytest.raises(UserError, match="nothing to reward"):
+    name = getattr(family, "family", "reward")
+    with pytest.raises(
+        UserError, match=rf"objective\.{name} has nothing to reward; give families\.{name}\.rewards"
+    ):
         family({})
     with pytest.raises(UserError, match="weights names s, the rewards are r"):
         family({"r": Count()}, {"s": 1.0})
@@ -238,7 +241,7 @@ def test_walks_that_draw_nothing_and_groups_that_do_not_fit_are_one_line(closed)
         with pytest.raises(UserError, match=r"draw nothing: use student\.steps >= 2"):
             PolicyGradient({"r": Half([1.0])}).losses("student", step)
     step = closed.step("student", {"student": student}, batch, like, student=StudentSpec(2, FewStep()))
-    with pytest.raises(UserError, match="group=3 does not divide the 8 samples"):
+    with pytest.raises(UserError, match="policy_gradient: groups of 3 walks do not divide the 8 samples"):
         PolicyGradient({"r": Half([1.0])}, group=3).losses("student", step)
     with pytest.raises(UserError, match="group is 1, give 2 or more"):
         PolicyGradient({"r": Half([1.0])}, group=1)
