@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "omnidistill.student",
     "distill": "omnidistill.own",
+    "teacher": "omnidistill.interop.teachers",
     "Batch": "omnidistill.context",
     "Context": "omnidistill.context",
     "Denoiser": "omnidistill.denoisers",

@@ -22,7 +22,7 @@ from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError
 from omnidistill.evaluation import plain
-from omnidistill.interop import diffusers_folder
+from omnidistill.interop import folder as libraries
 from omnidistill.paths import Path, rectified_flow
 from omnidistill.random import generator
 from omnidistill.shapes import Counts, Resampled
@@ -67,6 +67,15 @@ class Foreign:
         if not isinstance(made, nn.Module):
             raise UserError(f"network= makes a {type(made).__name__}; it must be a torch.nn.Module")
         return single(made, say=False)
+
+    def opened(self, source: FilePath) -> NetworkDenoiser:
+        """The network with the weights of a file, or of a folder of its library."""
+        network = self.made()
+        if source.is_dir():
+            libraries.load(network, source)
+        else:
+            load_strictly(network, read_safetensors(source)[0], source)
+        return NetworkDenoiser(network, self.path, **self.read()).eval()
 
 
 class Brought(Task):
@@ -118,10 +127,7 @@ class Brought(Task):
         """The teacher in a file of weights of the user's class; None where it is a folder of this project's."""
         if self.foreign is None:
             return None
-        network = self.foreign.made()
-        source = diffusers_folder.weights(source) if source.is_dir() else source
-        load_strictly(network, read_safetensors(source)[0], source)
-        return NetworkDenoiser(network, self.path, **self.foreign.read()).eval()
+        return self.foreign.opened(source)
 
     def lend(self, network: nn.Module) -> None:
         """Takes a fresh network of the user's class where the class itself cannot be named."""

@@ -24,7 +24,8 @@ class OwnText(Brought, Text):
 
     Args:
         folder: a .txt or .jsonl file, or a folder of them; `text` is another name for it.
-        foreign: a network of the user's class on a `MaskedPath` of as many tokens as the tokenizer has.
+        foreign: a network of the user's class on a `MaskedPath` of as many tokens as the tokenizer has, or a masked
+            language model in a folder of transformers, whose tokenizer is taken from there.
     """
 
     title = "Text of your own"
@@ -41,6 +42,8 @@ class OwnText(Brought, Text):
         folder: str | None = None,
         text: str | None = None,
         foreign: Foreign | None = None,
+        tokenizer: str | None = None,
+        length: int | None = None,
         name: str = "text/own",
         **options: Any,
     ) -> None:
@@ -48,8 +51,10 @@ class OwnText(Brought, Text):
         if foreign is not None:
             if len(shape := tuple(foreign.shape)) != 1:
                 raise UserError(f"{name} takes teachers of (length) tokens, this one has {shape}")
-            options["length"] = shape[0]
-        super().__init__(text=text or folder, name=name, **options)
+            length = shape[0]
+        if length is not None:
+            options["length"] = length
+        super().__init__(text=text or folder, tokenizer=tokenizer, name=name, **options)
         if foreign is not None:
             if (
                 getattr(foreign.path, "vocab", None) != self.tokens.vocab

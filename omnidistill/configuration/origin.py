@@ -7,6 +7,7 @@ says it all without the teacher's folder.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,10 +79,15 @@ def _described(
         raise UserError(f"teacher={teacher} does not exist; give the folder that `omnidistill train` made")
     kind = "teacher" if (folder / "teacher.json").is_file() else "student"
     if not (folder / f"{kind}.json").is_file():
-        from omnidistill.interop import diffusers_folder
+        from omnidistill.interop import folder as libraries
 
-        if (known := diffusers_folder.describe(folder)) is not None:
-            return {**known, **{key: value for key, value in task.items() if key not in SAID}}
+        if (known := libraries.describe(folder, task)) is not None:
+            takes_ = inspect.signature(resolve(task["_target_"])).parameters
+            if lacks := sorted(known.keys() - takes_.keys()):
+                raise UserError(
+                    f"{folder} holds a teacher with {', '.join(lacks)}, which {name} knows nothing of"
+                )
+            return {**known, **{k: v for k, v in task.items() if k not in (*SAID, *libraries.TYPED)}}
         raise UserError(
             f"teacher={teacher} holds neither teacher.json nor student.json; of a network of your own give its weights "
             "and its class: teacher=FILE.safetensors network=package.module:Class"

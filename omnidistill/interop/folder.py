@@ -1,0 +1,37 @@
+"""Folders that other libraries wrote, as teachers: which library's a folder is, and what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from omnidistill.interop import diffusers_folder, transformers_folder
+from omnidistill.networks.masked_lm import MaskedLM
+from omnidistill.training.safetensors_file import load_strictly, read_safetensors
+
+TYPED = transformers_folder.TYPED
+"""Options of a task that say how its folder is to be read."""
+
+
+def describe(folder: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Options of an `own` task, `foreign` among them; None where no library's model is there.
+
+    Args:
+        task: the section as the user typed it.
+
+    Raises:
+        UserError: a model that is not read, with what would mend it.
+    """
+    return diffusers_folder.describe(folder) or transformers_folder.describe(folder, task)
+
+
+def load(network: nn.Module, folder: Path) -> None:
+    """The weights of a folder that was described, into a network of that description."""
+    if isinstance(network, MaskedLM):
+        transformers_folder.load(network, folder)
+    else:
+        file = diffusers_folder.weights(folder)
+        load_strictly(network, read_safetensors(file)[0], file)
