@@ -23,11 +23,13 @@ from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError
 from omnidistill.evaluation import plain
 from omnidistill.interop import folder as libraries
+from omnidistill.interop.checkpoints import read_checkpoint
 from omnidistill.paths import Path, rectified_flow
 from omnidistill.random import generator
+from omnidistill.samplers import Euler, Sampler
 from omnidistill.shapes import Counts, Resampled
 from omnidistill.tasks import Task
-from omnidistill.training.safetensors_file import load_strictly, read_safetensors
+from omnidistill.training.safetensors_file import load_strictly
 
 MOST = 1024
 """Samples of the teacher that stand for data where there are none."""
@@ -43,6 +45,8 @@ class Foreign:
         path: that it was trained on; the rectified flow if not given.
         reading: keywords of `NetworkDenoiser`; by default it answers the flow, or logits of tokens.
         time_module: where it embeds the time, for recipes that tell the student more.
+        shift: of the grid that it is sampled on as the teacher.
+        scheduler: plain values of the scheduler of diffusers that came with it, for who hands a student back.
     """
 
     network: Callable[[], nn.Module] | None
@@ -50,6 +54,8 @@ class Foreign:
     path: Path = field(default_factory=rectified_flow)
     reading: Mapping[str, Any] = field(default_factory=dict)
     time_module: str | None = None
+    shift: float = 1.0
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self) -> dict[str, Any]:
         """Keywords of `NetworkDenoiser`."""
@@ -74,8 +80,8 @@ class Foreign:
         if source.is_dir():
             libraries.load(network, source)
         else:
-            load_strictly(network, read_safetensors(source)[0], source)
-        return NetworkDenoiser(network, self.path, **self.read()).eval()
+            load_strictly(network, read_checkpoint(source, network.state_dict().keys()), source)
+        return NetworkDenoiser(network, self.path, time_module=self.time_module, **self.read()).eval()
 
 
 class Brought(Task):
@@ -116,6 +122,11 @@ class Brought(Task):
 
     def reading(self) -> Mapping[str, Any]:
         return super().reading() if self.foreign is None else self.foreign.read()
+
+    def sampler(self) -> Sampler:
+        if self.foreign is None or self.foreign.shift == 1.0:
+            return super().sampler()
+        return Euler(shift=self.foreign.shift)
 
     def shipped_teacher(self) -> FilePath | None:
         return None

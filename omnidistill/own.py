@@ -197,7 +197,8 @@ def distill(
         student, description, module = train_student(cfg, task, teacher, folder, device, everywhere=True)
         if out is not None and ranks.main:
             made = {**description.made_by, "shape": list(shape)}
-            save(student, replace(description, task=None, made_by=made), folder)
+            named = replace(description, task=None, made_by=made, foreign=teacher.named)
+            save(student, named, folder)
             keep_teacher(cfg, task, teacher, student, folder, own=True)
         if judge is not None and ranks.main:
             judge(cfg, teacher, student, module, folder)

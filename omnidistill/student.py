@@ -82,6 +82,7 @@ class Recipe:
     adapter: Mapping[str, Any] | None = None
     block: int | None = None
     inference: Mapping[str, Any] | None = None
+    foreign: Mapping[str, Any] | None = None
 
     def sampler(self) -> FewStep:
         return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
@@ -418,6 +419,19 @@ def _led(
     return denoiser
 
 
+def _named(foreign: Mapping[str, Any], file: FilePath, trust: Sequence[str]) -> tuple[nn.Module, Path]:
+    """The network and the path of a teacher that could be named."""
+    from omnidistill.configuration.instantiation import build, trusting
+
+    with _described_by(file), torch.random.fork_rng(devices=[]):
+        made = build(trusting(foreign, trust))
+        if not hasattr(made, "opened"):
+            raise UserError(
+                f"{file}: foreign is a {type(made).__name__}, which is no description of a network"
+            )
+        return made.made(), made.path
+
+
 def _companion(folder: FilePath, task: Task) -> Denoiser | None:
     """The teacher that helps a student: of its folder, else the task's own."""
     if (folder / "teacher.json").is_file():
@@ -447,6 +461,8 @@ def load(
     folder = FilePath(folder)
     recipe = read_recipe(folder, "student")
     if recipe.task is None:
+        if network is None and path is None and recipe.foreign is not None:
+            network, path = _named(recipe.foreign, folder / "student.json", trust)
         if network is None or path is None:
             raise UserError(
                 f"the student in {folder} was made from your own module; pass load(..., network=, path=)"

@@ -51,10 +51,6 @@ def filled(task: Mapping[str, Any], given: Sequence[Override], teacher: str | No
     """
     name, network = str(task.get("name")), last(given, "network")
     if network in (None, "null"):
-        if any(key in task for key in ("shape", "reading", "time_module")):
-            raise UserError(
-                "task.shape, task.reading and task.time_module describe a class that network= names"
-            )
         return _described(task, given, teacher, name)
     if teacher is None:
         raise UserError(f"{name} with network={network} needs its weights: teacher=FILE.safetensors")
@@ -92,6 +88,8 @@ def _described(
             f"teacher={teacher} holds neither teacher.json nor student.json; of a network of your own give its weights "
             "and its class: teacher=FILE.safetensors network=package.module:Class"
         )
+    if any(key in task for key in ("shape", "reading", "time_module")):
+        raise UserError("task.shape, task.reading and task.time_module describe a class that network= names")
     document = received.read_json(student_file.find(folder, kind))
     theirs = document.get("task") if isinstance(document, Mapping) else None
     if not isinstance(theirs, Mapping) or not isinstance(theirs.get("_target_"), str):

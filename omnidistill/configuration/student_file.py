@@ -43,6 +43,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "made_by": _section,
     "adapter": settings.optional(_section),
     "inference": settings.optional(settings.inference),
+    "foreign": settings.optional(_section),
     "reading.parameterisation": _text,
     "reading.time_input": _text,
     "reading.sigma_data": settings.number(0, above=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ TIME_INPUTS: dict[str, View] = {
     "1000t": lambda path, t: 1000.0 * t,
     "sigma": lambda path, t: path.noise_level(t),
     "log_sigma/4": lambda path, t: 0.25 * torch.log(path.noise_level(t)),
+    "250log_sigma": lambda path, t: 250.0 * torch.log(path.noise_level(t)),
     "index": lambda path, t: path.index(t),  # type: ignore[attr-defined]
 }
 
@@ -49,8 +50,8 @@ class NetworkDenoiser(Denoiser):
             keywords `anchor`, `mask`, `target_time` where there are any, and `guidance` where it wants to be told.
         path: the corruption the network was trained on.
         parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens and their one-hots.
-        time_input: the time as the network wants it: `t`, `1000t`, `sigma`, `log_sigma/4`, or `index`, the place in
-            the table of a discrete path (diffusers' timestep, 0 to 999).
+        time_input: the time as the network wants it: `t`, `1000t`, `sigma`, `log_sigma/4`, `250log_sigma` (the same,
+            times 1000), or `index`, the place in the table of a discrete path (diffusers' timestep, 0 to 999).
         sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
         unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
         target_time: the network takes the time to jump to as a keyword.
@@ -65,6 +66,9 @@ class NetworkDenoiser(Denoiser):
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
     """
+
+    named: Mapping[str, Any] | None = None
+    """How network and path are described in a file, where they can be: `brought.Foreign` as a configuration."""
 
     def __init__(
         self,
@@ -111,7 +115,7 @@ class NetworkDenoiser(Denoiser):
             raise UserError(
                 f"time_input 'index' needs a path made of a table, paths.discrete(...), got {path}"
             )
-        if tokens and time_input in ("sigma", "log_sigma/4"):
+        if tokens and "sigma" in time_input:
             raise UserError(f"time_input '{time_input}' needs a Gaussian path, got {path}; use t or 1000t")
         self._time_axis: int | None = getattr(path, "time_axis", None)
         self._read = self._read_simplex if simplex else self._read_tokens if tokens else self._read_point

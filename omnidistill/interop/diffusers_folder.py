@@ -1,5 +1,6 @@
 """A folder that diffusers' `save_pretrained` wrote, described as a network, its path and how to read it. Nothing in it
-is run: the class is one of `CLASSES`, its options are the plain values of config.json, weights are safetensors.
+is run: the class is one of `diffusers_network.CALLS`, its options are the plain values of config.json, weights are
+safetensors.
 """
 
 from __future__ import annotations
@@ -8,74 +9,111 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnidistill.configuration import received
-from omnidistill.errors import UserError, unknown
+from torch import Tensor
 
-CLASSES = {"UNet2DModel": "diffusers.UNet2DModel"}
+from omnidistill.configuration import received
+from omnidistill.errors import UserError
+from omnidistill.interop import schedulers
+from omnidistill.interop.diffusers_network import call_of, shape_of, tokens_of
+from omnidistill.training.safetensors_file import read_safetensors
+
+NETWORK = "omnidistill.interop.diffusers_network.DiffusersNetwork"
 PARTS = ("", "unet", "transformer")
 """Where a model lies in the folder of a model or of a pipeline."""
-PARAMETERISATIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-BETAS = (
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "num_train_timesteps",
-    "rescale_betas_zero_snr",
-)
+USUAL = "diffusion_pytorch_model.safetensors"
 
 
-def describe(folder: Path) -> dict[str, Any] | None:
+def part_of(folder: Path) -> Path | None:
+    """The folder of the model in that of a model or of a pipeline; None where there is none of diffusers."""
+    for place in (folder / part for part in PARTS):
+        if (place / "config.json").is_file() and isinstance(
+            _section(place / "config.json").get("_class_name"), str
+        ):
+            return place
+    return None
+
+
+def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """Options of an `own` task: `foreign` (see `omnidistill.brought.Foreign`), and `classes` where it knows any; None
     where there is no model of diffusers.
+
+    Args:
+        about: what the user says of it, above what the folder says: `shape`, `path`, `reading`, `time_module`.
 
     Raises:
         UserError: a class that is not read, no scheduler beside it, or one whose levels are not known here.
     """
-    model = next((folder / part for part in PARTS if (folder / part / "config.json").is_file()), None)
+    model = part_of(folder)
     if model is None:
         return None
+    about = about or {}
     config = _section(model / "config.json")
-    name = config.get("_class_name")
-    if not isinstance(name, str):
-        return None
-    if name not in CLASSES:
-        raise unknown(f"class of diffusers in {model}", name, CLASSES)
+    name = str(config["_class_name"])
+    call, where = call_of(name, str(model)), str(model / "config.json")
     options = {key: value for key, value in config.items() if not key.startswith("_")}
-    size: Any = options.get("sample_size")
-    sides = list(size) if isinstance(size, list) else [size, size]
-    if not all(isinstance(side, int) for side in (*sides, options.get("in_channels"))):
-        raise UserError(
-            f"{model / 'config.json'} says no sample_size and in_channels; give task.shape and network="
-        )
-    path, reading = _levels(model, folder)
-    foreign = {
+    shape = shape_of(name, options, about.get("shape"), where)
+    foreign: dict[str, Any] = {
         "_target_": "omnidistill.brought.Foreign",
-        "network": {"_target_": CLASSES[name], "_partial_": True, **options},
-        "shape": [options["in_channels"], *sides],
-        **{"path": path, "reading": reading},
+        "network": {"_target_": NETWORK, "_partial_": True, "kind": name, "options": options},
+        "shape": shape,
     }
-    classes = options.get("num_class_embeds")
+    if about.get("path") is not None:
+        foreign |= {"path": about["path"], "reading": dict(about.get("reading") or {})}
+    else:
+        file = _scheduler(model, folder)
+        levels = schedulers.read(_section(file), str(file), tokens_of(options, shape))
+        unit = {"time_input": "t"} if call.unit_time and levels.reading["time_input"] == "1000t" else {}
+        reading = {**levels.reading, **unit, **(about.get("reading") or {})}
+        foreign |= {"path": levels.path, "reading": reading, "scheduler": levels.scheduler}
+        foreign |= {} if levels.shift == 1.0 else {"shift": levels.shift}
+    if about.get("time_module") is not None:
+        foreign["time_module"] = about["time_module"]
+    classes = _classes(name, options)
     return {"foreign": foreign} if classes is None else {"foreign": foreign, "classes": classes}
 
 
+def _classes(name: str, options: Mapping[str, Any]) -> int | None:
+    if name == "DiTTransformer2DModel":
+        return options.get("num_embeds_ada_norm")
+    return options.get("num_class_embeds") if call_of(name).condition == "class_labels" else None
+
+
 def weights(folder: Path) -> Path:
-    """The one file of weights in the folder of a model or of a pipeline.
+    """The file of weights in the folder of a model or of a pipeline, or the index of several.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: there is none, or it is not clear which.
     """
-    for part in PARTS:
-        found = sorted((folder / part).glob("*.safetensors"))
+    model = part_of(folder)
+    for place in [model] if model is not None else [folder / part for part in PARTS]:
+        for usual in (USUAL, f"{USUAL}.index.json"):
+            if (place / usual).is_file():
+                return place / usual
+        found = sorted(place.glob("*.safetensors"))
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{folder / part} holds {len(found)} files of weights; name one with teacher=")
+            raise UserError(f"{place} holds {len(found)} files of weights; name one with teacher=")
     raise UserError(f"{folder} holds no *.safetensors")
 
 
-def _levels(model: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The path on the levels that the scheduler was trained with, and how the network is read on it."""
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """All weights in the folder of a model or of a pipeline, shards put together, and where they lie."""
+    file = weights(folder)
+    if file.suffix != ".json":
+        return read_safetensors(file)[0], file
+    shards = _section(file).get("weight_map")
+    if not isinstance(shards, Mapping) or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{file} is no index of weights")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted({*shards.values()}):
+        if Path(name).name != name:
+            raise UserError(f"{file} names a file outside of its folder: {name}")
+        tensors |= read_safetensors(file.parent / name)[0]
+    return tensors, file
+
+
+def _scheduler(model: Path, folder: Path) -> Path:
     places = [
         place / "scheduler_config.json" for place in (folder / "scheduler", model, model.parent / "scheduler")
     ]
@@ -83,24 +121,9 @@ def _levels(model: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if file is None:
         raise UserError(
             f"{folder} has no scheduler/scheduler_config.json, which says what noise the model was trained with; save "
-            "the scheduler there"
+            "the scheduler there, or set task.path and task.reading"
         )
-    config = _section(file)
-    asked = config.get("prediction_type", "epsilon")
-    if "beta_schedule" not in config or asked not in PARAMETERISATIONS:
-        raise UserError(
-            f"{file} is of {config.get('_class_name')} with prediction_type={asked!r}; those with a beta_schedule are "
-            f"read, that predict {', '.join(PARAMETERISATIONS)}"
-        )
-    from diffusers import DDPMScheduler
-
-    try:
-        made = DDPMScheduler(**{key: config[key] for key in BETAS if config.get(key) is not None})
-    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{file} says no levels of noise: {' '.join(str(error).split())}") from error
-    levels = [float(level) for level in made.alphas_cumprod.double()]
-    reading = {"parameterisation": PARAMETERISATIONS[asked], "time_input": "index"}
-    return {"_target_": "omnidistill.paths.named.discrete", "alphas_cumprod": levels}, reading
+    return file
 
 
 def _section(file: Path) -> Mapping[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from omnidistill.interop import diffusers_folder, transformers_folder
+from omnidistill.interop.diffusers_network import inner
 from omnidistill.networks.masked_lm import MaskedLM
-from omnidistill.training.safetensors_file import load_strictly, read_safetensors
+from omnidistill.training.safetensors_file import load_strictly
 
 TYPED = transformers_folder.TYPED
 """Options of a task that say how its folder is to be read."""
@@ -25,7 +26,7 @@ def describe(folder: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: a model that is not read, with what would mend it.
     """
-    return diffusers_folder.describe(folder) or transformers_folder.describe(folder, task)
+    return diffusers_folder.describe(folder, task) or transformers_folder.describe(folder, task)
 
 
 def load(network: nn.Module, folder: Path) -> None:
@@ -33,5 +34,5 @@ def load(network: nn.Module, folder: Path) -> None:
     if isinstance(network, MaskedLM):
         transformers_folder.load(network, folder)
     else:
-        file = diffusers_folder.weights(folder)
-        load_strictly(network, read_safetensors(file)[0], file)
+        tensors, file = diffusers_folder.read_weights(folder)
+        load_strictly(inner(network), tensors, file)
