@@ -82,6 +82,10 @@ ALLOWED: dict[str, dict[str, str]] = {
         "tts": "grad_tts is the name of a path, after its paper",
         "coordinates": "of points, in the message of a closed-form task",
     },
+    "interop/": {
+        "video": "in the names of diffusers' classes",
+        "image": "in the options of its schedulers and pipelines",
+    },
     "networks/": {"pixel": "torch's pixel_shuffle, which is space to depth"},
     "configuration/overrides.py": {"text": "the group of a regular expression"},
     "paths/": {"tts": "grad_tts is the name of a path, after its paper"},
