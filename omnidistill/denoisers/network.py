@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -21,6 +21,7 @@ from omnidistill.denoisers.second import takes
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.paths.base import as_time, per_sample, rows, undecided
+from omnidistill.paths.coefficients import Coefficients
 from omnidistill.posteriors import (
     IMPOSSIBLE,
     CategoricalPosterior,
@@ -40,6 +41,30 @@ TIME_INPUTS: dict[str, View] = {
     "250log_sigma": lambda path, t: 250.0 * torch.log(path.noise_level(t)),
     "index": lambda path, t: path.index(t),  # type: ignore[attr-defined]
 }
+
+
+class Here(NamedTuple):
+    """What a network is asked about, on the path that it was trained on.
+
+    Attributes:
+        x_t: the state.
+        t: its time; where that is 0 the least of the path's span, for there some views of time are infinite and some
+            parameterisations singular.
+        clean: whether the time is 0: the belief is x_t itself, and the output is not read.
+        at: the path's coefficients at t; None for tokens.
+    """
+
+    x_t: State
+    t: Float64[Tensor, "*times"]
+    clean: Bool[Tensor, "*times"]
+    at: Coefficients | None
+
+    def rows(self, some: slice) -> Here:
+        """Of some of the samples."""
+        if not self.t.ndim:
+            return self._replace(x_t=self.x_t[some])
+        at = None if self.at is None else Coefficients(*(value[some] for value in self.at))
+        return Here(self.x_t[some], self.t[some], self.clean[some], at)
 
 
 class NetworkDenoiser(Denoiser):
@@ -133,22 +158,25 @@ class NetworkDenoiser(Denoiser):
             **({} if self.cells is None else {"cells": self.cells}),
         }
 
-    def _at_home(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """State and time on the path that the network was trained on."""
-        return (x_t, t) if self.elsewhere is None else self.elsewhere.state(x_t, t)
+    def _at_home(self, x_t: Tensor, t: Tensor) -> Here:
+        x_t, t = (x_t, t) if self.elsewhere is None else self.elsewhere.state(x_t, t)
+        clean = t == 0
+        regular = t.masked_fill(clean, self.home.span[0])
+        at = self.home.coefficients(regular) if "gaussian" in self.home.offers else None  # type: ignore[attr-defined]
+        return Here(x_t, regular, clean, at)
 
     def output(
         self, x_t: State, t: TensorTime, context: Context, target_time: TensorTime | None = None
     ) -> Float[Tensor, "b ..."]:
         """The bare network output."""
-        out, _ = self._outputs(x_t, t, context, target_time)
+        out, _ = self._outputs(self._at_home(x_t, as_time(t, x_t)), t, context, target_time)
         assert out is not None
         return out
 
     def _outputs(
         self,
-        x_t: State,
-        t: TensorTime,
+        here: Here,
+        asked_at: TensorTime,
         context: Context,
         target_time: TensorTime | None,
         layers: Sequence[str] = (),
@@ -157,17 +185,13 @@ class NetworkDenoiser(Denoiser):
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The bare output and the features of these layers, see `omnidistill.denoisers.features.asked`."""
         view = TIME_INPUTS[self.time_input]
-        asked_at = t
-        x_t, t = self._at_home(x_t, t)
+        x_t = here.x_t
         dtype = dtype_of(self.network, x_t)
 
         def cast(value: Tensor) -> Tensor:
             return value.to(dtype) if value.is_floating_point() else value
 
-        def time(value: Tensor | float, view: View = view) -> Tensor:
-            value = as_time(value, x_t)
-            # At t = 0 the belief is x_t itself and the output is not read; some views of time are infinite there.
-            value = value.masked_fill(value == 0, self.home.span[0])
+        def time(value: Tensor, view: View = view) -> Tensor:
             # Never in half precision: bfloat16 knows 1000 t to a multiple of 4.
             kept = torch.float64 if dtype == torch.float64 else torch.float32
             return rows(view(self.home, value), x_t.shape[0]).to(kept)  # type: ignore[arg-type]
@@ -189,18 +213,24 @@ class NetworkDenoiser(Denoiser):
             s: Tensor | float = 0.0 if target_time is None else target_time
             if self.elsewhere is not None:
                 s = self.elsewhere.time(as_time(s, x_t))
+            s = as_time(s, x_t)
+            s = s.masked_fill(s == 0, self.home.span[0])
             keywords["target_time"] = time(s, TIME_INPUTS["t"] if plain else view)
         condition = context.condition if dtype == x_t.dtype else context.map(cast).condition
         given = () if condition is None else (condition,)
         x = x_t
         if self.unit_input:
-            alpha, _, sigma = self.home.coefficients(t)  # type: ignore[attr-defined]
+            assert here.at is not None
+            alpha, _, sigma = here.at
             x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t, self._time_axis)
-        return asked(self.network, layers, answered, cast(x), time(t), *given, **keywords)
+        return asked(self.network, layers, answered, cast(x), time(here.t), *given, **keywords)
 
     def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         t = as_time(t, x_t)
-        return self._read(self.output(x_t, t, context, target_time), x_t, t, context)
+        here = self._at_home(x_t, t)
+        out, _ = self._outputs(here, t, context, target_time)
+        assert out is not None
+        return self._read(out, x_t, t, context, here)
 
     def cell(self, x_t: Tensor, t: Tensor, head: Tensor, context: Context = Context()) -> Posterior:
         """The belief of one head a sample, Long[b], about its cell of the trajectory through (x_t, t). A call."""
@@ -208,32 +238,25 @@ class NetworkDenoiser(Denoiser):
             raise UserError("this student has no heads; set student.cells to their number")
         self.count()
         t = as_time(t, x_t)
-        out, _ = self._outputs(x_t, t, context, None, head=head)
+        here = self._at_home(x_t, t)
+        out, _ = self._outputs(here, t, context, None, head=head)
         assert out is not None
-        return self._read(out, x_t, t, context)
+        return self._read(out, x_t, t, context, here)
 
-    def _read_point(self, out: Tensor, x_t: Real, t: Tensor, context: Context) -> Posterior:
+    def _read_point(self, out: Tensor, x_t: Real, t: Tensor, context: Context, here: Here) -> Posterior:
         if out.shape != x_t.shape:
             raise UserError(
                 f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match"
             )
-        x_t, t = self._at_home(x_t, t)
+        x, u, clean, at = here
         anchor = context.anchor if "anchored" in self.home.offers else None
-        # The boundary f(x, 0) = x holds whatever the network; some parameterisations are singular there.
-        regular = t.masked_fill(t == 0, self.home.span[0])
-        mean = to_x0(
-            self.home,  # type: ignore[arg-type]
-            self.parameterisation,
-            out.to(x_t.dtype),
-            x_t,
-            regular,
-            anchor,
-            self.sigma_data,
-        )
-        mean = torch.where(per_sample(t, x_t, self._time_axis) == 0, x_t, mean)
+        kind, d = self.parameterisation, self.sigma_data
+        mean = to_x0(self.home, kind, out.to(x.dtype), x, u, anchor, d, at)  # type: ignore[arg-type]
+        # The boundary f(x, 0) = x holds whatever the network.
+        mean = torch.where(per_sample(clean, x, self._time_axis) > 0, x, mean)
         return PointPosterior(mean if context.mask is None else mean * context.mask)
 
-    def _read_tokens(self, out: Tensor, x_t: Tokens, t: Tensor, context: Context) -> Posterior:
+    def _read_tokens(self, out: Tensor, x_t: Tokens, t: Tensor, context: Context, here: Here) -> Posterior:
         vocab = self.path.vocab  # type: ignore[attr-defined]
         if out.shape[:-1] != x_t.shape or out.shape[-1] < vocab:
             raise UserError(
@@ -246,7 +269,7 @@ class NetworkDenoiser(Denoiser):
         open_ = undecided(self.path, x_t, t, context, vocab).unsqueeze(-1)
         return CategoricalPosterior(torch.where(open_, logits, known))
 
-    def _read_simplex(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+    def _read_simplex(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, here: Here) -> Posterior:
         if out.shape != x_t.shape:
             raise UserError(
                 f"the network answered {tuple(out.shape)} to one-hot states of {tuple(x_t.shape)}; they must match"
@@ -279,11 +302,12 @@ class NetworkDenoiser(Denoiser):
         self.count()
         t = as_time(t, x_t)
         names = (feature_layer(self.network)[0],) if layers is None else tuple(layers)
-        out, found = self._outputs(x_t, t, context, target_time, names, answered)
+        here = self._at_home(x_t, t)
+        out, found = self._outputs(here, t, context, target_time, names, answered)
         if out is None or answered == 0:
             return None, found
         some = slice(0, answered)
-        return self._read(out, x_t[some], t[some] if t.ndim else t, context[some]), found
+        return self._read(out, x_t[some], t[some] if t.ndim else t, context[some], here.rows(some)), found
 
     def pool(self, found: Float[Tensor, "b ..."], context: Context = Context()) -> Float[Tensor, "b c"]:
         return pooled(found, feature_layer(self.network)[1], context.mask)

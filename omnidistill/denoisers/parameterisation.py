@@ -30,6 +30,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths.base import Time, finite, per_sample
+from omnidistill.paths.coefficients import Coefficients
 from omnidistill.paths.gaussian import GaussianPath
 from omnidistill.shapes import Real
 
@@ -42,47 +43,47 @@ class Affine(NamedTuple):
     o: Float64[Tensor, "*times"]
 
 
-def _x0(path: GaussianPath, t: Tensor, d: float) -> Affine:
+def _x0(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
     zero = torch.zeros_like(t)
     return Affine(zero, torch.ones_like(t), zero)
 
 
-def _eps(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha, _, sigma = path.coefficients(t)
+def _eps(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    alpha, _, sigma = at
     return Affine(1.0 / alpha, -sigma / alpha, torch.zeros_like(t))
 
 
-def _score(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha, _, sigma = path.coefficients(t)
+def _score(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    alpha, _, sigma = at
     return Affine(1.0 / alpha, sigma**2 / alpha, torch.zeros_like(t))
 
 
-def _v(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha, _, sigma = path.coefficients(t)
+def _v(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    alpha, _, sigma = at
     square = alpha**2 + sigma**2
     return Affine(alpha / square, -sigma / square, torch.zeros_like(t))
 
 
-def _flow(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha, _, sigma = path.coefficients(t)
+def _flow(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    alpha, _, sigma = at
     alpha_rate, beta_rate, sigma_rate = path.rates(t)
     w = sigma_rate * alpha - sigma * alpha_rate
     return Affine(sigma_rate / w, -sigma / w, beta_rate)
 
 
-def _edm(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha, _, sigma = path.coefficients(t)
+def _edm(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    alpha, _, sigma = at
     square = sigma**2 + (d * alpha) ** 2
     return Affine(d * d * alpha / square, d * sigma / square.sqrt(), torch.zeros_like(t))
 
 
-def _trigflow(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    a, b, o = _edm(path, t, d)
+def _trigflow(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    a, b, o = _edm(path, t, d, at)
     return Affine(a, -b, o)
 
 
-def _consistency(path: GaussianPath, t: Tensor, d: float) -> Affine:
-    alpha, _, sigma = path.coefficients(t)
+def _consistency(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    alpha, _, sigma = at
     # alpha (l - l0), so that alpha = 0 is regular
     above = sigma - alpha * path.noise_level(path.span[0])
     scale = (d * alpha) ** 2
@@ -91,7 +92,7 @@ def _consistency(path: GaussianPath, t: Tensor, d: float) -> Affine:
     )
 
 
-PARAMETERISATIONS: dict[str, Callable[[GaussianPath, Tensor, float], Affine]] = {
+PARAMETERISATIONS: dict[str, Callable[[GaussianPath, Tensor, float, Coefficients], Affine]] = {
     "x0": _x0,
     "eps": _eps,
     "score": _score,
@@ -102,14 +103,20 @@ PARAMETERISATIONS: dict[str, Callable[[GaussianPath, Tensor, float], Affine]] = 
     "consistency": _consistency,
 }
 
+REGULAR = frozenset(("x0", "v", "edm", "trigflow"))
+"""Those that are singular nowhere, for alpha and sigma are never both 0."""
 
-def affine(path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0) -> Affine:
-    """The coefficients of `kind` at t; a `UserError` where it is singular (e.g. eps where alpha is 0)."""
+
+def affine(
+    path: GaussianPath, kind: str, t: Time, sigma_data: float = 1.0, at: Coefficients | None = None
+) -> Affine:
+    """The coefficients of `kind` at t; a `UserError` where it is singular (e.g. eps where alpha is 0). `at` are those
+    of the path there, where they are known."""
     if kind not in PARAMETERISATIONS:
         raise unknown("parameterisation", kind, PARAMETERISATIONS)
     t = torch.as_tensor(t, dtype=torch.float64)
-    coefficients = PARAMETERISATIONS[kind](path, t, sigma_data)
-    if not finite(coefficients.a + coefficients.b):
+    coefficients = PARAMETERISATIONS[kind](path, t, sigma_data, path.coefficients(t) if at is None else at)
+    if kind not in REGULAR and not finite(coefficients.a + coefficients.b):
         raise UserError(
             f"parameterisation '{kind}' is singular on path '{path.name}' at t={float(t.max()):g}; "
             "use x0, v or edm, or stay inside path.span"
@@ -125,13 +132,15 @@ def to_x0(
     t: Time,
     anchor: Real | None = None,
     d: float = 1.0,
+    at: Coefficients | None = None,
 ) -> Real:
-    """The clean sample that the output `out` of a `kind` network means."""
-    coefficients = affine(path, kind, t, d)[: 2 if anchor is None else 3]
+    """The clean sample that the output `out` of a `kind` network means; `at` as in `affine`."""
+    at = path.coefficients(t) if at is None else at
+    coefficients = affine(path, kind, t, d, at)[: 2 if anchor is None else 3]
     a, b, *o = (per_sample(c.to(x_t.device), x_t, path.time_axis) for c in coefficients)
     if anchor is None:
         return a * x_t + b * out
-    beta = per_sample(path.coefficients(t).beta.to(x_t.device), x_t, path.time_axis)
+    beta = per_sample(at.beta.to(x_t.device), x_t, path.time_axis)
     return a * (x_t - beta * anchor) + b * (out - o[0] * anchor)
 
 

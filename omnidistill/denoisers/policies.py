@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Context
 from omnidistill.denoisers.heads import last_layer
-from omnidistill.denoisers.network import NetworkDenoiser
+from omnidistill.denoisers.network import Here, NetworkDenoiser
 from omnidistill.denoisers.parameterisation import affine, to_x0
 from omnidistill.denoisers.second import Second
 from omnidistill.errors import UserError, unknown
@@ -184,7 +184,7 @@ class PolicyDenoiser(NetworkDenoiser):
         t = as_time(t, x_t)
         return self._policy(self.output(x_t, t, context, target_time), x_t, t, context, target_time)
 
-    def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Posterior:
+    def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, here: Here) -> Posterior:
         return self._policy(out, x_t, t, context, None)
 
     def _policy(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, end: Tensor | None) -> Any:

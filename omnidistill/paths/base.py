@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -89,8 +90,11 @@ class Path(Protocol):
         """`target` moved by the symmetry of the data nearest to `to`; identity but for coordinates."""
         ...
 
-    def share(self, x_t: State, x_r: State, t: Time, r: Time, s: Time) -> Float[Tensor, "..."]:
-        """Two jumps t -> r -> s with beliefs D1, D2 equal one jump t -> s with `w D1 + (1 - w) D2`; this is w."""
+    def share(
+        self, x_t: State, x_r: State, t: Time, r: Time, s: Time
+    ) -> Float[Tensor, "..."] | Bool[Tensor, "..."]:
+        """Two jumps t -> r -> s with beliefs D1, D2 equal one jump t -> s with `w D1 + (1 - w) D2`; this is w, a truth
+        value where it is 1 or 0."""
         ...
 
     def certain(self, x0: State) -> Any:
@@ -135,8 +139,13 @@ def node(
 ) -> Times:
     """The time of the node `above` steps above the last on the grid of `steps` steps. A fraction decides, so that the
     same place on a finer grid has the same bits."""
-    top = path.span[1]
-    t = path.floor + (top - path.floor) * shifted(above.double() / steps, shift)
+    return _placed(path.floor, path.span[1], above, steps, shift)
+
+
+def _placed(
+    floor: float, top: float, above: Int[Tensor, "*times"], steps: Int[Tensor, "*#times"] | int, shift: float
+) -> Times:
+    t = floor + (top - floor) * shifted(above.double() / steps, shift)
     t = torch.where(above == steps, top, t)
     return torch.where(above == 0, 0.0, t)
 
@@ -147,7 +156,17 @@ def grid(path: Path, steps: int, shift: float = 1.0) -> Grid:
     asked on the coarse one at times that it learned on the fine one."""
     if steps < 1:
         raise UserError(f"a sampler needs at least one step, got steps={steps}")
-    return node(path, torch.arange(steps, -1, -1), steps, shift)
+    if torch.compiler.is_compiling():
+        return _nodes(path.floor, path.span[1], steps, shift)
+    # A run asks for the same few grids in every update; a copy, for what is remembered must not be changed.
+    return _remembered(path.floor, path.span[1], steps, shift).clone()
+
+
+def _nodes(floor: float, top: float, steps: int, shift: float) -> Grid:
+    return _placed(floor, top, torch.arange(steps, -1, -1, device="cpu"), steps, shift)
+
+
+_remembered = lru_cache(maxsize=256)(_nodes)
 
 
 def floored(path: Path, steps: int, shift: float = 1.0) -> Grid:

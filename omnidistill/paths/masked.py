@@ -121,10 +121,10 @@ class MaskedPath:
     def align(self, target: P, to: P, mask: Mask | None = None) -> P:
         return target
 
-    def share(self, x_t: Tokens, x_r: Tokens, t: Time, r: Time, s: Time) -> Float64[Tensor, "b n"]:
+    def share(self, x_t: Tokens, x_r: Tokens, t: Time, r: Time, s: Time) -> Bool[Tensor, "b n"]:
         """A token takes the belief of the jump that revealed it: the first where x_r shows it, else the second.
         This is the target of SDTT (Deschenaux & Gulcehre 2024, alg. 1)."""
-        return (~self.unresolved(x_r, r)).to(torch.float64)
+        return ~self.unresolved(x_r, r)
 
     def certain(self, x0: Tokens) -> CategoricalPosterior:
         return certain(x0, self.vocab)  # type: ignore[return-value]

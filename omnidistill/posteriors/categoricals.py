@@ -118,7 +118,11 @@ class CategoricalPosterior:
         return 1.0 - self.log_prob(x0).exp()
 
     def blend(self, other: CategoricalPosterior, weight: Tensor | float) -> CategoricalPosterior:
-        """In log space, where no mixed probability of 0 sends NaN backwards; a weight of 0 removes a belief wholly."""
+        """In log space, where no mixed probability of 0 sends NaN backwards; a weight of 0 removes a belief wholly.
+        Truth values choose, token by token."""
+        if isinstance(weight, Tensor) and weight.dtype == torch.bool:
+            chosen = weight.reshape(weight.shape + (1,) * (self.logits.ndim - weight.ndim))
+            return CategoricalPosterior(torch.where(chosen, self.logits, other.logits))
         w = torch.as_tensor(weight, dtype=self.logits.dtype, device=self.logits.device)
         if w.ndim < self.logits.ndim:
             w = w.reshape(w.shape + (1,) * (self.logits.ndim - w.ndim))

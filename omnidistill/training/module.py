@@ -102,7 +102,8 @@ class Distillation(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the student is."""
-        return next(self.trained[STUDENT].parameters()).device
+        owned = self._owned.get(STUDENT)  # looked for once: a walk over all modules takes a while
+        return (owned[0] if owned else next(self.trained[STUDENT].parameters())).device
 
     # --- optimisers -----------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Distillation(nn.Module):
         parameters = self.parameters_of(role)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        optimizer.zero_grad(set_to_none=True)
+            parameter.grad = None
         # A term's own gradient is not added up between shards, so there it is not shown.
         shown = Shown(role, parameters, log, each=log and not self.ranks.sharded)
         models = self._models(turn)
@@ -311,13 +312,18 @@ class Distillation(nn.Module):
     def _layers_own_draws(self, seed: int) -> Iterator[None]:
         """Dropout draws from torch's global generator, which no layer can be told to leave: it is seeded by the turn
         too, so that a resumed run drops the same units, and put back afterwards."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            # Not `torch.manual_seed`: it leaves word, with a trace of the stack, for devices that are not used.
-            torch.default_generator.manual_seed(seed)
-            if self.device.type == "cuda":
-                with torch.cuda.device(self.device):
-                    torch.cuda.manual_seed(seed)
+        drawing = [torch.default_generator]
+        if self.device.type == "cuda":
+            drawing.append(torch.cuda.default_generators[self.device.index or 0])
+        before = [g.get_state() for g in drawing]
+        try:
+            for g in drawing:
+                # Not `torch.manual_seed`: it leaves word, with a trace of the stack, for devices that are not used.
+                g.manual_seed(seed)
             yield
+        finally:
+            for g, state in zip(drawing, before, strict=True):
+                g.set_state(state)
 
     def _autocast(self) -> torch.autocast:
         # Without the cache: several optimiser steps happen in one update, and a cached bf16 copy of a weight would

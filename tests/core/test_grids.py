@@ -177,3 +177,13 @@ def test_heun_on_the_times_of_another_sampler():
     assert isinstance(stand_in, Heun) and deterministic(stand_in) is stand_in
     for steps, sampler in itertools.product((1, 4), (other, Ancestral(grid="karras"))):
         assert torch.equal(deterministic(sampler).times(denoiser, steps), sampler.times(denoiser, steps))
+
+
+def test_a_grid_may_be_changed_without_changing_the_next_one():
+    path = paths.rectified_flow()
+    first = grid(path, 4)
+    first.zero_()
+    assert grid(path, 4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    with torch.inference_mode():
+        grid(path, 6)
+    assert not grid(path, 6).is_inference()

@@ -157,6 +157,8 @@ def test_blend_is_a_mixture_per_element(g):
     weight = torch.rand(2, 3, dtype=F64, generator=g)
     expected = weight[..., None] * a.probs + (1 - weight[..., None]) * b.probs
     torch.testing.assert_close(a.blend(b, weight).probs, expected, rtol=1e-12, atol=1e-15)
+    chosen = weight > 0.5  # truth values are weights of 1 and 0
+    torch.testing.assert_close(a.blend(b, chosen).probs, a.blend(b, chosen.double()).probs)
     per_sample = torch.tensor([0.0, 1.0], dtype=F64)
     torch.testing.assert_close(
         a.blend(b, per_sample).probs, torch.stack((b.probs[0], a.probs[1])), rtol=1e-12, atol=1e-15
