@@ -11,6 +11,7 @@ _HOMES = {
     "load": "omnidistill.student",
     "distill": "omnidistill.own",
     "teacher": "omnidistill.interop.teachers",
+    "Cache": "omnidistill.training.cache",
     "Batch": "omnidistill.context",
     "Context": "omnidistill.context",
     "Denoiser": "omnidistill.denoisers",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from omnidistill.random import generator
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.shapes import Counts, Resampled
 from omnidistill.tasks import Task
+from omnidistill.training.cache import Cache, is_cache
 from omnidistill.training.safetensors_file import load_strictly
 
 MOST = 1024
@@ -92,6 +94,7 @@ class Brought(Task):
             say.
         data_key: the option that names the user's data.
         data_options: all that say where data lie, in which a teacher's description does not count.
+        encoder_hint: what mends a cache of another encoder than the task's.
         foreign: a network of the user's class; None for a teacher of this project's making.
         judged_plainly: whether held-out data are compared with `evaluation.plain` and not by the task's own metrics.
     """
@@ -99,6 +102,7 @@ class Brought(Task):
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     data_key: ClassVar[str] = "folder"
     data_options: ClassVar[tuple[str, ...]] = ("folder",)
+    encoder_hint: ClassVar[str] = "make another cache with it"
     foreign: Foreign | None = None
     judged_plainly: bool = False
     _met: Batch | None = None
@@ -108,6 +112,21 @@ class Brought(Task):
     def with_data(self) -> bool:
         """Whether the user gave data of their own."""
         return getattr(self, self.data_key) is not None
+
+    @cached_property
+    def _cache(self) -> Cache | None:
+        """The data as `omnidistill cache` wrote them, where these are what the user named."""
+        source = getattr(self, self.data_key)
+        if source is None or not is_cache(source):
+            return None
+        made = Cache(source)
+        made.check(self.shape, self.encoder_digest(), self.encoder_hint)
+        return made
+
+    @property
+    def _plainly(self) -> bool:
+        """What is encoded is compared as it is: the task's own figures look at the files."""
+        return self.judged_plainly or self._cache is not None
 
     # --- the teacher's --------------------------------------------------------------------------------------------
 
@@ -147,6 +166,8 @@ class Brought(Task):
         self.foreign = replace(self.foreign, network=lambda: network)
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        if self._cache is not None:
+            return self._cache.batch(count, g, split)
         if self.with_data:
             return super().batch(count, g, split)
         return Batch(None, self.contexts(count, g), count)
@@ -171,18 +192,18 @@ class Brought(Task):
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """The task's own; with data that are judged plainly the held-out rows beside them, as references."""
-        if not (self.with_data and self.judged_plainly):
+        if not (self.with_data and self._plainly):
             return super().contexts(count, g)
         batch = self.batch(count, g, "held_out")
         return replace(batch.context, reference=batch.x0)
 
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
-        if self.with_data and not self.judged_plainly:
+        if self.with_data and not self._plainly:
             return super().measure(x0, context, g)
         return self._plain(context)(self.seen(x0), self._mask(context))
 
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Counts) -> Resampled:
-        if self.with_data and not self.judged_plainly:
+        if self.with_data and not self._plainly:
             return super().bootstrap(x0, context, g, counts)
         return self._plain(context).resampled(self.seen(x0), counts, self._mask(context))
 
@@ -190,7 +211,7 @@ class Brought(Task):
         """Real data against held-out ones; nothing where the teacher's samples stand for them."""
         if not self.with_data:
             return {}
-        if not self.judged_plainly:
+        if not self._plainly:
             return super().floor(count, g)
         real, held_out = self.batch(count, g), self.contexts(count, g)
         assert real.x0 is not None

@@ -163,6 +163,24 @@ class Task:
             rows = self.batch(len(x0), g, "held_out").x0
         return found | numbers(self.more(x0.detach().cpu(), context, rows))
 
+    def rows(self, split: str) -> int | None:
+        """How many samples a split has, 0 where they are not at hand; None where they are drawn and not counted."""
+        return None
+
+    def at(self, index: Tensor, split: str) -> Batch:
+        """The samples of these numbers, Long[b], where they can be counted."""
+        raise NotImplementedError("a task that counts its rows also finds them")
+
+    def encoder(self, source: FilePath) -> tuple[Callable[[Any], Any], str]:
+        """What encodes samples, as a library wrote it into a folder, and the digest of its weights."""
+        raise UserError(
+            f"{self.name} reads no encoder from a folder; give a function of yours, encoder=package.module:function"
+        )
+
+    def encoder_digest(self) -> str:
+        """Digest of what the task's own samples went through; empty where they are the data themselves."""
+        return ""
+
     def open_teacher(self, source: FilePath) -> Denoiser | None:
         """The teacher in a file of another form than this project's; None where it is of this."""
         return None

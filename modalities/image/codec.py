@@ -14,7 +14,7 @@ from torch import Tensor
 from omnidistill.errors import UserError
 from omnidistill.modalities.image.autoencoder import TinyAutoencoder
 from omnidistill.modalities.image.data import ASSETS
-from omnidistill.training.safetensors_file import load_strictly, read_safetensors
+from omnidistill.training.safetensors_file import digest, load_strictly, read_safetensors
 
 SHIPPED = ASSETS / "autoencoder"
 GROUP = 250  # pictures a call: the activations stay in the cache
@@ -59,7 +59,8 @@ class Latents:
             )
         self.scale = float(self.config.get("scaling_factor") or 1.0)
         self.shift = float(self.config.get("shift_factor") or 0.0)
-        self.encoder, self.decoder = _load(self.folder, self.config)
+        self.encoder, self.decoder, weights = _load(self.folder, self.config)
+        self.digest = digest(weights, {"scale": repr(self.scale), "shift": repr(self.shift)})
         blank = torch.zeros(1, *picture)
         self.shape = tuple(self.encode(blank).shape[1:])
         back = tuple(self.decode(torch.zeros(1, *self.shape)).shape[1:])
@@ -121,15 +122,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'config.json'} is not a configuration: {error}") from error
 
 
-def _load(folder: Path, config: dict[str, Any]) -> tuple[Function, Function]:
-    """Encoder and decoder between pictures and raw latents."""
+def _load(folder: Path, config: dict[str, Any]) -> tuple[Function, Function, dict[str, Tensor]]:
+    """Encoder and decoder between pictures and raw latents, and the weights of both."""
     kind = config.get("_class_name")
     if kind == "AutoencoderTiny":
         with torch.random.fork_rng(devices=[]):  # layers draw initial weights from the global generator
             tiny = TinyAutoencoder.of(config)
         load_strictly(tiny, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS)
         tiny.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return tiny.encode, tiny.decode
+        return tiny.encode, tiny.decode, tiny.state_dict()
     if kind != "AutoencoderKL":
         raise UserError(f"the autoencoder in {folder} is a {kind}; possible: AutoencoderTiny, AutoencoderKL")
     try:
@@ -144,6 +145,11 @@ def _load(folder: Path, config: dict[str, Any]) -> tuple[Function, Function]:
                 f"cannot read the autoencoder in {folder}: {' '.join(str(error).split())}"
             ) from error
     large.eval().requires_grad_(False)
-    return lambda pictures: large.encode(
-        pictures
-    ).latent_dist.mode(), lambda latents: large.decode(latents).sample
+
+    def encode(pictures: Tensor) -> Tensor:
+        return large.encode(pictures).latent_dist.mode()
+
+    def decode(latents: Tensor) -> Tensor:
+        return large.decode(latents).sample
+
+    return encode, decode, large.state_dict()

@@ -33,7 +33,7 @@ class OwnImages(Brought, ImageTask):
     Args:
         folder: pictures, see `own_images`; in class folders where the teacher knows classes, else anywhere below it.
         foreign: a network of the user's class.
-        picture: the shape of a picture, (c, h, w), 1 or 3 channels; a foreign network's is its own.
+        picture: the shape of a picture, (c, h, w), 1 or 3 channels; without an autoencoder that of a foreign network.
         classes: that the teacher knows; None: none.
         labels: their names in the order of their numbers; None: the class folders' in natural order.
         network, teacher_steps, path, autoencoder: as the teacher's task has them.
@@ -43,6 +43,7 @@ class OwnImages(Brought, ImageTask):
     title = "Pictures of your own"
     primary = Metric("energy")
     data_hint = "task.folder=DIR names your pictures"
+    encoder_hint = "task.autoencoder=DIR names the one that it was made by"
     judged_plainly = True
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         f"{TASK}.FashionMnist": {"classes": 10, "picture": [1, 28, 28], "labels": list(data.FASHION_CLASSES)},
@@ -65,7 +66,8 @@ class OwnImages(Brought, ImageTask):
         name: str = "image/own",
     ) -> None:
         self.foreign, self.folder, self.on_bad = foreign, folder, on_bad
-        shape = tuple(int(size) for size in (picture if foreign is None else foreign.shape))
+        made = None if foreign is None else tuple(int(size) for size in foreign.shape)
+        shape = tuple(int(size) for size in (picture if made is None or autoencoder is not None else made))
         if autoencoder is None and (len(shape) != 3 or shape[0] not in (1, 3)):
             raise UserError(f"{name} takes teachers of (1 or 3, h, w) numbers, this one has {shape}")
         super().__init__(
@@ -77,6 +79,11 @@ class OwnImages(Brought, ImageTask):
             autoencoder,
             classes or 0,
         )
+        if made is not None and self.shape != made:
+            raise UserError(
+                f"the teacher makes {made}, and {autoencoder} makes {self.shape} of pictures of {shape}; "
+                "task.picture=[c,h,w] says how large pictures are"
+            )
         self.conditional, self.classes = bool(classes), classes or None
         self.null = classes or None  # type: ignore[assignment]
         self._given = None if labels is None else tuple(str(label) for label in labels)
@@ -89,7 +96,9 @@ class OwnImages(Brought, ImageTask):
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
         if self._given is not None:
             return self._given
-        return own_labels(self.folder) if self.conditional and self.folder else ()
+        if not self.conditional or self.folder is None:
+            return ()
+        return own_labels(self.folder) if self._cache is None else self._cache.labels
 
     def images(self, split: str) -> data.LabelledImages:
         assert self.folder is not None
@@ -102,6 +111,10 @@ class OwnImages(Brought, ImageTask):
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         drawn = super().batch(count, g, split)
         return drawn if self.conditional else Batch(drawn.x0, Context(), count)
+
+    def at(self, index: Tensor, split: str) -> Batch:
+        found = super().at(index, split)
+        return found if self.conditional else Batch(found.x0)
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Those of held-out pictures; labels drawn uniformly where there are none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -105,8 +105,24 @@ class ImageTask(Task):
         chosen = self._train if split == "train" else self._held_out
         if chosen is None:
             return Batch(None, self.contexts(count, g), count)
-        rows = torch.randint(len(chosen.images), (count,), generator=g)
-        return Batch(self._encoded[split][rows], Context(condition=chosen.labels[rows]))
+        return self.at(torch.randint(len(chosen.images), (count,), generator=g), split)
+
+    def rows(self, split: str) -> int | None:
+        chosen = self._train if split == "train" else self._held_out
+        return 0 if chosen is None else len(chosen.images)
+
+    def at(self, index: Tensor, split: str) -> Batch:
+        chosen = self._train if split == "train" else self._held_out
+        assert chosen is not None
+        return Batch(self._encoded[split][index], Context(condition=chosen.labels[index]))
+
+    def encoder(self, source: FilePath) -> tuple[Callable[[Any], Any], str]:
+        """An autoencoder of diffusers."""
+        made = Latents(source, self.picture)
+        return (lambda x0: made.encode(x0.cpu())), made.digest
+
+    def encoder_digest(self) -> str:
+        return self.codec.digest if isinstance(self.codec, Latents) else ""
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Labels drawn uniformly: the built-in data sets are balanced."""

@@ -76,6 +76,18 @@ def pairs(arguments: Arguments) -> None:
     print(f"trajectories: {folder}")
 
 
+def cache(arguments: Arguments) -> None:
+    """`omnidistill cache`: a task's data through an encoder, into a folder."""
+    from omnidistill.configuration import compose as config
+
+    cfg = config.compose("cache", arguments.overrides)
+    with _made(cfg, "cache", arguments.overrides, alone=True):
+        from omnidistill.runs import cache as encoded
+
+        folder = encoded.make(cfg)
+    print(f"cache: {folder}")
+
+
 def train(arguments: Arguments) -> None:
     """`omnidistill train`."""
     from omnidistill.configuration import compose as config
@@ -183,6 +195,22 @@ COMMANDS = (
             "families.F.pairs=N": "how many, as the recipe's options say; families.F.steps=N sampler steps each",
         },
         "Then `omnidistill distill pairs=DIR ...`, which asks for the same task, teacher, sampler, steps and guidance.",
+    ),
+    Command(
+        "cache",
+        "task=T [encoder=DIR|M:F] out=DIR [key=value ...]",
+        "data through an encoder, latents or embeddings, kept for many runs",
+        cache,
+        "omnidistill cache task=image/digits encoder=my_package.codec:encode out=runs/latents",
+        {
+            "task=T": "whose data; task=MODALITY/own task.folder=DIR for your own",
+            "encoder=DIR": "a folder that the modality reads (an autoencoder of diffusers)",
+            "encoder=M:F": "a function of yours, (samples, context) -> samples, or a Batch with their context",
+            "rows=N": "how many; needed where a task draws its data rather than counting them",
+            **{key: KEYS[key] for key in ("out=DIR", "seed=S", "device=D", "configs=DIR")},
+            "resume=true": "go on in the same out with what is not there yet",
+        },
+        "Then `task.folder=DIR` of an own task, or `omnidistill.Cache(DIR)` as data in Python.",
     ),
     Command(
         "distill",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "check_resumable", "compose", "load_config", "save_config"]
 
-ROOTS = {"config": ("task", "recipe"), "train": ("task",)}
+ROOTS = {"config": ("task", "recipe"), "train": ("task",), "cache": ("task",)}
 """The roots and the groups from which each needs a choice."""
 
 EXAMPLES = {"task": "task=exact/gaussian_mixture", "recipe": "recipe=dmd2", "out": "out=runs/first"}
@@ -56,7 +56,7 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     """The configuration of a run, checked.
 
     Args:
-        root: `config` (distillation) or `train` (teachers).
+        root: `config` (distillation), `train` (teachers) or `cache` (encoded data).
         overrides: of Hydra's grammar, as in `["task=exact/bridge", "recipe=dmd", "steps=1,2", "out=runs/a"]`;
             `configs=DIR` among them adds a folder of the user's own files.
 
@@ -72,8 +72,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     for group in ROOTS[root]:
         if (group, last(given, group)) != ("task", listing.OWN):
             _check_choice(group, last(given, group), listing.names(group, directory))
-    if root == "train" and last(given, "recipe") is not None:
-        raise UserError("train makes a teacher and takes no recipe; to distil, use `omnidistill distill`")
+    if "recipe" not in ROOTS[root] and last(given, "recipe") is not None:
+        raise UserError(f"{root} takes no recipe; to distil, use `omnidistill distill`")
     tuned = _tuning(root, last(given, "task") or "", last(given, "recipe"), directory)
     cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
     _trust(cfg, given)
@@ -83,7 +83,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
                 f"train makes a teacher, and {cfg.task.name} is for one that you have: `omnidistill distill`"
             )
         with open_dict(cfg):
-            cfg.task = origin.filled(_section(cfg.task), given, cfg.teacher)
+            if root != "cache":  # of data, which no teacher has to describe
+                cfg.task = origin.filled(_section(cfg.task), given, cfg.teacher)
     elif cfg.get("network") is not None:
         raise UserError("network= names the class of your teacher's network, for task=MODALITY/own")
     return _checked(cfg, given)
@@ -135,6 +136,8 @@ def _filled(plain: dict[str, Any]) -> dict[str, Any]:
         section, _, name = key.rpartition(".")
         if key in NEEDED or (section in NEEDED and section not in filled):
             continue  # said to be missing by the check
+        if not section and name not in defaults.root():
+            continue  # another command's
         holder = filled.setdefault(section, {}) if section else filled
         if isinstance(holder, dict):
             holder.setdefault(name, defaults.of(key))
@@ -207,8 +210,8 @@ def _compose(root: str, overrides: list[str], directory: Path | None) -> DictCon
 
 def _tuning(root: str, task: str, recipe: str | None, directory: Path | None) -> list[str]:
     """The files that tune the recipe on the task: what its family needs there, then what it needs beside."""
-    if root == "train":
-        names = ["teacher"]
+    if "recipe" not in ROOTS[root]:
+        names = ["teacher"] if root == "train" else []
     else:
         about = listing.content("recipe", str(recipe), directory).get("recipe")
         family = about.get("family") if isinstance(about, dict) else None

@@ -38,8 +38,10 @@ def named(key: str, text: str) -> str:
 
 
 def trusted(given: Sequence[Override]) -> list[str]:
-    """The packages that the user has named by typing `network=` or `metrics=`."""
-    texts = {key: last(given, key) for key in ("network", "metrics")}
+    """The packages that the user has named by typing `network=`, `metrics=` or `encoder=`."""
+    texts = {key: last(given, key) for key in ("network", "metrics", "encoder")}
+    if ":" not in str(texts["encoder"]):  # a folder
+        texts["encoder"] = None
     return [named(key, text).partition(".")[0] for key, text in texts.items() if text not in (None, "null")]
 
 

@@ -154,6 +154,8 @@ CHECKS: Mapping[str, Check] = {
     "pairs": optional(text),
     "teacher_check": flag,
     "network": optional(text),
+    "encoder": optional(text),
+    "rows": optional(whole(2)),
     "metrics": optional(text),
     "primary": optional(text),
     "updates": whole(0),

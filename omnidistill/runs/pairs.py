@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
-from types import FrameType
 from typing import Any
 
 import torch
@@ -31,6 +28,7 @@ from omnidistill.tasks import Task
 from omnidistill.training import store
 from omnidistill.training.bank import Bank
 from omnidistill.training.safetensors_file import digest
+from omnidistill.training.shards import held
 
 CHUNK = 256
 """Trajectories sampled at once, and in a shard: the noise of each chunk has a generator of its own."""
@@ -83,7 +81,7 @@ def make(cfg: DictConfig) -> FilePath:
         store.read_shard(out, header, index)
     context = _contexts(spec, task, cfg.seed)
     done = sum(min(CHUNK, spec.size - index * CHUNK) for index in known)
-    with _held() as stopped, track(spec.size, "teacher trajectories") as advance:
+    with held() as stopped, track(spec.size, "teacher trajectories") as advance:
         advance(done)
         for index in range(header.count):
             if index in known:
@@ -233,24 +231,3 @@ def _walked(
     if spec.controlled:
         given = given.with_condition(task.control(states[:, -1], generator(seed, "bank", "controls", start)))
     return states, given
-
-
-@contextmanager
-def _held() -> Iterator[list[bool]]:
-    """Within, the first Ctrl-C is noted and held back until the shard in hand is written; the second one is not."""
-    stopped: list[bool] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stopped:
-            raise KeyboardInterrupt
-        stopped.append(True)
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread
-        yield stopped
-        return
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,8 +1,6 @@
 """Teacher trajectories on disk: `store.json` says what they are, `shards/` holds safetensors files of a few hundred.
 
-A shard is written whole or not at all and holds the digest of its numbers and of the header, so that what is there is
-what was written, for this store: writing goes on at the first shard that is missing, and a file that was cut short,
-damaged or brought from another store is refused. Reading maps the files into memory.
+What is there is what was written, for this store, see `shards`. Reading maps the files into memory.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from omnidistill.context import Context
 from omnidistill.data.files import refuse_links, write_text
 from omnidistill.errors import UserError
 from omnidistill.training.bank import Bank
-from omnidistill.training.safetensors_file import read_safetensors, write_safetensors
+from omnidistill.training.shards import Shards, context_of, flat
 
 SCHEMA = 1
 HEADER, SHARDS = "store.json", "shards"
@@ -101,15 +99,21 @@ def read_header(folder: FilePath) -> Header:
     return header
 
 
+def shards(folder: FilePath, header: Header) -> Shards:
+    """Its files."""
+    return Shards(
+        folder / SHARDS, header.digest(), f"`omnidistill pairs` with out={folder} resume=true makes it again"
+    )
+
+
 def place(folder: FilePath, index: int) -> FilePath:
     """The file of a shard."""
-    return folder / SHARDS / f"{index:05d}.safetensors"
+    return Shards(folder / SHARDS, "", "").place(index)
 
 
 def write_shard(folder: FilePath, header: Header, index: int, states: Tensor, context: Context) -> None:
     """Writes states [n, times, ...] and the contexts of these n trajectories as one shard, whole or not at all."""
-    tensors = {"states": states, **_flat(context)}
-    write_safetensors(tensors, place(folder, index), {"store": header.digest(), "index": str(index)})
+    shards(folder, header).write(index, {"states": states, **flat(context)})
 
 
 def read_shard(folder: FilePath, header: Header, index: int) -> tuple[Tensor, Context]:
@@ -117,24 +121,20 @@ def read_shard(folder: FilePath, header: Header, index: int) -> tuple[Tensor, Co
     Raises:
         UserError: the file is missing, not whole, damaged, or of another store.
     """
-    file = place(folder, index)
-    mend = f"delete it, and `omnidistill pairs` with out={folder} resume=true makes it again"
-    try:
-        tensors, said = read_safetensors(file)
-    except UserError as error:
-        raise UserError(f"{str(error).rsplit(';', 1)[0]}; {mend}") from error
-    if said.get("store") != header.digest() or said.get("index") != str(index):
-        raise UserError(f"{file} is a shard of another store or another place in it; {mend}")
+    files = shards(folder, header)
+    tensors = files.read(index)
     rows = min(header.shard, header.size - index * header.shard)
     shape = (rows, len(header.times))
     if "states" not in tensors or tuple(tensors["states"].shape[:2]) != shape:
-        raise UserError(f"{file} does not hold {rows} trajectories of {len(header.times)} states; {mend}")
-    return tensors["states"], _context(tensors)
+        raise UserError(
+            f"{files.place(index)} does not hold {rows} trajectories of {len(header.times)} states; {files.again}"
+        )
+    return tensors["states"], context_of(tensors)
 
 
 def whole(folder: FilePath, header: Header) -> list[int]:
     """The shards that are there; their content is not looked at."""
-    return [index for index in range(header.count) if place(folder, index).is_file()]
+    return shards(folder, header).whole(header.count)
 
 
 def read(folder: FilePath, header: Header) -> Bank:
@@ -151,27 +151,3 @@ def read(folder: FilePath, header: Header) -> Bank:
         )
     pieces = [read_shard(folder, header, index) for index in range(header.count)]
     return Bank(pieces, torch.tensor(header.times, dtype=torch.float64))
-
-
-def _flat(context: Context) -> dict[str, Tensor]:
-    """The tensors of a context by name: `context/anchor`, `context/condition/KEY`."""
-    found: dict[str, Tensor] = {}
-    for name in Context.__dataclass_fields__:
-        value = getattr(context, name)
-        if isinstance(value, Mapping):
-            found |= {f"context/{name}/{key}": item for key, item in value.items()}
-        elif value is not None:
-            found[f"context/{name}"] = value
-    return found
-
-
-def _context(tensors: Mapping[str, Tensor]) -> Context:
-    values: dict[str, Any] = {}
-    for name, value in tensors.items():
-        if name.startswith("context/"):
-            field_, _, key = name.removeprefix("context/").partition("/")
-            if key:
-                values.setdefault(field_, {})[key] = value
-            else:
-                values[field_] = value
-    return Context(**values)

@@ -1,0 +1,216 @@
+"""Data as an encoder left them, on disk: `cache.json` says what they are, `train/` and `held_out/` hold shards of rows.
+
+A row is a clean sample and its context, as a task's batches have them: latents, embeddings, labels. Reading maps the
+files; of a batch the rows drawn are read and no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, reduce
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnidistill.configuration import received
+from omnidistill.context import Batch, Context
+from omnidistill.data.files import refuse_links, write_text
+from omnidistill.errors import UserError
+from omnidistill.random import uniform
+from omnidistill.training.shards import Shards, context_of, flat
+
+SCHEMA = 1
+HEADER = "cache.json"
+SPLITS = ("train", "held_out")
+DTYPES = {"float32": torch.float32, "int64": torch.long}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the rows are.
+
+    Attributes:
+        task: name of the task whose data they are.
+        data: what else its configuration says of them, and a digest of their first rows.
+        encoder: what made them: a folder, `package.module:function`, or nothing.
+        digest: of the encoder, see `runs.cache.Encoder`; empty without one.
+        shape, dtype: of one sample.
+        sizes: rows of each split.
+        shard: rows of a file.
+        labels: names of the labels in the order of their numbers.
+        made_by: versions, for people.
+    """
+
+    task: str
+    data: str
+    encoder: str
+    digest: str
+    shape: tuple[int, ...]
+    dtype: str
+    sizes: Mapping[str, int]
+    shard: int = 256
+    labels: tuple[str, ...] = ()
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def count(self, split: str) -> int:
+        """Number of shards of a split."""
+        return -(-self.sizes[split] // self.shard)
+
+    def known(self) -> str:
+        """SHA-256 of all of it, hexadecimal, which every shard holds."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: FilePath) -> None:
+        """Writes it into the folder of the cache."""
+        write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n", folder / HEADER)
+
+
+def is_cache(folder: str | FilePath) -> bool:
+    """Whether `omnidistill cache` wrote the folder."""
+    try:
+        return (FilePath(folder) / HEADER).is_file()
+    except (OSError, ValueError):  # a name that no system could hold
+        return False
+
+
+def read_header(folder: FilePath) -> Header:
+    """
+    Raises:
+        UserError: no cache, or none of this version.
+    """
+    file = folder / HEADER
+    if not is_cache(folder):
+        raise UserError(f"'{folder}' is no cache: there is no {HEADER} in it; `omnidistill cache` makes one")
+    refuse_links(folder, (HEADER, *SPLITS))
+    document = received.read_json(file)
+    try:
+        if document.pop("schema") != SCHEMA:
+            raise UserError(f"{file} has another schema than {SCHEMA}; it was written by another version")
+        sizes = {split: int(document["sizes"][split]) for split in SPLITS}
+        shape = tuple(int(size) for size in document["shape"])
+        header = Header(**{**document, "shape": shape, "sizes": sizes, "labels": tuple(document["labels"])})
+        if header.shard < 1 or min(sizes.values()) < 1 or header.dtype not in DTYPES:
+            raise ValueError(f"shard {header.shard}, sizes {sizes}, dtype {header.dtype}")
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is no header of a cache ({error})") from error
+    return header
+
+
+def shards(folder: FilePath, header: Header, split: str) -> Shards:
+    """The files of a split."""
+    return Shards(
+        folder / split, header.known(), f"`omnidistill cache` with out={folder} resume=true makes it again"
+    )
+
+
+def write_shard(
+    folder: FilePath, header: Header, split: str, index: int, x0: Tensor, context: Context
+) -> None:
+    """Writes rows as one shard, whole or not at all."""
+    shards(folder, header, split).write(index, {"x0": x0, **flat(context)})
+
+
+def read_shard(folder: FilePath, header: Header, split: str, index: int) -> tuple[Tensor, Context]:
+    """
+    Raises:
+        UserError: the file is missing, not whole, damaged, or of another cache.
+    """
+    files = shards(folder, header, split)
+    tensors = files.read(index)
+    rows = min(header.shard, header.sizes[split] - index * header.shard)
+    x0 = tensors.get("x0")
+    if x0 is None or tuple(x0.shape) != (rows, *header.shape) or x0.dtype != DTYPES[header.dtype]:
+        raise UserError(f"{files.place(index)} does not hold {rows} rows of {header.shape}; {files.again}")
+    return x0, context_of(tensors)
+
+
+class Cache:
+    """The rows of a folder that `omnidistill cache` wrote, as a source of batches; each file is checked once, when its
+    split is first asked for.
+
+    `cache(count, generator)` draws training rows, so it is what `omnidistill.distill(data=...)` takes;
+    `held_out(count)` are the first rows that training never sees.
+
+    Example:
+        >>> cache = omnidistill.Cache("runs/latents")
+        >>> omnidistill.distill(teacher, "dmd2", data=cache, shape=cache.shape, held_out=cache.held_out(256))
+
+    Raises:
+        UserError: no cache, or one with a shard that is missing or damaged.
+    """
+
+    def __init__(self, folder: str | FilePath) -> None:
+        self.folder = FilePath(folder)
+        self.header = read_header(self.folder)
+        self.shape, self.labels = self.header.shape, self.header.labels
+        for split in SPLITS:
+            there, wanted = (
+                len(shards(self.folder, self.header, split).whole(self._count(split))),
+                self._count(split),
+            )
+            if there < wanted:
+                raise UserError(
+                    f"'{folder}' holds {there} of {wanted} shards of {split}; `omnidistill cache` with out={folder} "
+                    "resume=true makes the others"
+                )
+
+    def __call__(self, count: int, g: torch.Generator) -> Batch:
+        return self.batch(count, g)
+
+    def __len__(self) -> int:
+        return self.header.sizes["train"]
+
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        """Rows drawn with replacement."""
+        return self.rows((uniform(torch.empty(count), g) * self.header.sizes[split]).long(), split)
+
+    def held_out(self, count: int) -> Batch:
+        """The first rows of the held-out split, all of them where it has fewer."""
+        return self.rows(torch.arange(min(count, self.header.sizes["held_out"])), "held_out")
+
+    def rows(self, index: Tensor, split: str) -> Batch:
+        """These rows, Long[b]."""
+        piece = index // self.header.shard
+        order = torch.argsort(piece, stable=True)
+        found = []
+        for number in piece.unique().tolist():
+            x0, context = self._pieces[split][number]
+            local = index[order][piece[order] == number] - number * self.header.shard
+            found.append((x0[local], context[local]))
+        back = torch.argsort(order)
+        context = reduce(Context.joined, (context for _, context in found))[back]
+        return Batch(torch.cat([x0 for x0, _ in found])[back], context)
+
+    def _count(self, split: str) -> int:
+        return self.header.count(split)
+
+    @cached_property
+    def _pieces(self) -> dict[str, list[tuple[Tensor, Context]]]:
+        return {
+            split: [read_shard(self.folder, self.header, split, i) for i in range(self._count(split))]
+            for split in SPLITS
+        }
+
+    def check(self, shape: tuple[int, ...], digest: str, mend: str) -> None:
+        """
+        Raises:
+            UserError: rows of another shape, or made by another encoder than the one with this digest.
+        """
+        if self.shape != tuple(shape):
+            raise UserError(
+                f"'{self.folder}' holds samples of {self.shape} and the teacher makes {tuple(shape)}; make a cache "
+                "with its encoder"
+            )
+        if digest != self.header.digest:
+            a, b = (f"{x[:12]}..." if x else "none" for x in (self.header.digest, digest))
+            raise UserError(
+                f"'{self.folder}' was made by {self.header.encoder or 'no encoder'} ({a}), and the encoder here is "
+                f"another ({b}); {mend}"
+            )

@@ -1,0 +1,223 @@
+"""Data through an encoder, once: what is kept is what the encoder says; whatever is not as it was written is refused."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import omnidistill
+from omnidistill.cli import main
+from omnidistill.errors import UserError
+from omnidistill.random import generator
+from omnidistill.runs import cache as encoded
+from omnidistill.training import cache
+
+SIDE, COUNT = 16, 40
+
+
+def autoencoder(folder: Path, seed: int = 0) -> Path:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(seed)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": (4, 8), "latent_channels": 4, "norm_num_groups": 2, "sample_size": SIDE}
+    diffusers.AutoencoderKL(**blocks, **sizes, scaling_factor=0.4).save_pretrained(folder)
+    return folder
+
+
+def unet(folder: Path) -> Path:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    sizes = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16)}
+    UNet2DModel(**sizes, **blocks, layers_per_block=1, norm_num_groups=4).save_pretrained(folder / "unet")
+    DDPMScheduler(num_train_timesteps=100, clip_sample=False).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Pictures in two class folders, an autoencoder of diffusers, and the cache that a command makes of them."""
+    from PIL import Image
+
+    home, draws = tmp_path_factory.mktemp("cache"), np.random.default_rng(0)
+    for number in range(COUNT):
+        place = home / "photos" / ("cats" if number % 2 else "dogs") / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(place)
+    autoencoder(home / "vae")
+    encoded.SHARD, before = 8, encoded.SHARD
+    try:
+        assert main(["cache", *words(home), f"out={home / 'latents'}"]) == 0
+    finally:
+        encoded.SHARD = before
+    return home
+
+
+def words(home: Path) -> list[str]:
+    data = ["task=image/own", f"task.folder={home / 'photos'}", f"task.picture=[3,{SIDE},{SIDE}]"]
+    return [*data, "task.classes=2", f"encoder={home / 'vae'}", "device=cpu"]
+
+
+def test_rows_are_the_encoders_latents_of_every_picture(home):
+    from diffusers import AutoencoderKL
+
+    from omnidistill.modalities.image.own import own_images
+
+    theirs = AutoencoderKL.from_pretrained(home / "vae").eval()
+    found = cache.Cache(home / "latents")
+    assert found.labels == ("cats", "dogs") and found.shape == (4, 8, 8)
+    for split in cache.SPLITS:
+        pictures, labels = own_images(home / "photos", split, (SIDE, SIDE), 2, channels=3)
+        rows = found.rows(torch.arange(len(pictures)).flip(0), split)
+        with torch.no_grad():
+            wanted = theirs.encode(pictures.flip(0)).latent_dist.mode() * 0.4
+        assert torch.allclose(rows.x0, wanted, atol=1e-5)
+        assert torch.equal(rows.context.condition, labels.flip(0))
+    assert sum(found.header.sizes.values()) == COUNT and found.header.count("train") > 2
+    drawn = found.batch(64, generator(0))
+    assert torch.equal(drawn.x0, found(64, generator(0)).x0) and len(drawn.x0.flatten(1).unique(dim=0)) > 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_shards_are_mapped(home):
+    found = cache.Cache(home / "latents")
+    assert "latents" not in Path("/proc/self/maps").read_text(), "nothing is read before it is asked for"
+    assert found.held_out(2).count == 2
+    mapped = Path("/proc/self/maps").read_text()
+    assert str((home / "latents" / "train" / "00001.safetensors").resolve()) in mapped
+
+
+def test_writing_goes_on_where_it_was_stopped(home, tmp_path, monkeypatch, capsys):
+    """Ctrl-C waits for the shard in hand; the finished cache is the one that was never stopped, byte for byte."""
+    monkeypatch.setattr(encoded, "SHARD", 8)
+    write, out = cache.write_shard, tmp_path / "latents"
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        write(*given)
+
+    monkeypatch.setattr(cache, "write_shard", interrupted)
+    assert main(["cache", *words(home), f"out={out}"]) == 130
+    assert f"8 of {COUNT} rows kept" in capsys.readouterr().err
+    monkeypatch.setattr(cache, "write_shard", write)
+    with pytest.raises(UserError, match=r"1 of \d shards of train.*resume=true makes the others"):
+        cache.Cache(out)
+    kept = (out / "train" / "00000.safetensors").stat().st_mtime_ns
+    assert main(["cache", *words(home), f"out={out}", "resume=true"]) == 0
+    assert (out / "train" / "00000.safetensors").stat().st_mtime_ns == kept
+    for file in (home / "latents").rglob("*.safetensors"):
+        assert (out / file.relative_to(home / "latents")).read_bytes() == file.read_bytes()
+
+
+def test_what_is_not_as_it_was_written_is_refused(home, tmp_path, capsys):
+    out = Path(shutil.copytree(home / "latents", tmp_path / "latents"))
+    file = out / "train" / "00001.safetensors"
+    good = file.read_bytes()
+    flipped = bytearray(good)
+    flipped[-9] ^= 1
+    for bad in (good[:-5], bytes(flipped), b"", (out / "train" / "00000.safetensors").read_bytes()):
+        file.write_bytes(bad)
+        with pytest.raises(UserError, match=r"delete it, and `omnidistill cache` .*resume=true") as error:
+            cache.Cache(out).batch(2, generator(0))
+        assert "\n" not in str(error.value) and "00001" in str(error.value)
+    file.unlink()
+    assert main(["cache", *words(home), f"out={out}", "resume=true"]) == 0 and file.read_bytes() == good
+    autoencoder(tmp_path / "other", seed=1)
+    shutil.rmtree(tmp_path / "vae", ignore_errors=True)
+    changed = [*words(home)[:-2], f"encoder={tmp_path / 'other'}", "device=cpu", f"out={out}", "resume=true"]
+    assert main(["cache", *changed]) == 2 and "encoder was" in capsys.readouterr().err
+    header = json.loads((out / "cache.json").read_text())
+    (out / "cache.json").write_text(json.dumps(header | {"shape": [4, 8]}))
+    with pytest.raises(UserError, match="shard of another store"):
+        cache.Cache(out).batch(2, generator(0))
+    with pytest.raises(UserError, match="is no cache"):
+        cache.Cache(home / "photos")
+
+
+def test_an_encoder_whose_weights_changed_is_refused(home, tmp_path, capsys):
+    """The folder's name is the same, its digest is not."""
+    vae = Path(shutil.copytree(home / "vae", tmp_path / "vae"))
+    given = [f"encoder={vae}" if word.startswith("encoder=") else word for word in words(home)]
+    assert main(["cache", *given, "rows=4", f"out={tmp_path / 'a'}"]) == 0
+    autoencoder(vae, seed=2)
+    assert main(["cache", *given, "rows=4", f"out={tmp_path / 'a'}", "resume=true"]) == 2
+    said = capsys.readouterr().err
+    assert "an encoder of digest" in said and said.strip().count("\n") == 0
+
+
+def test_a_run_streams_it_and_refuses_another_encoder(home, tmp_path, capsys):
+    teacher = unet(tmp_path / "teacher")
+    data = ["task=image/own", f"teacher={teacher}", f"task.folder={home / 'latents'}"]
+    decoded = [f"task.autoencoder={home / 'vae'}", f"task.picture=[3,{SIDE},{SIDE}]"]
+    quick = ["updates=1", "batch=4", "steps=[1]", "device=cpu", "precision=fp32", "task.teacher_steps=2"]
+    judged = ["evaluation.samples=8", "evaluation.batch=8", "recipe=consistency-models"]
+    before = [file.stat().st_mtime_ns for file in sorted((home / "latents").rglob("*"))]
+    assert main(["distill", *data, *decoded, *quick, *judged, f"out={tmp_path / 'out'}"]) == 0
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["student"][0]["metrics"]
+    assert figures["energy"] > 0 and any((tmp_path / "out" / "samples").rglob("*.png"))
+    assert before == [file.stat().st_mtime_ns for file in sorted((home / "latents").rglob("*"))]
+    student = omnidistill.load(tmp_path / "out")
+    assert student.task.pictures(student.sample(2)).shape == (2, 3, SIDE, SIDE)
+    capsys.readouterr()
+    other = [f"task.autoencoder={autoencoder(tmp_path / 'other', seed=1)}", decoded[1]]
+    assert main(["distill", *data, *other, *quick, *judged, f"out={tmp_path / 'b'}"]) == 2
+    assert "task.autoencoder=DIR names the one that it was made by" in capsys.readouterr().err
+
+
+def test_a_function_of_ones_own_may_change_samples_and_conditions(tmp_path, monkeypatch, capsys):
+    """On a task that draws its data, whose rows have to be counted; and Python trains on it."""
+    (tmp_path / "my_codec.py").write_text(
+        "from omnidistill import Batch, Context\n\n\n"
+        "def encode(x0, context):\n"
+        "    return Batch(2 * x0, Context(condition={'own': x0[:, :1]}))\n\n\n"
+        "def wrong(x0, context):\n    return x0[:1]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    made = ["task=exact/gaussian_mixture", "encoder=my_codec:encode", "device=cpu"]
+    assert main(["cache", *made, f"out={tmp_path / 'a'}"]) == 2
+    assert "rows=N says how many" in capsys.readouterr().err
+    assert main(["cache", *made, "rows=600", f"out={tmp_path / 'a'}"]) == 0
+    found = omnidistill.Cache(tmp_path / "a")
+    rows = found.rows(torch.tensor([599, 0, 256]), "train")
+    assert torch.equal(rows.context.condition["own"], rows.x0[:, :1] / 2) and len(found) == 600
+    assert found.header.sizes == {"train": 600, "held_out": 75} and found.held_out(1000).count == 75
+    digest = found.header.digest
+    with (tmp_path / "my_codec.py").open("a") as file:
+        file.write("# changed\n")
+    assert main(["cache", *made, "rows=600", f"out={tmp_path / 'a'}", "resume=true"]) == 2
+    assert f"{digest[:12]}..." in capsys.readouterr().err
+    for encoder, why in (("my_codec:wrong", "answers as many samples"), ("nowhere", "neither a folder nor")):
+        given = [made[0], f"encoder={encoder}", "rows=64", f"out={tmp_path / 'b'}"]
+        assert main(["cache", *given]) == 2 and why in capsys.readouterr().err
+    plain = ["cache", made[0], "rows=64", f"out={tmp_path / 'c'}"]
+    assert main(plain) == 0
+    network = torch.nn.Linear(2, 2)
+    teacher = omnidistill.NetworkDenoiser(Flow(network), omnidistill_path(), "flow")
+    data = omnidistill.Cache(tmp_path / "c")
+    student = omnidistill.distill(
+        teacher, "consistency-models", data=data, shape=data.shape, updates=1, batch=4, device="cpu",
+        options=["teacher_check=false"],
+    )  # fmt: skip
+    assert student.sample(2).shape == (2, 2)
+
+
+class Flow(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, t):
+        return self.inner(x)
+
+
+def omnidistill_path():
+    from omnidistill.paths import rectified_flow
+
+    return rectified_flow()
