@@ -68,7 +68,7 @@ def tensors(module: Distillation) -> Iterator[Tensor]:
             yield parameter
             if parameter.grad is not None:
                 yield parameter.grad
-    for optimizer in module.role_optimizers().values():
+    for optimizer in module.optimisers.all().values():
         for state in optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 

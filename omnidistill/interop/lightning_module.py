@@ -9,6 +9,7 @@ One process: gradients are not averaged over several.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import lightning as L
@@ -78,17 +79,22 @@ class LightningDistillation(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the roles' optimisers and the engine's counters."""
-        optimizers = {role: one.state_dict() for role, one in self.engine.role_optimizers().items()}
+        optimizers = {role: one.state_dict() for role, one in self.engine.optimisers.all().items()}
         counters = {name: getattr(self.engine, name) for name in COUNTERS}
-        many = {name: dict(getattr(self.engine, name)) for name in ("role_updates", "calls", "silent")}
+        many = {name: dict(found) for name, found in self._many().items()}
         checkpoint[KEY] = {"optimizers": optimizers, "counters": counters, "many": many}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on where the checkpoint was written."""
         kept = checkpoint[KEY]
-        for role, optimizer in self.engine.role_optimizers().items():
+        for role, optimizer in self.engine.optimisers.all().items():
             optimizer.load_state_dict(kept["optimizers"][role])
         for name, value in kept["counters"].items():
             setattr(self.engine, name, value)
         for name, value in kept["many"].items():
-            getattr(self.engine, name).update(value)
+            self._many()[name].update(value)
+
+    def _many(self) -> dict[str, Counter[str]]:
+        """Counters by name of a role or model."""
+        optimisers = self.engine.optimisers
+        return {"role_updates": optimisers.updates, "calls": self.engine.calls, "silent": optimisers.silent}

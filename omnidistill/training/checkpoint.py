@@ -37,8 +37,8 @@ def save(module: Distillation, path: FilePath) -> None:
     for name, value in state_dict.items():
         if name not in fixed:
             add(f"model/{name}", value)
-    for role, optimizer in module.role_optimizers().items():
-        for index, parameter in enumerate(module.parameters_of(role)):
+    for role, optimizer in module.optimisers.all().items():
+        for index, parameter in enumerate(module.optimisers.parameters(role)):
             for key, value in optimizer.state.get(parameter, {}).items():
                 add(f"optim/{role}/{index}/{key}", value)
     if not module.ranks.main:
@@ -75,8 +75,8 @@ def load(module: Distillation, path: FilePath) -> None:
         )
     models = {name[len("model/") :]: value for name, value in tensors.items() if name.startswith("model/")}
     _load_models(module, models, path)
-    for role, optimizer in module.role_optimizers().items():
-        for index, parameter in enumerate(module.parameters_of(role)):
+    for role, optimizer in module.optimisers.all().items():
+        for index, parameter in enumerate(module.optimisers.parameters(role)):
             prefix = f"optim/{role}/{index}/"
             for key in [name[len(prefix) :] for name in tensors if name.startswith(prefix)]:
                 value = tensors[prefix + key]

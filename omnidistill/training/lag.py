@@ -46,9 +46,9 @@ def lags(module: Distillation, batches: list[Batch]) -> dict[str, float]:
 def _lag(module: Distillation, role: str, batches: list[Batch]) -> float:
     own = {name: module.trained[name] for name in module.cast.parts[role]}
     kept = {name: {k: v.clone() for k, v in model.state_dict().items()} for name, model in own.items()}
-    parameters = module.parameters_of(role)
-    optimizer = module.optimizer_like(role)
-    rate = module.role_optimizers()[STUDENT].param_groups[0]["lr"]
+    parameters = module.optimisers.parameters(role)
+    optimizer = module.optimisers.like(role)
+    rate = module.optimisers.all()[STUDENT].param_groups[0]["lr"]
     for group in optimizer.param_groups:
         group["lr"] = max(group["lr"], rate)
     parts = [cut(batch.count, module.settings.accumulate) for batch in batches]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +23,7 @@ from omnidistill.training.averages import Followers
 from omnidistill.training.bank import Bank
 from omnidistill.training.blocks import recompute
 from omnidistill.training.lag import lags
+from omnidistill.training.optimisers import Optimisers
 from omnidistill.training.parts import Draws, PartGenerator, rows
 from omnidistill.training.ranks import Ranks
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
@@ -32,10 +31,6 @@ from omnidistill.training.settings import Settings
 from omnidistill.training.shown import Shown
 
 Shape = Callable[[int, torch.device, Context], Tensor]
-
-PATIENCE = 20
-"""So many updates from the start may a role's gradient be exactly zero, as where a batch happens to hold nothing to
-learn, or a critic still is the teacher."""
 
 
 class Distillation(nn.Module):
@@ -87,59 +82,27 @@ class Distillation(nn.Module):
         self.like, self.spec, self.null, self.bank = like, student, null, bank
         self.ranks = ranks
         self.update = 0
-        self.role_updates: Counter[str] = Counter()
-        self.silent: Counter[str] = Counter()
+        self.optimisers = Optimisers(cast, dict(self.trained.items()), settings, ranks)
         self.calls: Counter[str] = Counter()
         self.seconds = 0.0
         self.bound_to_end = False
         self.shown: dict[str, float] = {}
         self.warned: list[str] = []
         self.pulse: Callable[[Distillation], None] = lambda module: None
-        self._optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._owned: dict[str, list[nn.Parameter]] = {}
         self._followers: Followers | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the student is."""
-        owned = self._owned.get(STUDENT)  # looked for once: a walk over all modules takes a while
+        owned = self.optimisers.owned.get(
+            STUDENT
+        )  # where it is known already: a walk over all modules takes a while
         return (owned[0] if owned else next(self.trained[STUDENT].parameters())).device
 
-    # --- optimisers -----------------------------------------------------------------------------------------------
-
-    def parameters_of(self, role: str) -> list[nn.Parameter]:
-        """What the role's optimiser moves: of its models whatever is not fixed."""
-        if role not in self._owned:
-            self._owned[role] = [
-                parameter
-                for model in self.cast.parts[role]
-                for name, parameter in self.trained[model].named_parameters()
-                if name in self.cast.trainable[model]
-            ]
-        return self._owned[role]
-
-    def role_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """AdamW for each role, made when first asked for: the module is on its device then."""
-        if not self._optimizers:
-            # foreach, not fused: fused AdamW on the CPU is wrong where gradient and parameter differ in memory format.
-            self._optimizers = {role: self._optimizer(role) for role in self.cast.parts}
-        return self._optimizers
-
-    def _optimizer(self, role: str) -> torch.optim.Optimizer:
-        o = self.settings.optim
-        return torch.optim.AdamW(
-            self.parameters_of(role),
-            lr=self._lr(role),
-            betas=o.betas,
-            weight_decay=o.weight_decay,
-            foreach=True,
-        )
-
-    def optimizer_like(self, role: str) -> torch.optim.Optimizer:
-        """Another optimiser of the same parameters in the state that the role's own is in."""
-        other = self._optimizer(role)
-        other.load_state_dict(copy.deepcopy(self.role_optimizers()[role].state_dict()))
-        return other
+    @property
+    def role_updates(self) -> Counter[str]:
+        """Updates taken, by role."""
+        return self.optimisers.updates
 
     def loss_of(self, role: str, batch: Batch, keys: tuple[int | str, ...]) -> Tensor:
         """The sum of a role's losses on a batch, of draws that nothing else sees."""
@@ -149,22 +112,17 @@ class Distillation(nn.Module):
         assert losses is not None
         return torch.stack([term.float() for term in losses.terms.values()]).sum()
 
-    def _lr(self, role: str) -> float:
-        scale = self.cast.roles[role].lr
-        return self.settings.optim.lr * (1.0 if scale is None else scale)
-
     # --- one student update -----------------------------------------------------------------------------------------
 
     def training_step(self, batches: list[Batch], index: int) -> None:
         """One student update: every role's turns, a batch for each, then averages, counters and the pulse."""
         began = time.perf_counter()
-        optimizers = self.role_optimizers()
         log = (self.update + 1) % self.settings.log_every == 0 or self.update == 0
         shown: dict[str, float] = {}
         for turn, (role, batch) in enumerate(zip(self.cast.turns, batches, strict=True)):
             # Of a role's several updates the last one is shown: the state the student meets.
             last = role not in self.cast.turns[turn + 1 :]
-            shown.update(self._turn(role, batch, turn, optimizers[role], log and last))
+            shown.update(self._turn(role, batch, turn, log and last))
         self.update += 1
         if self._followers is None:
             self._followers = Followers(dict(self.trained.items()), self.cast)
@@ -177,11 +135,9 @@ class Distillation(nn.Module):
             self.shown = shown
         self.pulse(self)
 
-    def _turn(
-        self, role: str, batch: Batch, turn: int, optimizer: torch.optim.Optimizer, log: bool
-    ) -> dict[str, float]:
+    def _turn(self, role: str, batch: Batch, turn: int, log: bool) -> dict[str, float]:
         """One update of one role, in as many parts as are asked for."""
-        parameters = self.parameters_of(role)
+        parameters = self.optimisers.parameters(role)
         for parameter in parameters:
             parameter.requires_grad_(True)
             parameter.grad = None
@@ -209,10 +165,9 @@ class Distillation(nn.Module):
                 (total if entire else share * total).backward()
         self.ranks.add_gradients(parameters)
         shown.merge(self.ranks)
-        self._step_optimizer(role, optimizer, parameters, shown)
+        self.optimisers.step(role, shown, self.update)
         for parameter in parameters:
             parameter.requires_grad_(False)
-        self.role_updates[role] += 1
         for name, count in before.items():
             # Parts of one batch are one question.
             self.calls[name] += (models[name].calls - count) // len(parts)  # type: ignore[operator, assignment]
@@ -277,37 +232,6 @@ class Distillation(nn.Module):
         )
         return step, seed
 
-    def _step_optimizer(
-        self, role: str, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], shown: Shown
-    ) -> None:
-        if all(parameter.grad is None for parameter in parameters):
-            raise RunError(
-                f"no gradient reaches what '{role}' trains: its losses ({', '.join(shown.terms)}) do not depend on it"
-            )
-        clip = self.settings.optim.clip
-        limit = clip if clip is not None else float("inf")
-        if self.ranks.sharded:
-            from omnidistill.training.sharded import clip_
-
-            norm = clip_(parameters, limit)
-        else:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
-        # Before the step: a finite loss may have a gradient that is not, and would be found only after a checkpoint.
-        if not math.isfinite(float(shown.total + norm)):
-            raise RunError(self._diverged(role, shown.terms))
-        if self.silent[role] == self.role_updates[role] < PATIENCE:
-            self.silent[role] += int(float(norm) == 0.0)
-            if self.silent[role] == PATIENCE:
-                raise RunError(
-                    f"the gradient of '{role}' was exactly zero in its first {PATIENCE} updates; it learns nothing"
-                )
-        shown.norm = norm
-        progress = self.update / self.settings.updates
-        for group in optimizer.param_groups:
-            group["lr"] = self._lr(role) * self.settings.optim.factor(self.role_updates[role], progress)
-        shown.lr = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-
     @contextmanager
     def _layers_own_draws(self, seed: int) -> Iterator[None]:
         """Dropout draws from torch's global generator, which no layer can be told to leave: it is seeded by the turn
@@ -336,13 +260,3 @@ class Distillation(nn.Module):
             return None
         g = generator(self.settings.seed, "bank", self.update, turn, 0)
         return self.bank.rows(torch.randint(len(self.bank), (count,), generator=g), self.device)
-
-    def _diverged(self, role: str, terms: Mapping[str, Tensor]) -> str:
-        bad = [name for name, value in terms.items() if not torch.isfinite(value)]
-        what = f"loss {', '.join(bad)}" if bad else "gradient"
-        kept = self.update // self.settings.checkpoint_every * self.settings.checkpoint_every
-        left = f"the checkpoint of update {kept} is kept" if kept else "there is no checkpoint yet"
-        return (
-            f"{role}'s {what} became NaN or infinite in update {self.update + 1}; {left}; "
-            "try a lower optim.lr or optim.clip"
-        )

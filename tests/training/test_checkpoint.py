@@ -160,8 +160,8 @@ def test_moments_keep_the_parameters_memory_format(engine, tmp_path):
     formats = []
 
     def look(role, m):
-        state = m.role_optimizers()["student"].state
-        for parameter in m.parameters_of("student"):
+        state = m.optimisers.all()["student"].state
+        for parameter in m.optimisers.parameters("student"):
             if parameter.ndim == 4:
                 moments = [value for key, value in state[parameter].items() if key != "step"]
                 formats.extend(moment.stride() == parameter.stride() for moment in moments)

@@ -49,7 +49,7 @@ def test_a_frozen_base_is_neither_trained_averaged_decayed_nor_saved(engine, tmp
             assert torch.equal(value, before[key]), (name, key)
         assert {p.data_ptr() for p in network.base.parameters()} == base, "one base for all roles"
         assert not torch.equal(network.up.weight, origin.network.up.weight)
-    assert len(module.parameters_of("student")) == 2
+    assert len(module.optimisers.parameters("student")) == 2
     saved = [name for name in read_safetensors(tmp_path / LAST)[0] if name.startswith("model/")]
     assert saved and not any("base" in name or "same" in name for name in saved)
 
@@ -80,7 +80,9 @@ def test_clipping_looks_at_what_is_trained(engine, tmp_path):
     norms = []
 
     def after(role, m):
-        norms.append(float(torch.stack([p.grad.square().sum() for p in m.parameters_of(role)]).sum().sqrt()))
+        norms.append(
+            float(torch.stack([p.grad.square().sum() for p in m.optimisers.parameters(role)]).sum().sqrt())
+        )
         assert all(p.grad is None for p in m.trained["student"].network.base.parameters())
 
     module.settings = type(module.settings)(updates=1, batch=16, optim=Optim(clip=None))

@@ -113,7 +113,7 @@ def test_gradients_are_clipped_for_each_role_by_itself(engine, tmp_path):
     module = engine.module(single(Loud()), updates=3, optim=Optim(lr=1e-3, clip=0.5), log_every=1)
 
     def after(role, module):
-        gradients = [p.grad for p in module.parameters_of(role) if p.grad is not None]
+        gradients = [p.grad for p in module.optimisers.parameters(role) if p.grad is not None]
         norms.append(float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt()))
 
     engine.run(engine.watch(module, after=after), tmp_path)
@@ -130,7 +130,7 @@ def test_optimisers_are_foreach_and_have_their_own_rate(engine, tmp_path):
     module = engine.module(single(Matching(critic_updates=2, critic_lr=0.5)), updates=4, optim=optim)
 
     def after(role, module):
-        optimizer = module.role_optimizers()[role]
+        optimizer = module.optimisers.all()[role]
         assert optimizer.defaults["foreach"] and not optimizer.defaults["fused"]
         rates.append((role, optimizer.param_groups[0]["lr"]))
 
@@ -164,8 +164,10 @@ def test_autocast_loses_no_gradient(engine, tmp_path, objective):
     grads, dtypes = [], []
 
     def after(role, module):
-        grads.append([p.grad is not None and bool((p.grad != 0).any()) for p in module.parameters_of(role)])
-        dtypes.extend(p.grad.dtype for p in module.parameters_of(role) if p.grad is not None)
+        grads.append(
+            [p.grad is not None and bool((p.grad != 0).any()) for p in module.optimisers.parameters(role)]
+        )
+        dtypes.extend(p.grad.dtype for p in module.optimisers.parameters(role) if p.grad is not None)
 
     module = engine.module(single(objective), updates=2, precision="bf16")
     module.trained["student"].network.inner.register_forward_hook(lambda m, i, out: dtypes.append(out.dtype))

@@ -19,7 +19,7 @@ def gradients(engine, folder, accumulate, batch=16, objective=None, log_every=1)
     found = []
 
     def after(role, module):
-        found.append([p.grad.clone() for p in module.parameters_of(role) if p.grad is not None])
+        found.append([p.grad.clone() for p in module.optimisers.parameters(role) if p.grad is not None])
 
     module = engine.module(
         objective or engine.everything(), updates=2, batch=batch, accumulate=accumulate, log_every=log_every,
