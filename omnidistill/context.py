@@ -14,6 +14,21 @@ from omnidistill.shapes import Mask, PerSample, State
 
 Condition = Tensor | Mapping[str, Tensor] | None
 
+LABEL = "label"
+"""The entry of a mapping that is its class label: what guidance empties. What else it holds (a camera) stays."""
+
+
+def labels_of(condition: Condition) -> Tensor | None:
+    """The class labels in a condition, Long[b]: itself, or its entry `label`; None where it has none."""
+    found = condition.get(LABEL) if isinstance(condition, Mapping) else condition
+    whole = isinstance(found, Tensor) and found.ndim == 1 and not found.is_floating_point()
+    return found if whole else None
+
+
+def relabelled(condition: Condition, labels: Tensor) -> Condition:
+    """The condition with these labels in place of its own."""
+    return {**condition, LABEL: labels} if isinstance(condition, Mapping) else labels
+
 
 def _apply(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):

@@ -45,14 +45,21 @@ class OwnTask(Task):
         shape: of one sample.
         source: draws a batch.
         null: the label that means "no condition", or a function that empties conditions.
+        student: a network of the student's own, where it is no copy of the teacher's.
     """
 
     name = "own"
     primary = Metric("none")
 
     def __init__(
-        self, teacher: NetworkDenoiser, shape: tuple[int, ...], source: Source, null: Null | None
+        self,
+        teacher: NetworkDenoiser,
+        shape: tuple[int, ...],
+        source: Source,
+        null: Null | None,
+        student: nn.Module | None = None,
     ) -> None:
+        self.student = student
         self.origin, self.path, self.shape, self.source = teacher, teacher.path, shape, source
         self.null = null  # type: ignore[assignment]  # a task's own is always a label
         self.dtype = torch.long if "categorical" in teacher.path.offers else torch.float32
@@ -67,6 +74,9 @@ class OwnTask(Task):
         return with_second(
             network, target_time=target_time, guidance=guidance, time_module=self.origin.time_module
         )
+
+    def student_network(self) -> nn.Module | None:
+        return self.student
 
     def reading(self) -> Mapping[str, Any]:
         return self.origin.reading()
@@ -92,6 +102,7 @@ def distill(
     condition: Condition = None,
     null: Null | None = None,
     time_module: str | None = None,
+    student: nn.Module | None = None,
     steps: int | None = None,
     out: str | FilePath | None = None,
     held_out: Any = None,
@@ -119,6 +130,8 @@ def distill(
         null: the label that means "no condition", or a function that empties conditions, for guidance.
         time_module: the submodule of the network that embeds the time, for recipes that tell the student a second time
             or a guidance scale (`lcm`); the teacher's own `time_module` if not given.
+        student: a module to be trained in place of a copy of the teacher: parameters and a way to render them, called
+            as `student(x, t, condition)`, which answers with a sample. It is copied; yours stays as it is.
         steps: sampler steps that the student is trained for, `student.steps`; the recipe's if not given. (On the
             command line `steps=1,2,4` are the step counts that are evaluated, which is `judged` here.)
         out: a folder to keep the student in, with checkpoints, logs, metrics.json, samples and report.html; nothing is
@@ -189,7 +202,7 @@ def distill(
         tensors.single(teacher.network)
         if time_module is not None:
             teacher.time_module = time_module
-        task = OwnTask(teacher, shape, source, null)
+        task = OwnTask(teacher, shape, source, null, copy.deepcopy(student))
         judge = _judge(task, kept, metrics, primary, teacher_steps) if judging else None
         with announced(ranks):
             if out is not None and ranks.main:

@@ -23,7 +23,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from omnidistill.configuration import received, student_file
-from omnidistill.context import Condition, Context
+from omnidistill.context import Condition, Context, labels_of, relabelled
 from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, PolicyDenoiser, Told, Windowed
@@ -65,6 +65,7 @@ class Recipe:
             (`shipped`: with the task's teacher; else a file beside it); None for whole weights.
         inference: walkers by name (`samplers.walker`), the innermost first, each with its `_target_` and options; what
             they have learned is in the weights' file. None for a student that is sampled plainly.
+        own_network: whether the network is the task's `student_network` rather than one like the teacher's.
     """
 
     task: Mapping[str, Any] | None
@@ -83,6 +84,7 @@ class Recipe:
     block: int | None = None
     inference: Mapping[str, Any] | None = None
     foreign: Mapping[str, Any] | None = None
+    own_network: bool = False
 
     def sampler(self) -> FewStep:
         return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
@@ -214,13 +216,15 @@ class Student:
             condition = label_number(condition, () if self.task is None else self.task.labels)
         if isinstance(condition, int):
             condition = torch.full((count,), condition, dtype=torch.long)
+            if isinstance(drawn.condition, Mapping):
+                condition = relabelled(drawn.condition, condition)
         if isinstance(condition, Tensor) and condition.shape[0] != count:
             raise UserError(
                 f"condition has {condition.shape[0]} entries for count={count} samples; give one for each"
             )
         classes = None if self.task is None else self.task.classes
-        if classes is not None and isinstance(condition, Tensor):
-            wrong = condition[(condition < 0) | (condition >= classes)]
+        if classes is not None and (labels := labels_of(condition)) is not None:
+            wrong = labels[(labels < 0) | (labels >= classes)]
             if len(wrong):
                 raise UserError(f"condition is a label from 0 to {classes - 1}, got {int(wrong[0])}")
         return replace(drawn, condition=condition)
@@ -374,6 +378,11 @@ def read_denoiser(
     tensors, learned = _parted(read_safetensors(folder / f"{name}.safetensors")[0])
 
     def network() -> nn.Module:
+        if recipe.own_network:
+            own = task.student_network()
+            if own is None:
+                raise UserError(f"{task.name} has no student network of its own, as {name}.json says it has")
+            return own
         return headed(task.network(target_time=recipe.target_time, guidance=recipe.guided), recipe.reading)
 
     with _described_by(folder / f"{name}.json"):

@@ -101,6 +101,12 @@ class Task:
         """A freshly initialised network of the task's architecture, with the optional second embeddings."""
         raise NotImplementedError
 
+    def student_network(self) -> nn.Module | None:
+        """The student's own network where it is no copy of the teacher's: parameters and a way to render them, such as
+        a scene seen by a camera. Called as any network, it answers with the sample that belongs to a condition and need
+        not look at state or time. None: the student starts as the teacher."""
+        return None
+
     def reading(self) -> Mapping[str, Any]:
         """Keywords of `NetworkDenoiser` for that network: parameterisation, time_input, sigma_data, unit_input."""
         raise NotImplementedError

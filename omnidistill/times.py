@@ -57,6 +57,39 @@ def _unshifted(t: float, shift: float) -> float:
 
 
 @dataclass(frozen=True)
+class Annealed:
+    """Uniform between `low` and an upper end that falls from `high` to `end` over the run: coarse shapes first, details
+    later. The end is `high + (end - high) p^power`, p the share of the run that is over.
+
+    Args:
+        width: of the window below the upper end; None: down to `low`.
+        power: 1 falls evenly, 1/2 fast at first.
+    """
+
+    low: float = 0.02
+    high: float = 0.98
+    end: float = 0.2
+    power: float = 1.0
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low < self.end <= self.high <= 1.0 or not self.power > 0.0:
+            raise UserError(
+                "annealed times need 0 <= low < end <= high <= 1 and power > 0, got "
+                f"low={self.low}, end={self.end}, high={self.high}, power={self.power}"
+            )
+        if self.width is not None and not self.width > 0.0:
+            raise UserError(f"the window of annealed times has a width above 0, got {self.width}")
+
+    def __call__(
+        self, count: int, path: Path, g: torch.Generator, over: float = 0.0
+    ) -> Float64[Tensor, "{count}"]:
+        top = self.high + (self.end - self.high) * over**self.power
+        low = self.low if self.width is None else max(self.low, top - self.width)
+        return Uniform(low, top)(count, path, g)
+
+
+@dataclass(frozen=True)
 class Onwards:
     """Times above the one that the student's step led to, counted from the state that its sampler goes on with: that
     state is noised further, not the sample (`Step.copy`).

@@ -32,6 +32,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "reading": _section,
     "target_time": settings.flag,
     "guided": settings.flag,
+    "own_network": settings.flag,
     "transition": settings.CHECKS["student.transition"],
     "steps": _whole,
     "random_tokens": settings.CHECKS["student.random_tokens"],

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from omnidistill.context import Condition, Context
+from omnidistill.context import Condition, Context, labels_of, relabelled
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.errors import UserError
 from omnidistill.paths.base import as_time, rows
@@ -22,11 +22,12 @@ def emptied(condition: Condition, null: Null) -> Condition:
     """The condition that means none."""
     if callable(null):
         return null(condition)
-    if not isinstance(condition, Tensor):
+    labels = condition if isinstance(condition, Tensor) else labels_of(condition)
+    if labels is None:
         raise UserError(
             "guidance needs a condition of labels, or null= a function that empties the condition"
         )
-    return torch.full_like(condition, null)
+    return relabelled(condition, torch.full_like(labels, null))
 
 
 class Guided(Denoiser):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from omnidistill.context import Batch, Context
+from omnidistill.context import Batch, Context, labels_of
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.distances import sliced_wasserstein
@@ -58,9 +58,10 @@ class MixtureDenoiser(Denoiser):
 
 
 def _labels(context: Context) -> Labels | None:
-    if context.condition is not None and not isinstance(context.condition, Tensor):
+    labels = labels_of(context.condition)
+    if labels is None and isinstance(context.condition, Tensor):
         raise UserError("the condition of a Gaussian mixture is a tensor of component labels")
-    return context.condition
+    return labels
 
 
 class GaussianMixtureTask(Task):

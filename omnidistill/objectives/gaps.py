@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omnidistill.context import Context
+from omnidistill.context import Context, labels_of
 from omnidistill.errors import UserError
 from omnidistill.objectives.divergences import Weight
+from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths import Path
 from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior
+from omnidistill.times import Times
 
 NORMALISERS = ("x0", "group", "none")
 
@@ -35,8 +37,8 @@ def scale(kind: str, real: Posterior, x0: Tensor, context: Context, floor: float
 
 def grouped(values: Tensor, context: Context) -> Tensor:
     """Each of `values: Float[b]` replaced by the mean over the samples of its label; over all without labels."""
-    labels = context.condition
-    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+    labels = labels_of(context.condition)
+    if labels is None:
         return values.mean().expand_as(values)
     found, index = labels.unique(return_inverse=True)
     total = values.new_zeros(len(found)).index_add(0, index, values)
@@ -69,3 +71,21 @@ def weights(law: Weight, logits: Tensor, limits: tuple[float, float]) -> tuple[T
     low, high = (torch.tensor(limit, dtype=torch.float64).log() for limit in limits)
     u = logits.detach().double().clamp(low, high)
     return u, law.k(u)
+
+
+@torch.no_grad()
+def diagnostics(step: Step, times: Times, fake: Posterior, gap: Tensor) -> dict[str, Tensor]:
+    """What matching's update says of critic and student, by the names under which it is logged."""
+    x0, path, mask = step.rollout.x0.detach(), step.path, step.context.mask
+    target = path.certain(step.copy(times).target.detach())
+    shown = {
+        "matching/gap": gap.abs().mean(),
+        # The critic's error on the student as it is now; beside its training loss it shows a lag.
+        "matching/critic_nll": reduce(fake.divergence(target, "nll"), 1.0, mask),
+        # Mean distance between two samples of the batch: falls towards 0 in a collapse.
+        "matching/diversity": reduce(path.certain(x0.roll(1, 0)).distance(x0), 1.0, mask),
+    }
+    if step.batch.x0 is not None:
+        data = step.batch.x0.to(x0.dtype)
+        shown["matching/diversity_data"] = reduce(path.certain(data.roll(1, 0)).distance(data), 1.0, mask)
+    return shown

@@ -9,7 +9,7 @@ One rule, `x0 <- x0 - w(t) h(r) (D_fake(x_t) - D_real(x_t)) / n`, on the rollout
 | DMD2 (Yin et al. 2024) | fake_score, 5 : 1 | x0 | x0 | uniform |
 | SwiftBrush (Nguyen & Tran 2023, alg. 1) | fake_score | eps, as alpha sigma g | none | alpha_sigma |
 | Di[M]O (Zhu et al. 2025, alg. 1) | fake_score | logits | none | uniform |
-| SDS (Poole et al. 2022, eq. 3) | none | eps, as alpha sigma g | none | alpha_sigma |
+| SDS (Poole et al. 2022, eq. 3) | none, or one of `critics` | eps, as alpha sigma g | none | alpha_sigma |
 | f-distill (Xu et al. 2025, theorem 1) | fake_score, 5 : 1 | x0, times h(r) | x0 | uniform |
 
 With `gradient: identity` it is the other family, score identity distillation (SiD: Zhou et al. 2024, arXiv:2404.04057,
@@ -35,17 +35,20 @@ about the masked rollout, applied to the student's own logits.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from omnidistill.context import Context
+from omnidistill.context import Context, labels_of, relabelled
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import gaps
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.critics import Critic
 from omnidistill.objectives.divergences import divergence as law_of
 from omnidistill.objectives.divergences import effective
+from omnidistill.objectives.localised import Localised
 from omnidistill.objectives.questions import Answer, Question
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior
@@ -64,7 +67,7 @@ class Matching:
         critic: what stands for the student's own distribution. `fake_score`: a denoiser trained on its samples;
             `shared`: one that another part trains; `frozen`: a denoiser that is never updated; `unconditional`: the
             teacher without condition, so that only the condition pulls (the likelihood term of JDM); `none`: the sample
-            itself (score distillation sampling).
+            itself (score distillation sampling); or a class of `critics`, other stand-ins for it.
         critic_updates: critic updates per student update.
         critic_lr: its learning rate as a multiple of the student's.
         times: distribution of the noising time of the student's update. `Onwards` noises the state that the student's
@@ -98,6 +101,12 @@ class Matching:
         follow: share by which the critic's weights move to the student's after each update of the student (SenseFlow).
         real: who is the teacher: `teacher`, or another name for a copy of it that is trained on the task's data
             meanwhile (Uni-DAD: two parts with two teachers and one critic).
+        critic_teacher: gamma of the critic's second loss, its distance to the teacher's belief about the same state
+            (Wei et al. 2023, ASD, arXiv:2312.00739: score distillation as a Wasserstein GAN whose discriminator is the
+            difference of two denoising errors). Below 0 the critic goes away from the teacher, to
+            `(x0 + gamma D) / (1 + gamma)` on average, and the gap to it is `1 / (1 + gamma)` times that of a critic
+            which only denoises.
+        shape: what a gap is made into before it moves a sample (`localised`).
         replaced: labels under which the teacher is asked in place of others, e.g. {3: 5} to forget 3.
     """
 
@@ -106,7 +115,7 @@ class Matching:
 
     def __init__(
         self,
-        critic: str = "fake_score",
+        critic: str | Critic = "fake_score",
         critic_updates: int = 1,
         critic_lr: float = 1.0,
         times: Times = Uniform(0.02, 0.98),
@@ -129,9 +138,13 @@ class Matching:
         follow: float | None = None,
         real: str = "teacher",
         replaced: Mapping[int, int] | None = None,
+        critic_teacher: float = 0.0,
+        shape: Localised | None = None,
     ) -> None:
+        self.stand_in: Critic | None = None if isinstance(critic, str) else critic
+        critic = critic if isinstance(critic, str) else "stand_in"
         for name, value, possible in (
-            ("critic", critic, CRITICS),
+            ("critic", critic, (*CRITICS, "stand_in") if self.stand_in else CRITICS),
             ("normaliser", normaliser, gaps.NORMALISERS),
             ("gradient", gradient, GRADIENTS),
             ("data_form", data_form, FORMS),
@@ -155,6 +168,13 @@ class Matching:
             raise UserError(
                 f"gradient=identity needs a critic and no data_share, got critic={critic}, data_share={data_share}"
             )
+        if critic_teacher and (critic != "fake_score" or not critic_teacher > -1.0):
+            raise UserError(
+                "critic_teacher is above -1 and of a trained critic, got "
+                f"critic_teacher={critic_teacher}, critic={critic}"
+            )
+        if shape is not None and gradient == "identity":
+            raise UserError("a shape is given to a gap; with gradient=identity there is none")
         if not 0.0 < ratio_limits[0] < ratio_limits[1]:
             raise UserError(f"ratio_limits are two numbers 0 < low < high, got {list(ratio_limits)}")
         self.critic, self.times, self.critic_times = critic, times, critic_times or times
@@ -167,11 +187,13 @@ class Matching:
         self.law = None if divergence == "reverse_kl" else law_of(divergence)
         self.limits = (float(ratio_limits[0]), float(ratio_limits[1]))
         self.data_share, self.data_form, self.real = data_share, data_form, real
+        self.pressure, self.shape = critic_teacher, shape
         self.replaced = {int(a): int(b) for a, b in (replaced or {}).items()}
         guided = self.guidance != 1.0 or self.fake_guidance != 1.0
         conditional = guided or bool(self.replaced) or critic == "unconditional"
         needs = {"condition"} if conditional else set()
         needs |= {"differentiable"} if gradient == "identity" or data_share or self.law else set()
+        needs |= self.stand_in.needs if self.stand_in else set()
         self.needs = frozenset(needs | ({"data"} if data_share or real != "teacher" else set()))
         self.roles: dict[str, RoleSpec] = {}
         start = "student" if step_aware or follow is not None else "teacher"
@@ -179,6 +201,8 @@ class Matching:
             self.roles["fake_score"] = RoleSpec(start, critic_updates, critic_lr, follow=follow)
         elif critic == "frozen":
             self.roles["fake_score"] = RoleSpec(start=start, refresh=0)
+        self.roles |= dict(self.stand_in.roles) if self.stand_in else {}
+        self.roles |= dict(shape.roles) if shape else {}
         if real != "teacher":
             self.roles[real] = RoleSpec(start="teacher", updates=1, lr=critic_lr)
 
@@ -187,6 +211,8 @@ class Matching:
             return self._student(step)
         if role == self.real != "teacher":
             return self._fitted(step)
+        if self.stand_in is not None and role in self.stand_in.roles:
+            return Losses({role: self.stand_in.losses(role, step, *self._data(step), self.real)})
         # A critic that is not this objective's to train may still be somebody else's.
         return self._critic(step) if role == "fake_score" and self.critic == "fake_score" else None
 
@@ -211,6 +237,8 @@ class Matching:
         return step.answer(question)
 
     def _fake(self, step: Step, x_t: Tensor, t: Tensor) -> Posterior:
+        if self.stand_in is not None:
+            return self.stand_in.belief(step, x_t, t, self.real)
         if self.critic == "none":
             return step.path.certain(step.rollout.x0.detach())
         if self.critic == "unconditional":
@@ -235,13 +263,13 @@ class Matching:
         """The context under which the teacher is asked."""
         if not self.replaced:
             return context
-        labels = context.condition
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
+        labels = labels_of(context.condition)
+        if labels is None:
             raise UserError("replaced needs a condition of labels")
         given = labels.clone()
         for before, after in self.replaced.items():
             given[labels == before] = after
-        return context.with_condition(given)
+        return context.with_condition(relabelled(context.condition, given))
 
     # --- the student's loss ---------------------------------------------------------------------------------------
 
@@ -253,6 +281,7 @@ class Matching:
             real, x0, shift = self._teacher(step, x_t, t)
         with torch.no_grad():
             gap = fake.gap(real, self.kind) + shift
+            moved = gap if self.shape is None else self.shape(step, gap)
             n, floored = gaps.scale(self.normaliser, real, x0, step.context, self.floor)
         w = weight(self.weighting, step.path, t) * step.copy(self.times).weight / n.to(torch.float64)
         log_ratio, h = self._ratio(step, t)
@@ -260,11 +289,14 @@ class Matching:
         if through:
             loss = reduce(self._identity(step, fake, real, log_ratio, x_t, t), w, mask, open_)
         else:
-            pulled = step.rollout.belief.pull(gap, w if h is None else w * h)
+            pulled = step.rollout.belief.pull(moved, w if h is None else w * h)
             loss = reduce(pulled, 1.0, mask, open_)
         if not step.logged:
             return Losses({"matching": loss})
-        shown = self._diagnostics(step, fake, gap) | {"matching/scale": n.mean(), "matching/floored": floored}
+        shown = gaps.diagnostics(step, self.times, fake, gap) | {
+            "matching/scale": n.mean(),
+            "matching/floored": floored,
+        }
         if h is not None:
             shown |= {"matching/ratio_ess": effective(h), "matching/ratio": h.mean()}
         return Losses({"matching": loss}, shown)
@@ -312,22 +344,6 @@ class Matching:
         u = gaps.leaning(log_ratio, gaps.score_gap(delta, step.path, t), x_t)
         return like(self.law.k(u), loss) * loss - 0.5 * like(self.law.slope(u), loss) * delta.square()
 
-    @torch.no_grad()
-    def _diagnostics(self, step: Step, fake: Posterior, gap: Tensor) -> dict[str, Tensor]:
-        x0, path, mask = step.rollout.x0.detach(), step.path, step.context.mask
-        target = path.certain(step.copy(self.times).target.detach())
-        shown = {
-            "matching/gap": gap.abs().mean(),
-            # The critic's error on the student as it is now; beside its training loss it shows a lag.
-            "matching/critic_nll": reduce(fake.divergence(target, "nll"), 1.0, mask),
-            # Mean distance between two samples of the batch: falls towards 0 in a collapse.
-            "matching/diversity": reduce(path.certain(x0.roll(1, 0)).distance(x0), 1.0, mask),
-        }
-        if step.batch.x0 is not None:
-            data = step.batch.x0.to(x0.dtype)
-            shown["matching/diversity_data"] = reduce(path.certain(data.roll(1, 0)).distance(data), 1.0, mask)
-        return shown
-
     # --- the critic's loss, and a teacher's that is still learning --------------------------------------------------
 
     def _critic(self, step: Step) -> Losses:
@@ -336,10 +352,19 @@ class Matching:
         belief = self._told(step, "fake_score").belief
         assert belief is not None
         error = belief.divergence(step.path.certain(copy.target), "nll")
+        if self.pressure:
+            with torch.no_grad():
+                target = step[self.real](copy.x_t, copy.t, step.context)
+            error = error + self.pressure * belief.divergence(target, "nll", step.context.mask)
         w = self._critic_weight(step, "fake_score", copy.t) * copy.weight
         return Losses(
             {"denoising": reduce(error, w, step.context.mask, step.path.unresolved(copy.x_t, copy.t))}
         )
+
+    def _data(self, step: Step) -> tuple[Tensor, Tensor]:
+        """The batch's data, noised, and their times."""
+        t = step.draw(self.critic_times, step.batch.count).to(step.x0.device)
+        return step.path.corrupt(step.x0, t, step.context, g=step.g), t
 
     def _fitted(self, step: Step) -> Losses:
         """Denoising of the task's data, of a second teacher."""
@@ -361,10 +386,27 @@ class Matching:
             calls = {"student": 1, self.real: _branches(self.guidance) + blind}
             apart = 0 if self._plain() else _branches(self.fake_guidance)
             asked = apart + (self._plain() or self.law is not None)
-            return calls | ({"fake_score": asked} if self.asks else {})
+            return _sum(
+                calls | ({"fake_score": asked} if self.asks else {}),
+                getattr(self.times, "calls", {}),
+                self.stand_in.cost(role, self.real) if self.stand_in else {},
+                self.shape.cost() if self.shape else {},
+            )
         if role == self.real != "teacher":
             return {self.real: 1}
-        return {"student": 1, "fake_score": 1} if role == "fake_score" and self.critic == "fake_score" else {}
+        if self.stand_in is not None and role in self.stand_in.roles:
+            return self.stand_in.cost(role, self.real)
+        if role != "fake_score" or self.critic != "fake_score":
+            return {}
+        more = {self.real: 1} if self.pressure else {}
+        return _sum({"student": 1, "fake_score": 1}, more, getattr(self.critic_times, "calls", {}))
+
+
+def _sum(*calls: Calls) -> Calls:
+    total: Counter[str] = Counter()
+    for each in calls:
+        total.update(each)
+    return dict(total)
 
 
 def _branches(scale: float | None) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omnidistill.context import Batch, Context
+from omnidistill.context import Batch, Context, labels_of, relabelled
 from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.denoisers.guidance import Null, Unconditional
 from omnidistill.denoisers.routed import Routed
@@ -20,7 +20,7 @@ from omnidistill.objectives.reduction import reduce
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
-from omnidistill.times import Onwards, Times
+from omnidistill.times import Annealed, Onwards, Times
 
 __all__ = ["Noised", "Step", "reduce"]
 
@@ -126,10 +126,11 @@ class Step:
         condition = self.context.condition
         if not share or condition is None:
             return self.context
-        if self.null is None or callable(self.null) or not isinstance(condition, Tensor):
+        labels = condition if isinstance(condition, Tensor) else labels_of(condition)
+        if self.null is None or callable(self.null) or labels is None:
             raise UserError("drop_condition needs a task with a null label; set drop_condition=0")
-        dropped = uniform(condition, self.g) < share
-        return self.context.with_condition(torch.where(dropped, self.null, condition))
+        dropped = uniform(labels, self.g) < share
+        return self.context.with_condition(relabelled(condition, torch.where(dropped, self.null, labels)))
 
     def draw_guidance(self, low: float, high: float) -> None:
         """Draws one guidance scale per sample into the context, for the teacher to use and the student to be told; once
@@ -201,7 +202,10 @@ class Step:
             rollout, path = self.rollout, self.path
             t = self.draw(times, len(rollout.x0)).to(rollout.x0.device)
             with torch.set_grad_enabled(self.role == "student"):
-                if isinstance(times, Onwards):
+                if hasattr(times, "noised"):  # times that say how the copy is made, too (`noising`)
+                    x_t, t = times.noised(self, t)
+                    self._noised[times] = Noised(x_t, t, rollout.x0, torch.ones_like(t))
+                elif isinstance(times, Onwards):
                     x_s = self.spec.sampler.onwards(self["student"], rollout, self.g)
                     self._noised[times] = Noised(*self._further(x_s, t))
                 else:
@@ -216,7 +220,11 @@ class Step:
         return x_t, t, target, weight
 
     def draw(self, times: Times, count: int) -> Tensor:
-        """Times of this distribution; those onwards are counted from the rollout's step."""
+        """Times of this distribution; those onwards are counted from the rollout's step, those annealed from the run's
+        begin."""
+        times = getattr(times, "times", times)  # how a copy is made does not change where it lies
+        if isinstance(times, Annealed):
+            return times(count, self.path, self.g, self.update / self.total)
         if isinstance(times, Onwards):
             return times(count, self.path, self.g, self.rollout.s, float(self.rollout.t[0]))
         return times(count, self.path, self.g)

@@ -84,7 +84,8 @@ def train_student(
     else:
         bank = pairs.stored(FilePath(cfg.pairs), objective.bank, cfg, task, guided)
     asked = teacher.calls - asked
-    origin = setup.origin_of(cfg, task, teacher, out, device)
+    wanted = setup.wants_origin(task, objective)
+    origin = setup.origin_of(cfg, task, teacher, out, device) if wanted else None
     student, recipe = setup.student_of(cfg, task, origin, device)
     check_told(objective, recipe, student)
     ranks = here(cfg.strategy)
@@ -104,7 +105,7 @@ def train_student(
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
     # What was asked before training began is counted apart: it does not grow with the number of updates.
     module.calls["teacher_bank"] = round(asked)
-    module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) else cfg.fit.updates
+    module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) or not wanted else cfg.fit.updates
     before = teacher.calls
     student = setup.finished(gathered(module, average).eval(), recipe, cfg, task, teacher, device)
     module.calls["teacher_settled"] = round(teacher.calls - before)

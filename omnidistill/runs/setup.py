@@ -42,7 +42,7 @@ from omnidistill.training.safetensors_file import load_strictly, read_safetensor
 from omnidistill.training.adapters import Adapter, adapt, bare
 from omnidistill.training.frozen import fixed, twin
 from omnidistill.training.ranks import here
-from omnidistill.training.roles import cast, missing
+from omnidistill.training.roles import TEACHER, cast, missing
 from omnidistill.training.settings import Optim, Settings
 
 
@@ -252,11 +252,47 @@ def check_inference(cfg: DictConfig, task: Task) -> None:
     led(network, chain, network, task.null)
 
 
-def student_of(cfg: DictConfig, task: Task, origin: NetworkDenoiser, device: str) -> tuple[Denoiser, Recipe]:
-    """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's.
+def wants_origin(task: Task, objective: Weighted) -> bool:
+    """Whether anybody starts as the teacher: a critic, or the student, unless that is a network of its own."""
+    return task.student_network() is None or any(spec.start == TEACHER for spec in objective.roles.values())
+
+
+def _of_its_own(cfg: DictConfig, task: Task, network: nn.Module, device: str) -> tuple[Denoiser, Recipe]:
+    """A student that is no copy of the teacher: what its network answers is the sample."""
+    options = cfg.student
+    for name in ("cells", "policy", "adapter", "guidance", "inference", "target_time", "new_condition"):
+        if options.get(name):
+            raise UserError(
+                f"the student of {task.name} is a network of its own, no copy of the teacher's; leave "
+                f"student.{name}={plain(options[name])} out"
+            )
+    recipe = Recipe(
+        task=described(plain(cfg.task), task),
+        reading={"parameterisation": "x0", "time_input": "t"},
+        transition=options.transition,
+        times=plain(options.times),
+        shift=options.shift,
+        gamma=options.gamma,
+        steps=options.steps,
+        made_by={"recipe": cfg.recipe.name, "seed": cfg.seed, "updates": cfg.updates},
+        own_network=True,
+    )
+    return assemble(network.to(device), task.path, recipe), recipe
+
+
+def student_of(
+    cfg: DictConfig, task: Task, origin: NetworkDenoiser | None, device: str
+) -> tuple[Denoiser, Recipe]:
+    """The student at the origin's weights. Second embeddings start at zero, so its first answers are the origin's. A
+    task's own student network needs no origin.
 
     Walkers that learn are around it, over a frozen network; others come after the training, see `finished`.
     """
+    torch.manual_seed(cfg.seed)
+    own = task.student_network()
+    if own is not None:
+        return _of_its_own(cfg, task, own, device)
+    assert origin is not None
     options = cfg.student
     cells, made = options.get("cells"), policy_of(cfg, task)
     if made is not None and (cells is not None or adapter_of(cfg) is not None):
