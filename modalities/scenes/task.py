@@ -169,7 +169,7 @@ class ToysTask(Task):
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         near, seen, toys = self._to_toys(x0, context)
         best, which = near.max(1)
-        particle = context.condition["particle"].cpu()  # type: ignore[index, union-attr, call-overload]
+        particle = context.condition["particle"].cpu()  # type: ignore[index]
         return {
             "psnr": float(best.mean()),
             **metrics.scenes(which, particle, torch.arange(len(self.mine))),
