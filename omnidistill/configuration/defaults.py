@@ -34,7 +34,7 @@ def root() -> Mapping[str, Any]:
 
 def _option(key: str, plain: Mapping[str, Any]) -> Any:
     """The default of a component's option in the section that names the component."""
-    from omnidistill.configuration.instantiation import resolve
+    from omnidistill.configuration.instantiation import parameters_of, resolve
 
     *sections, name = key.split(".")
     part: Any = plain
@@ -43,7 +43,7 @@ def _option(key: str, plain: Mapping[str, Any]) -> Any:
     if not isinstance(part, Mapping) or "_target_" not in part:
         return None
     try:
-        parameters = inspect.signature(resolve(part["_target_"], plain.get("trust") or ())).parameters
+        parameters = parameters_of(resolve(part["_target_"], plain.get("trust") or ()))
     except (UserError, TypeError, ValueError):
         return None
     default = parameters[name].default if name in parameters else inspect.Parameter.empty

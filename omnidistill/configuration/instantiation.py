@@ -229,7 +229,7 @@ def _check_options(
     found: Callable[..., Any], node: Mapping[str, Any], place: str, more: Mapping[str, Any]
 ) -> None:
     try:
-        parameters = inspect.signature(found).parameters
+        parameters = parameters_of(found)
     except (TypeError, ValueError):  # some builtins have none
         return
     given = {str(key) for key in node if key not in _SPECIAL} | set(more)
@@ -244,6 +244,26 @@ def _check_options(
         missing = [p.name for p in named if p.default is p.empty and p.name not in given]
         if missing:
             raise UserError(f"{place} ({node['_target_']}) needs {', '.join(missing)}")
+
+
+def parameters_of(found: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What can be given to it by name. A class that hands `**more` on to its base takes the base's options, too.
+
+    Raises:
+        TypeError, ValueError: a builtin without a signature.
+    """
+    mine = dict(inspect.signature(found).parameters)
+    if not isinstance(found, type):
+        return mine
+    for base in found.__mro__[1:-1]:
+        kinds = {p.kind for p in mine.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+        if "__init__" in vars(base):
+            more = inspect.signature(base).parameters
+            kept = {name: p for name, p in mine.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            mine = {**more, **kept}
+    return mine
 
 
 def _instantiate(plain: dict[str, Any], where: str, kwargs: Mapping[str, Any]) -> Any:

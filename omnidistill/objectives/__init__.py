@@ -14,6 +14,7 @@ from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.negative_aware import NegativeAware
 from omnidistill.objectives.noise_consistency import NoiseConsistency
 from omnidistill.objectives.on_policy import OnPolicy
+from omnidistill.objectives.paired import Paired
 from omnidistill.objectives.policy_flow import PolicyFlow
 from omnidistill.objectives.policy_gradient import PolicyGradient
 from omnidistill.objectives.preference import Preference
@@ -45,6 +46,7 @@ __all__ = [
     "NoiseConsistency",
     "Objective",
     "OnPolicy",
+    "Paired",
     "PolicyFlow",
     "PolicyGradient",
     "Preference",

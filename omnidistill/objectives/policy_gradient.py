@@ -11,16 +11,17 @@ left out. A token's step has the probabilities of the tokens that it decided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from omnidistill.context import Batch
 from omnidistill.errors import UserError, unknown
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.reward import Rewarding, Rewards
+from omnidistill.objectives.base import Calls, Losses
+from omnidistill.objectives.reward import Judged
 from omnidistill.objectives.step import Step
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Trajectory
@@ -28,35 +29,29 @@ from omnidistill.samplers.base import Trajectory
 ADVANTAGES = ("group", "mean", "reward")
 
 
-class PolicyGradient:
+class PolicyGradient(Judged):
     """
     Args:
-        rewards, weights, caps, watched: see `omnidistill.objectives.reward.Rewards`; they need no gradient.
+        judged: rewards and weights, as the first two options of `Judged`; the rewards need no gradient.
         group: walks under one condition, and from noises of their own. It divides the batch.
         advantage: `group`, (R - mean) / deviation of the group, 0 where all are equal; `mean`, R - mean; `reward`, R.
         clip: largest size of an advantage.
         anchor: weight of the KL of each step to that of the student at its start.
+        more: further options of `Judged`.
     """
 
     family = "policy_gradient"
-    """What messages call its options."""
-
-    bank = None
-    guidance_range = None
-    rolls_out = False
 
     def __init__(
         self,
-        rewards: Mapping[str, Rewarding] | None = None,
-        weights: Mapping[str, float] | None = None,
-        caps: Mapping[str, float] | None = None,
-        watched: Mapping[str, Rewarding] | None = None,
+        *judged: Any,
         group: int = 8,
         advantage: str = "group",
         clip: float = 5.0,
         anchor: float = 0.0,
+        **more: Any,
     ) -> None:
-        self.rewards = Rewards(rewards, weights, caps, watched, self.family)
+        super().__init__(*judged, **more)
         if advantage not in ADVANTAGES:
             raise unknown("advantage", advantage, ADVANTAGES)
         if group < 2 and advantage != "reward":
@@ -64,8 +59,7 @@ class PolicyGradient:
                 f"an advantage compares walks of a group; families.{self.family}.group is {group}, give 2 or more"
             )
         self.group, self.advantage, self.clip, self.anchor = group, advantage, clip, anchor
-        self.roles = {"reference": RoleSpec(start="student", refresh=0)} if anchor else {}
-        self.needs: frozenset[str] = frozenset()
+        self.hold(anchor)
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
@@ -180,3 +174,10 @@ def summed(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         values = torch.where(mask.expand(values.shape), values, 0.0)
     return values.flatten(1).sum(1)
+
+
+def size_of(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Float[b]: real elements of each sample."""
+    if mask is None:
+        return torch.full((len(values),), float(values[0].numel()), device=values.device)
+    return mask.expand(values.shape).flatten(1).sum(1).clamp_min(1).to(torch.float32)

@@ -9,43 +9,33 @@ clamped has no gradient: a pair that is told apart already is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.policy_gradient import PolicyGradient, asked_again, log_likelihood
-from omnidistill.objectives.reward import Rewarding
+from omnidistill.objectives.base import Calls, Losses
+from omnidistill.objectives.policy_gradient import PolicyGradient, asked_again, log_likelihood, size_of
 from omnidistill.objectives.step import Step
 
 
 class Preference(PolicyGradient):
     """
     Args:
-        rewards, weights, caps, watched: who judges, see `omnidistill.objectives.reward.Rewards`. Pairs judged alike are
-            left out.
+        judged: rewards and weights of who judges, as the first two options of `Judged`. Pairs judged alike are left out.
         beta: how firmly the start is held; larger is firmer.
         clamp: e.
+        more: further options of `Judged`.
     """
 
     family = "preference"
 
-    def __init__(
-        self,
-        rewards: Mapping[str, Rewarding] | None = None,
-        weights: Mapping[str, float] | None = None,
-        caps: Mapping[str, float] | None = None,
-        watched: Mapping[str, Rewarding] | None = None,
-        beta: float = 50.0,
-        clamp: float = 0.1,
-    ) -> None:
-        super().__init__(rewards, weights, caps, watched, group=2)
+    def __init__(self, *judged: Any, beta: float = 50.0, clamp: float = 0.1, **more: Any) -> None:
+        super().__init__(*judged, group=2, **more)
         if beta <= 0.0 or not 0.0 < clamp < 1.0:
             raise UserError(f"preference.beta is above 0 and clamp between 0 and 1, got {beta} and {clamp}")
         self.beta, self.clamp = beta, clamp
-        self.roles = {"reference": RoleSpec(start="student", refresh=0)}
+        self.hold(0.0, always=True)
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
@@ -59,7 +49,7 @@ class Preference(PolicyGradient):
             found = self.rewards.each(x0, batch.x0, batch.context)
             judged = self.rewards.total(found).reshape(-1, 2)
         held = [asked_again(step, "reference", walk, i) for i in range(spec.steps)]
-        size = _size(x0, batch.context.mask)[:, None]
+        size = size_of(x0, batch.context.mask)[:, None]
         ratio = (log_likelihood(step, walk) - log_likelihood(step, walk, held)) / size
         # Clamped as a ratio and read as its logarithm; outside there is no gradient.
         far = ratio.exp().clamp(1.0 - self.clamp, 1.0 + self.clamp).log().sum(1).reshape(-1, 2)
@@ -77,10 +67,3 @@ class Preference(PolicyGradient):
     def cost(self, role: str) -> Calls:
         """Of one step of the walk."""
         return {"student": 1, "reference": 1} if role == "student" else {}
-
-
-def _size(x0: Tensor, mask: Tensor | None) -> Tensor:
-    """Float[b]: real elements of each sample."""
-    if mask is None:
-        return torch.full((len(x0),), float(x0[0].numel()), device=x0.device)
-    return mask.expand(x0.shape).flatten(1).sum(1).clamp_min(1).to(torch.float32)

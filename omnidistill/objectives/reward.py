@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.reduction import reduce
 from omnidistill.objectives.step import Step
 from omnidistill.times import Times, Uniform
 
@@ -80,6 +82,26 @@ class Rewards:
         return shown
 
 
+    @torch.no_grad()
+    def figures(self, x0: Tensor, truth: Tensor | None, context: Context, part: int = 256) -> dict[str, float]:
+        """The mean of each over samples, of what is watched as well, as `reward_NAME`; without those that need clean
+        data where there are none."""
+        found = {}
+        for name, one in {**self.watched, **self.rewards}.items():
+            try:
+                values = [
+                    _scored(
+                        name, one, x0[i : i + part], None if truth is None else truth[i : i + part],
+                        context[i : i + part],
+                    )
+                    for i in range(0, len(x0), part)
+                ]  # fmt: skip
+            except UserError:
+                continue
+            found[f"reward_{name}"] = float(torch.cat(values).double().mean())
+        return found
+
+
 def _scored(name: str, one: Rewarding, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
     value = one(x0_hat, x0, context)
     if not isinstance(value, Tensor) or value.shape != x0_hat.shape[:1]:
@@ -95,50 +117,99 @@ def _scored(name: str, one: Rewarding, x0_hat: Tensor, x0: Tensor | None, contex
     return value
 
 
-class Reward:
-    """`L = -E sum_k w_k R_k(x0_hat, x0, context)` (reward feedback learning: Xu et al. 2023, ImageReward, eq. 3; as the
-    auxiliary losses of ROSE-CD, Xu et al. 2025).
+class Judged:
+    """What all objectives that maximise something are: they have rewards, and options that say which.
 
     Args:
         rewards, weights, caps, watched: see `Rewards`.
-        inputs: whose answer is judged: `noised`, the student's belief about the batch's data noised to a time of
-            `times`; `rollout`, the sample that the step's other objectives look at.
-        times: for `noised`.
     """
 
+    family = "reward"
+    """What messages call its options."""
+
     bank = None
+    guidance_range = None
+    rolls_out = False
 
     def __init__(
         self,
         rewards: Mapping[str, Rewarding] | None = None,
         weights: Mapping[str, float] | None = None,
-        inputs: str = "rollout",
-        times: Times = Uniform(),
         caps: Mapping[str, float] | None = None,
         watched: Mapping[str, Rewarding] | None = None,
     ) -> None:
-        self.rewards = Rewards(rewards, weights, caps, watched)
+        self.rewards = Rewards(rewards, weights, caps, watched, self.family)
+        self.roles: dict[str, RoleSpec] = {}
+        self.needs: frozenset[str] = frozenset()
+
+    def hold(self, weight: float, always: bool = False) -> None:
+        """Keeps the student at its start as the role `reference`, where there is a weight to hold it there by.
+
+        Raises:
+            UserError: a weight below 0.
+        """
+        if weight < 0.0:
+            raise UserError(f"families.{self.family}.anchor is at least 0, got {weight:g}")
+        if weight or always:
+            self.roles = {**self.roles, "reference": RoleSpec(start="student", refresh=0)}
+
+
+class Reward(Judged):
+    """`L = -E sum_k w_k R_k(x0_hat, x0, context)` (reward feedback learning: Xu et al. 2023, ImageReward, eq. 3; as the
+    auxiliary losses of ROSE-CD, Xu et al. 2025), and `anchor / 2 |x0_hat - x0_hat_start|^2`: for a student that answers
+    with its mean and a reward `-|x - p|^2 / 2` the optimum is `(n p + a m_start) / (n + a)` over n elements a sample.
+
+    Args:
+        judged: rewards and weights, as the first two options of `Judged`.
+        inputs: whose answer is judged: `noised`, the student's belief about the batch's data noised to a time of
+            `times`; `rollout`, the sample that the step's other objectives look at.
+        times: for `noised`.
+        anchor: weight of the squared distance to what the student at its start answers at the same state: a guard
+            against answers that please the reward alone.
+        more: further options of `Judged`.
+    """
+
+    def __init__(
+        self,
+        *judged: Any,
+        inputs: str = "rollout",
+        times: Times = Uniform(),
+        anchor: float = 0.0,
+        **more: Any,
+    ) -> None:
+        super().__init__(*judged, **more)
         if inputs not in INPUTS:
             raise UserError(f"unknown inputs '{inputs}' of a reward; possible: {', '.join(INPUTS)}")
-        self.inputs, self.times = inputs, times
+        self.inputs, self.times, self.anchor = inputs, times, anchor
         self.rolls_out = inputs == "rollout"
-        self.roles: dict[str, RoleSpec] = {}
+        self.hold(anchor)
         self.needs = frozenset({"differentiable"} | ({"data"} if inputs == "noised" else set()))
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        answer = self._answer(step)
+        answer, x_t, t, told = self._answer(step)
         found = self.rewards.each(answer, step.batch.x0, step.context)
         terms = {f"reward/{name}": -self.rewards.term(name, value).mean() for name, value in found.items()}
-        return Losses(terms, self.rewards.shown(found, answer, step.batch.x0, step.context))
+        shown = self.rewards.shown(found, answer, step.batch.x0, step.context)
+        if self.anchor:
+            with torch.no_grad():
+                held = step["reference"](x_t, t, step.context, target_time=told).sample(
+                    step.g, step.context.mask
+                )
+            apart = reduce(0.5 * (answer - held) ** 2, mask=step.context.mask)
+            terms["anchor"], shown["reward/from_anchor"] = self.anchor * apart, apart.detach()
+        return Losses(terms, shown)
 
-    def _answer(self, step: Step) -> Tensor:
+    def _answer(self, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The answer judged, the state and time at which it was given, and the second time that was told."""
         if self.inputs == "rollout":
-            return step.rollout.x0
+            made = step.rollout
+            told = step.spec.sampler.target(step["student"], torch.zeros_like(made.t[0]))
+            return made.x0, made.x_t, made.t, told
         t = self.times(step.x0.shape[0], step.path, step.g).to(step.x0.device)
         x_t = step.path.renoise(step.x0, t, step.context, g=step.g)
-        return step["student"](x_t, t, step.context).sample(step.g, step.context.mask)
+        return step["student"](x_t, t, step.context).sample(step.g, step.context.mask), x_t, t, None
 
     def cost(self, role: str) -> Calls:
-        return {"student": 1} if role == "student" else {}
+        return {"student": 1} | ({"reference": 1} if self.anchor else {}) if role == "student" else {}

@@ -46,7 +46,7 @@ def distill(cfg: DictConfig) -> FilePath:
     device = setup.device_of(cfg)
     teacher = setup.teacher_of(cfg, task, device)
     # What the recipe lacks is said before anything is written.
-    setup.objective_of(cfg, task)
+    setup.judged_by_rewards(task, setup.objective_of(cfg, task))
     if cfg.resume:
         check(out, setup.settings_of(cfg))
     ranks = here(cfg.strategy)

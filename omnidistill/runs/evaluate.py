@@ -137,6 +137,7 @@ def _kept(
         threads=torch.get_num_threads(),
         versions=[omnidistill.__version__, torch.__version__],
         real=real,
+        **({"rewards": rewards} if (rewards := setup.rewards_of(cfg)) else {}),
         **options,
     )
     return Shared(folder, key, task.primary.name)
@@ -197,6 +198,8 @@ def evaluate(
             "network=, path=) samples it, and report shows what was measured"
         )
     task = setup.task_of(cfg)
+    if setup.rewards_of(cfg):
+        setup.judged_by_rewards(task, setup.objective_of(cfg, task))
     student, recipe = read_denoiser(out, "student", task, device)
     bare = setup.teacher_of(cfg, task, device)
     student = _as_asked(cfg, task, student, recipe, bare, device)

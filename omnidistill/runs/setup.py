@@ -22,6 +22,7 @@ from omnidistill.denoisers.plausible import enough
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
+from omnidistill.objectives.reward import Rewards
 from omnidistill.objectives.weighted import Untrained
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
@@ -218,6 +219,30 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
         )
     policy_of(cfg, task)  # says where there can be none
     return objective
+
+
+def judged_by_rewards(task: Task, objective: Weighted) -> None:
+    """Has the task measure samples by the rewards that the objective maximises or watches, beside its own metrics."""
+    found = [part.rewards for part in objective.parts.values() if isinstance(getattr(part, "rewards", None), Rewards)]
+    if not found:
+        return
+    own = task.more
+
+    def more(x0: Tensor, context: Context, rows: Tensor | None) -> Mapping[str, float]:
+        figures = {} if own is None else dict(own(x0, context, rows))
+        for rewards in found:
+            figures |= rewards.figures(x0, context.reference, context)
+        return figures
+
+    task.more = more
+
+
+def rewards_of(cfg: DictConfig) -> dict[str, Any]:
+    """What of a configuration says how samples are judged by rewards; {} where nothing is rewarded."""
+    active = [name for name, value in plain(cfg.get("objective", {})).items() if value and name in cfg.families]
+    keys = ("rewards", "watched")
+    said = {name: {key: plain(cfg.families[name]).get(key) for key in keys} for name in active}
+    return {name: value for name, value in said.items() if any(value.values())}
 
 
 def _objective(node: Any, name: str) -> Any:
