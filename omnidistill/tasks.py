@@ -43,7 +43,7 @@ def numbers(answer: Any) -> dict[str, float]:
     Raises:
         UserError: no mapping of names to numbers.
     """
-    if not isinstance(answer, Mapping) or not answer:
+    if not isinstance(answer, Mapping):
         raise UserError(f"metrics= is a function that answers {{name: number}}, got {type(answer).__name__}")
     found = {}
     for name, value in answer.items():

@@ -30,6 +30,7 @@ DISTIL_KEYS = {
     "task=T": "what is generated: a name of `omnidistill tasks`",
     "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
     "teacher=PATH": "a trained teacher; by default the task's own; task=MODALITY/own takes what it is from it",
+    "teachers.NAME=PATH": "several teachers, each for the labels in route.NAME=[...]; one may answer for the rest",
     "network=M:C": "the class of your own network, whose weights teacher=FILE.safetensors holds",
     "metrics=M:F": "a function of your own, (samples, context, rows) -> {name: number}, beside the task's metrics",
     "primary=NAME": "the metric that gaps are counted from; NAME:higher where more is better",
@@ -129,6 +130,11 @@ def _made(
         raise UserError(
             f"teacher={cfg.teacher} does not exist; give the folder that `omnidistill train` made"
         )
+    for name, place in (cfg.get("teachers") or {}).items():
+        if not Path(str(place)).exists():
+            raise UserError(
+                f"teachers.{name}={place} does not exist; give the folder that `omnidistill train` made"
+            )
     if cfg.get("pairs") and not Path(cfg.pairs).is_dir():
         raise UserError(f"pairs={cfg.pairs} is no folder; give the one that `omnidistill pairs` made")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -18,6 +18,8 @@ from omnidistill.errors import UserError
 LISTS = ("steps", "trust", "optim.betas")
 PATHS = ("out", "teacher", "pairs", "configs")
 GROUPS = ("task", "recipe")
+NAMED = ("student.inference.", "teachers.", "route.")
+"""Sections whose keys are names that the user chooses."""
 
 _FORM = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][\w./@:-]*)(?:=(?P<text>.*))?", re.DOTALL)
 
@@ -39,7 +41,7 @@ class Override:
 
     def may_add(self) -> bool:
         """Whether the key may be a new one."""
-        within = self.key.partition(".")[0] in OPEN or self.key.startswith("student.inference.")
+        within = self.key.partition(".")[0] in OPEN or f"{self.key}.".startswith(NAMED)
         return self.adds or (within and self.key not in GROUPS)
 
     def value(self) -> Any:
@@ -79,7 +81,7 @@ def _read(item: str) -> Override:
     if form is None or (form["text"] is None and form["prefix"] != "~"):
         raise UserError(f"'{item}' is not of the form key=value")
     key, text, prefix = form["key"], (form["text"] or "").strip(), form["prefix"] or ""
-    if key in PATHS and text and text != "null" and text[0] not in "'\"":
+    if (key in PATHS or key.startswith("teachers.")) and text and text != "null" and text[0] not in "'\"":
         text = quoted(str(expanded(text)))
     if key in LISTS and text and text[0] not in "[$" and text != "null":
         text = f"[{text}]"

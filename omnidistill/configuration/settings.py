@@ -146,11 +146,30 @@ def inference(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def by_name(check: Check, what: str) -> Check:
+    """A section of names that the user chooses, each value checked."""
+
+    def apply(key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{key} is a section of {what}, got {_shown(value)}")
+        return {name: check(f"{key}.{name}", item) for name, item in value.items()}
+
+    return apply
+
+
+def _label(key: str, value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise UserError(f"{key} is a label's number or name, got {_shown(value)}")
+    return value
+
+
 _RATE = number(0, above=True)
 
 CHECKS: Mapping[str, Check] = {
     "out": text,
     "teacher": optional(text),
+    "teachers": by_name(text, "folders by the name of a teacher"),
+    "route": by_name(several(_label, least=1), "labels by the name of a teacher"),
     "pairs": optional(text),
     "teacher_check": flag,
     "network": optional(text),

@@ -38,7 +38,7 @@ class Pairs:
         """These pairs, Long[b], on the device and in the dtype of `like`, whose samples they have to be like."""
         if self.better.shape[1:] != like.shape[1:]:
             raise UserError(
-                f"{self.file} has pairs of samples {tuple(self.better.shape[1:])}, the task's are {tuple(like.shape[1:])}"
+                f"{self.file} has pairs {tuple(self.better.shape[1:])}, the task's samples are {tuple(like.shape[1:])}"
             )
         index = index.cpu()
         better, worse = (
@@ -70,10 +70,7 @@ def read(file: str | FilePath) -> Pairs:
     for side, other in (("worse", "better"), ("better", "worse")):
         if side not in found:
             raise UserError(
-                f"{path} has one-sided pairs: no `{side}` beside `{other}`; each sample needs the one that it was "
-                "preferred to"
-                if side == "worse"
-                else f"{path} has one-sided pairs: no `{side}` beside `{other}`; each sample needs the one preferred to it"
+                f"{path} has one-sided pairs: there is no `{side}` beside `{other}`; give the other side of each"
             )
     better, worse = found["better"], found["worse"]
     if better.shape != worse.shape or better.dtype != worse.dtype or better.ndim < 2 or not len(better):
@@ -83,7 +80,9 @@ def read(file: str | FilePath) -> Pairs:
         )
     for name in ("condition", "mask"):
         if name in found and len(found[name]) != len(better):
-            raise UserError(f"{path}: {name} has {len(found[name])} rows for {len(better)} pairs; give one for each")
+            raise UserError(
+                f"{path}: {name} has {len(found[name])} rows for {len(better)} pairs; give one for each"
+            )
     for name, side in (("better", better), ("worse", worse)):
         if side.is_floating_point() and (bad := int((~torch.isfinite(side)).flatten(1).any(1).sum())):
             raise UserError(f"{path}: {bad} rows of {name} hold NaN or infinity; leave these pairs out")

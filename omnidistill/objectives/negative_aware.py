@@ -29,7 +29,7 @@ from omnidistill.context import Context
 from omnidistill.errors import UserError
 from omnidistill.objectives import tangents
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.identities import ask, residual, vacuous, with_rate
+from omnidistill.objectives.identities import residual, vacuous, with_rate
 from omnidistill.objectives.policy_gradient import PolicyGradient
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
@@ -119,7 +119,9 @@ class NegativeAware(PolicyGradient):
     def _end(self, step: Step, t: Tensor) -> Tensor:
         """Float64[b]: where each jump ends, at another draw of the times, at once or at the data."""
         if not step["student"].wants_target:
-            raise UserError("negative_aware.jumps=true needs a student that is told its jumps: student.target_time=true")
+            raise UserError(
+                "negative_aware.jumps=true needs a student that is told them: student.target_time=true"
+            )
         other = self.times(len(t), step.path, step.g).to(t.device)
         place = torch.rand(len(t), generator=step.g, device=step.g.device).to(t.device)
         end = torch.where(place < self.at_once, t, other)

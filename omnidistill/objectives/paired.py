@@ -42,8 +42,8 @@ from omnidistill.weights import weight
 class Paired(Judged):
     """
     Args:
-        judged: rewards and weights that judge two samples of the student at its start where there is no file, as the
-            first two options of `Judged`.
+        judged: rewards and weights, as the first two options of `Judged`: they judge two samples of the student at its
+            start where there is no file, else they are measured alone.
         pairs: file of stored pairs, see `omnidistill.data.preferences`.
         beta: how firmly the start is held; larger is firmer.
         times: of the noised samples.
@@ -72,10 +72,8 @@ class Paired(Judged):
     ) -> None:
         self.stored = None if pairs is None else preferences.read(pairs)
         self.online = pairs is None
-        if self.online:
+        if self.online or any(judged) or any(more.values()):
             super().__init__(*judged, **more)
-        elif judged or more:
-            raise UserError("families.paired.pairs has its own preferences; leave rewards out")
         if beta <= 0.0 or not 0.0 <= own <= 1.0:
             raise UserError(f"paired.beta is above 0 and own a share, got {beta} and {own}")
         if rounds < 1 or candidates < 2 or looks < 1:
@@ -128,14 +126,18 @@ class Paired(Judged):
         """The context of stored pairs, with what that of the task has."""
         assert self.stored is not None
         if asked.anchor is not None:
-            raise UserError(f"{self.stored.file} holds no anchors, which this task's samples have; give rewards instead")
+            raise UserError(
+                f"{self.stored.file} holds no anchors, and this task's samples have them; give rewards"
+            )
         if (found.condition is None) != (asked.condition is None):
             raise UserError(
                 f"{self.stored.file} has {'no' if found.condition is None else 'a'} condition for each pair, and the "
                 f"task's samples have {'one' if found.condition is None else 'none'}"
             )
         if asked.mask is not None and found.mask is None:
-            return replace(found, mask=torch.ones_like(asked.mask[:1]).expand(len(like), *asked.mask.shape[1:]))
+            return replace(
+                found, mask=torch.ones_like(asked.mask[:1]).expand(len(like), *asked.mask.shape[1:])
+            )
         return found
 
     @staticmethod
@@ -147,7 +149,13 @@ class Paired(Judged):
         return spec.sampler.sample(step[who], step.like, spec.steps, step.context, g=step.g).x0
 
     def _mixed(
-        self, step: Step, better: Tensor, worse: Tensor, context: Context, told: Tensor, shown: dict[str, Tensor]
+        self,
+        step: Step,
+        better: Tensor,
+        worse: Tensor,
+        context: Context,
+        told: Tensor,
+        shown: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Context, Tensor]:
         """The student's own pairs in place of as many as are to be, where it prefers one at all."""
         made = [self._made(step, "mentor") for _ in range(self.candidates)]

@@ -22,7 +22,8 @@ from omnidistill.objectives.step import Step
 class Preference(PolicyGradient):
     """
     Args:
-        judged: rewards and weights of who judges, as the first two options of `Judged`. Pairs judged alike are left out.
+        judged: rewards and weights of who judges, as the first two options of `Judged`. Pairs judged alike are left
+            out.
         beta: how firmly the start is held; larger is firmer.
         clamp: e.
         more: further options of `Judged`.

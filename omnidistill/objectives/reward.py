@@ -81,9 +81,10 @@ class Rewards:
                 shown[f"reward/{name}/watched"] = _scored(name, one, x0_hat.detach(), x0, context).mean()
         return shown
 
-
     @torch.no_grad()
-    def figures(self, x0: Tensor, truth: Tensor | None, context: Context, part: int = 256) -> dict[str, float]:
+    def figures(
+        self, x0: Tensor, truth: Tensor | None, context: Context, part: int = 256
+    ) -> dict[str, float]:
         """The mean of each over samples, of what is watched as well, as `reward_NAME`; without those that need clean
         data where there are none."""
         found = {}

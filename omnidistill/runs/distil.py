@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
+from omnidistill.denoisers.routed import Routed
 from omnidistill.denoisers.plausible import heed
 from omnidistill.errors import UserError
 from omnidistill.objectives import Weighted
@@ -116,7 +117,11 @@ def keep_teacher(
     cfg: DictConfig, task: Task, teacher: Denoiser, student: Denoiser, out: FilePath, own: bool = False
 ) -> None:
     """Writes the teacher beside a student that asks it while it samples, unless the task has it anyway."""
-    if not any("teacher" in walker.wants for walker in walkers(student)) or not (own or cfg.teacher):
+    if not any("teacher" in walker.wants for walker in walkers(student)):
+        return
+    if isinstance(teacher, Routed):
+        raise UserError("a student that asks its teacher while it samples has one; leave teachers out")
+    if not (own or cfg.teacher):
         return
     assert isinstance(teacher, NetworkDenoiser)  # read from a folder, or the user's own
     described_task = None if own else described(setup.plain(cfg.task), task)

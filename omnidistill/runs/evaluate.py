@@ -137,6 +137,7 @@ def _kept(
         threads=torch.get_num_threads(),
         versions=[omnidistill.__version__, torch.__version__],
         real=real,
+        **({"teachers": [digest(one) for _, one in several]} if (several := getattr(teacher, "denoisers", None)) else {}),
         **({"rewards": rewards} if (rewards := setup.rewards_of(cfg)) else {}),
         **options,
     )

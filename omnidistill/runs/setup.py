@@ -19,12 +19,14 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser, Told
 from omnidistill.denoisers.policies import checked, fits
 from omnidistill.denoisers.plausible import enough
+from omnidistill.denoisers.routed import Routed
 from omnidistill.denoisers.second import prefix, starting_weights
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Denoising, StudentSpec, Weighted
 from omnidistill.objectives.reward import Rewards
 from omnidistill.objectives.weighted import Untrained
 from omnidistill.random import generator
+from omnidistill.runs.teachers import base_of, teacher_of
 from omnidistill.samplers import FewStep
 from omnidistill.samplers.walker import Settling, Walker, innermost, walkers
 from omnidistill.student import (
@@ -34,8 +36,6 @@ from omnidistill.student import (
     described,
     headed,
     led,
-    read_denoiser,
-    usual_teacher,
 )
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.memory import check_network
@@ -96,30 +96,12 @@ def task_of(cfg: DictConfig) -> Task:
     return task
 
 
-def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
-    """The teacher: the folder that was named, else the closed form, else the one that comes with the package."""
-    if cfg.teacher:
-        folder = FilePath(str(cfg.teacher))
-        if folder.suffix == ".safetensors":
-            folder = folder.parent
-        if (made := task.open_teacher(FilePath(str(cfg.teacher)))) is not None:
-            return made.to(device)
-        # A student may be the teacher of another.
-        alone = (folder / "student.json").is_file() and not (folder / "teacher.json").is_file()
-        return read_denoiser(folder, "student" if alone else "teacher", task, device)[0]
-    teacher = usual_teacher(task, device)
-    if teacher is None:
-        raise UserError(
-            f"task {task.name} has no teacher of its own; train one with "
-            f"`omnidistill train task={task.name} out=DIR` and pass teacher=DIR"
-        )
-    return teacher
-
-
 def guided(teacher: Denoiser, task: Task, scale: float) -> Denoiser:
     """The teacher as it is sampled from: under guidance where the run asks for it."""
     check_guidance(task, scale)
-    return teacher if scale == 1.0 or task.null is None else Guided(teacher, scale, task.null)
+    if scale == 1.0 or task.null is None:
+        return teacher
+    return teacher.guided(scale, task.null) if isinstance(teacher, Routed) else Guided(teacher, scale, task.null)
 
 
 def check_guidance(task: Task, scale: float) -> None:
@@ -135,6 +117,7 @@ def origin_of(
     That is the teacher's own network; a closed form has none, so one is first fitted to its beliefs. What stays fixed is
     the teacher's own, not a copy: what the user froze, and with adapters everything.
     """
+    teacher = base_of(cfg, task, teacher, device)
     if isinstance(teacher, NetworkDenoiser):
         return twin(teacher) if adapter_of(cfg) is None else twin(teacher, teacher.parameters())
     check_network(task.network)

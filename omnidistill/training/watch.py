@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 
 Series = Mapping[str, Sequence[float]]
 """The scalars logged so far by name, oldest first."""
@@ -16,6 +16,8 @@ STEERS = 10.0  # times the first term's gradient
 FLOORED = 0.5  # of the samples
 WINDOW = 8  # logged points over which a gap is watched
 GREW = 3.0  # times the least gap since the start
+LOUD = 3.0  # times the noise from point to point
+SMALL = 0.1  # of a reward's size
 
 
 def _lately(values: Sequence[float] | None, count: int) -> list[float]:
@@ -103,6 +105,40 @@ def _unsteady(series: Series) -> str | None:
     return None
 
 
+def _overdone(series: Series) -> str | None:
+    """What is maximised rises, and what is only watched has fallen, by more than either does from point to point."""
+    risen = [name for name, values in series.items() if _reward(name, "mean") and _moved(values) > 0.0]
+    for name, values in series.items():
+        if not risen or not _reward(name, "watched") or _moved(values) >= 0.0:
+            continue
+        own, late = (word.removeprefix("diagnostics/reward/").rsplit("/", 1)[0] for word in (risen[0], name))
+        return (
+            f"the reward {own} is over-optimised: it rose to {series[risen[0]][-1]:.3g} while {late}, which is watched, fell "
+            f"from {_best(values):.3g} to {values[-1]:.3g}; raise families.*.anchor, set caps, or lower its weight"
+        )
+    return None
+
+
+def _reward(name: str, kind: str) -> bool:
+    return name.startswith("diagnostics/reward/") and name.endswith(f"/{kind}")
+
+
+def _best(values: Sequence[float]) -> float:
+    """The highest mean of three points in a row."""
+    return max(fmean(values[i : i + 3]) for i in range(len(values) - 2))
+
+
+def _moved(values: Sequence[float]) -> float:
+    """1 where the last points are above the first, -1 where they are below the best; 0 where that is no more than
+    `LOUD` times the noise, or `SMALL` of the size, or there are too few points."""
+    if len(values) < WINDOW:
+        return 0.0
+    noise = pstdev([b - a for a, b in itertools.pairwise(values)]) / 2**0.5
+    now, first, best = fmean(values[-3:]), fmean(values[:3]), _best(values)
+    least = max(LOUD * noise, SMALL * max(abs(now), abs(best)))
+    return 1.0 if now - first > least else -1.0 if best - now > least else 0.0
+
+
 RULES: dict[str, Callable[[Series], str | None]] = {
     "collapse": _collapse,
     "lag": _lag,
@@ -110,6 +146,7 @@ RULES: dict[str, Callable[[Series], str | None]] = {
     "steers": _steers,
     "floored": _floored,
     "unsteady": _unsteady,
+    "overdone": _overdone,
 }
 
 

@@ -155,6 +155,144 @@ def test_nfts_optimum_moves_the_old_belief_towards_what_was_judged_well(closed):
     assert exact == pytest.approx(2 / b * float(r.mean()) * float((r * x0[:, 0]).sum() / r.sum()), rel=1e-9)
 
 
+class Drift(nn.Module):
+    """The exact flow map of N(m, v) on a rectified flow, as a belief, and `away` of it: psi(x, t, r)."""
+
+    def __init__(self, mean, variance, away=0.0):
+        super().__init__()
+        self.mean, self.variance = mean, variance
+        self.away = nn.Parameter(torch.tensor(away, dtype=torch.float64))
+
+    def forward(self, x, t, condition=None, *, target_time=None, **keywords):
+        t, r = (u.reshape(-1, 1).to(x.dtype) for u in (t, target_time))
+
+        def deviation(u):
+            return (self.variance * (1 - u) ** 2 + u**2) ** 0.5
+
+        x_r = (1 - r) * self.mean + deviation(r) / deviation(t) * (x - (1 - t) * self.mean)
+        average = torch.where(t > r, (x - x_r) / (t - r).clamp_min(1e-9), 0.0)
+        # At r = t the posterior mean.
+        gain = self.variance * (1 - t) / deviation(t) ** 2
+        here = self.mean + gain * (x - (1 - t) * self.mean)
+        return torch.where(t > r, x - t * average, here) + self.away
+
+
+@pytest.mark.parametrize("r", [0.6, 0.3, 0.0])
+def test_of_a_flow_map_the_optimum_is_in_closed_form(closed, r):
+    """`res = D - x0 = c (x0 - E[x0 | x_t])` for the exact map, `c = -r/t - (t - r)/t d psi/dx`; with advantages
+    (x0 - m) / s that are not clipped the loss is least at `psi_old - c Var[x0 | x_t] / (b clip s)`. At r = t, c = -1:
+    DiffusionNFT's own optimum."""
+    t, b, clip, mean, variance = 0.6, 1.5, 50.0, 0.4, 0.5
+    path = paths.rectified_flow()
+    count = 400_000
+    x0 = mean + variance**0.5 * torch.randn(count, 1, generator=generator("map"), dtype=torch.float64)
+    models = {"old": NetworkDenoiser(Drift(mean, variance), path, "x0", target_time=True)}
+    spread = (variance * (1 - t) ** 2 + t**2) ** 0.5
+
+    def slope():
+        if r == t:
+            return variance * (1 - t) / spread**2
+        x = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+        times = (torch.full((1,), u, dtype=torch.float64) for u in (t, r))
+        (found,) = torch.autograd.grad(
+            Drift(mean, variance)(x, next(times), target_time=next(times)).sum(), x
+        )
+        return float(found)
+
+    c = -r / t - (t - r) / t * slope()
+    posterior = variance * t**2 / spread**2
+    best = -c * posterior / (b * clip * variance**0.5)
+
+    def at(count, path, g):
+        return torch.full((count,), t, dtype=torch.float64)
+
+    objective = NegativeAware({"r": lambda x, clean, context: x[:, 0]}, group=count, clip=clip, strength=b,
+                              normaliser="none", times=at, jumps=True, at_once=float(r == t), to_data=0.0,
+                              derivative="forward")  # fmt: skip
+    objective._end = lambda step, t: torch.full_like(t, r)
+
+    class Fixed(FewStep):
+        def sample(self, *arguments, **keywords):
+            return type("S", (), {"x0": x0})
+
+    for away in (0.0, 0.05, -0.05):
+        models["student"] = NetworkDenoiser(Drift(mean, variance, best + away), path, "x0", target_time=True)
+        step = closed.step("student", models, Batch(None, Context(), count), torch.empty_like(x0),
+                           student=StudentSpec(1, Fixed()))  # fmt: skip
+        (gradient,) = closed.gradient(objective.losses("student", step), models["student"].network.away)
+        # Half of it from each of the two policies.
+        assert gradient.item() == pytest.approx(2 * b * away, abs=2e-3)
+
+
+def test_a_flow_map_that_nothing_prefers_stays(closed):
+    """All walks judged alike: no gradient at the old map, whether it is exact or not; jumps are counted."""
+    path = paths.rectified_flow()
+    models = {
+        name: NetworkDenoiser(Drift(0.4, 0.5, 0.3), path, "x0", target_time=True)
+        for name in ("student", "old")
+    }
+    batch, like = closed.free(64)
+    step = closed.step("student", models, batch, like, student=StudentSpec(1, FewStep("ode")))
+    objective = NegativeAware(
+        {"r": lambda x, clean, context: torch.zeros(len(x))}, jumps=True, normaliser="none"
+    )
+    (gradient,) = closed.gradient(objective.losses("student", step), models["student"].network.away)
+    assert gradient.item() == pytest.approx(0.0, abs=1e-12)
+    assert {name: model.calls for name, model in models.items()} == objective.cost("student")
+    models = {name: closed.student(0.0, 0.5, path) for name in ("student", "old")}
+    with pytest.raises(UserError, match=r"student\.target_time=true"):
+        objective.losses("student", closed.step("student", models, batch, like))
+
+
+def test_an_anchor_halts_a_reward_in_closed_form(closed):
+    """A student that answers m + s eps, `-|x - 3|^2 / 2` rewarded, anchored at m_0: no gradient at
+    m = (3 + a m_0) / (1 + a)."""
+    path = paths.rectified_flow()
+    batch, like = closed.free(200_000)
+    a, start = 2.0, 0.5
+    best = (3.0 + a * start) / (1.0 + a)
+    for away in (0.0, 0.3, -0.3):
+        models = {
+            "student": closed.student(best + away, 0.5, path),
+            "reference": closed.student(start, 0.5, path),
+        }
+        objective = Reward({"near": Towards([3.0])}, anchor=a)
+        step = closed.step("student", models, batch, like)
+        losses = objective.losses("student", step)
+        shift, _ = closed.gradient(losses, *models["student"].parameters())
+        assert shift.item() == pytest.approx((1.0 + a) * away, abs=0.01)
+    assert {name: model.calls for name, model in models.items()} == objective.cost("student")
+
+
+def test_samples_are_measured_by_what_is_rewarded_and_watched(closed):
+    objective = Reward({"near": Towards([3.0])}, watched={"half": Half([1.0])})
+    x0 = torch.tensor([[3.0], [1.0], [-1.0]])
+    assert objective.rewards.figures(x0, None, Context(), part=2) == {
+        "reward_near": pytest.approx(-(0 + 2 + 8) / 3),
+        "reward_half": pytest.approx(2 / 3),
+    }
+
+    def needs_data(x, clean, context):
+        if clean is None:
+            raise UserError("needs the clean samples")
+        return -(x - clean).abs().sum(1)
+
+    objective = Reward({"near": Towards([3.0]), "off": needs_data})
+    assert objective.rewards.figures(x0, None, Context()).keys() == {"reward_near"}
+    assert objective.rewards.figures(x0, x0, Context())["reward_off"] == 0.0
+
+
+@pytest.mark.parametrize("family", ["reward", "policy_gradient", "negative_aware", "preference", "paired"])
+def test_options_of_the_base_are_known_by_name(family):
+    """Where a constructor hands options on to its base, a wrong name is still found, with near ones."""
+    from omnidistill.configuration.compose import build
+    from omnidistill.configuration.listing import packaged
+
+    node = {**packaged("common.yaml")["families"][family], "wieghts": {}}
+    with pytest.raises(UserError, match=r"unknown option .*wieghts.*weights"):
+        build(node)
+
+
 def test_a_better_walk_becomes_more_likely_and_pairs_judged_alike_are_left_out(closed):
     path = paths.rectified_flow()
     models = {"student": closed.student(0.0, 0.5, path), "reference": closed.student(0.0, 0.5, path)}

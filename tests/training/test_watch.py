@@ -18,7 +18,8 @@ def said(**series) -> list[str]:
     watch, lines = Watch(), []
     names = {"gap": GAP, "apart": APART, "data": DATA, "lag": "diagnostics/lag/fake_score",
              "ess": "diagnostics/matching/ratio_ess", "ratio": "diagnostics/grad_ratio/adversarial",
-             "floored": "diagnostics/matching/floored"}  # fmt: skip
+             "floored": "diagnostics/matching/floored", "reward": "diagnostics/reward/taste/mean",
+             "held": "diagnostics/reward/fidelity/watched"}  # fmt: skip
     for row in zip(*series.values(), strict=True):
         lines += watch({names[name]: value for name, value in zip(series, row, strict=True)})
     assert set(lines) == set(watch.said.values())
@@ -35,6 +36,8 @@ def said(**series) -> list[str]:
     ({"floored": [0.0, 0.9, 0.8, 0.9]}, "floor"),
     ({"gap": [0.2, 0.1, 0.1, 0.1, 0.2, 0.4, 0.5, 0.6]}, "grows"),
     ({"gap": [1.0, 0.2, 1.0, 0.2, 1.0, 0.2, 1.0, 0.2]}, "swings"),
+    ({"reward": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "held": [0.5, 0.6, 0.6, 0.5, 0.4, 0.2, 0.0, -0.3]},
+     "taste is over-optimised: it rose to 0.8 while fidelity"),
 ])  # fmt: skip
 def test_trouble_is_said_once(series, word):
     lines = said(**series)
@@ -47,6 +50,9 @@ def test_trouble_is_said_once(series, word):
     {"apart": [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 0.3], "data": [1.0] * 8}, {"apart": [0.7, 0.7, 0.6, 0.7] * 3},
     {"lag": [0.3, 0.02, 0.3, 0.02]}, {"ess": [0.9, 0.05, 0.7, 0.8]}, {"ratio": [20.0, 1.0, 30.0, 2.0]},
     {"gap": [1.0, 0.6, 0.5, 0.35, 0.3, 0.31, 0.28, 0.3, 0.27]},
+    {"reward": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "held": [0.5, 0.52, 0.49, 0.5, 0.53, 0.5, 0.48, 0.5]},
+    {"reward": [0.5, 0.52, 0.49, 0.5, 0.53, 0.5, 0.48, 0.5], "held": [0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0]},
+    {"reward": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "held": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]},
     {"gap": [0.30, 0.28, 0.31, 0.27, 0.3, 0.28, 0.29, 0.3, 0.28]},
 ])  # fmt: skip
 def test_a_healthy_run_is_quiet(series):
