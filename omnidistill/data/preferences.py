@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
-import torch
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -83,8 +82,8 @@ def read(file: str | FilePath) -> Pairs:
             raise UserError(
                 f"{path}: {name} has {len(found[name])} rows for {len(better)} pairs; give one for each"
             )
-    for name, side in (("better", better), ("worse", worse)):
-        if side.is_floating_point() and (bad := int((~torch.isfinite(side)).flatten(1).any(1).sum())):
+    for name, samples in (("better", better), ("worse", worse)):
+        if samples.is_floating_point() and (bad := int((~samples.isfinite()).flatten(1).any(1).sum())):
             raise UserError(f"{path}: {bad} rows of {name} hold NaN or infinity; leave these pairs out")
     same = (better == worse).flatten(1).all(1)
     if bool(same.all()):

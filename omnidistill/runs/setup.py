@@ -206,7 +206,8 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
 
 def judged_by_rewards(task: Task, objective: Weighted) -> None:
     """Has the task measure samples by the rewards that the objective maximises or watches, beside its own metrics."""
-    found = [part.rewards for part in objective.parts.values() if isinstance(getattr(part, "rewards", None), Rewards)]
+    judges = [getattr(part, "rewards", None) for part in objective.parts.values()]
+    found = [rewards for rewards in judges if isinstance(rewards, Rewards)]
     if not found:
         return
     own = task.more

@@ -113,8 +113,8 @@ def _overdone(series: Series) -> str | None:
             continue
         own, late = (word.removeprefix("diagnostics/reward/").rsplit("/", 1)[0] for word in (risen[0], name))
         return (
-            f"the reward {own} is over-optimised: it rose to {series[risen[0]][-1]:.3g} while {late}, which is watched, fell "
-            f"from {_best(values):.3g} to {values[-1]:.3g}; raise families.*.anchor, set caps, or lower its weight"
+            f"the reward {own} is over-optimised: it rose to {series[risen[0]][-1]:.3g} while {late}, only watched, "
+            f"fell from {_best(values):.3g} to {values[-1]:.3g}; raise families.*.anchor, set caps, or lower its weight"
         )
     return None
 
