@@ -51,3 +51,30 @@ class Count:
         if context.mask is None:
             return hit.mean(1)
         return (hit * context.mask).sum(1) / context.mask.sum(1).clamp_min(1)
+
+
+class Nearest:
+    """`-min_k |x0 - point_k|^2 / 2`: how near a sample is to any of some points, such as the modes of its data."""
+
+    def __init__(self, points: Sequence[Sequence[float]]) -> None:
+        self.points = [tuple(float(value) for value in point) for point in points]
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        points = torch.tensor(self.points, dtype=x0_hat.dtype, device=x0_hat.device)
+        apart = x0_hat.flatten(1)[:, None] - points
+        return -0.5 * apart.square().sum(2).min(1).values
+
+
+class Extent:
+    """Root of the mean squared distance of a cloud's points from their centre: no pose changes it.
+
+    Args:
+        sign: -1 rewards small clouds.
+    """
+
+    def __init__(self, sign: float = 1.0) -> None:
+        self.sign = float(sign)
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        apart = x0_hat - x0_hat.mean(1, keepdim=True)
+        return self.sign * apart.square().sum(2).mean(1).clamp_min(1e-12).sqrt()

@@ -1,0 +1,397 @@
+"""What matching, on-policy distillation and rewards do where the truth is known, and on real data: the tables of docs/evidence.md.
+
+    python benchmarks/evidence.py [NAME ...] [--again]
+    python benchmarks/evidence.py --table
+
+Each NAME of `EXPERIMENTS` is a few runs of `omnidistill distill`, one at a time on one thread; `benchmarks/results/evidence/NAME.json`
+holds of each run the command, the seed, the figures with their intervals, warnings, calls, versions and machine. A run
+that has a record with the same command is not run again unless `--again` says so. Last comes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from evidence_tables import page
+
+import omnidistill
+from omnidistill.configuration.compose import compose
+from omnidistill.context import Context
+from omnidistill.errors import NotOffered
+from omnidistill.evaluation.environment import environment
+from omnidistill.exact.rewards import Half
+from omnidistill.runs.distil import distill
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "evidence"
+PAGE = HERE.parent / "docs" / "evidence.md"
+
+Runs = dict[str, list[str]]
+"""Overrides of each run by name, in which DIR is a folder beside the others'."""
+
+
+def experiment(
+    name: str, runs: Runs, again: bool, after: Callable[[Path], dict[str, Any]] | None = None
+) -> None:
+    """Makes the record of an experiment, run by run; `after` measures what metrics.json does not have."""
+    file = RESULTS / f"{name}.json"
+    former = json.loads(file.read_text())["runs"] if file.is_file() else {}
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for run, overrides in runs.items():
+            given = [*overrides, "threads=1"]
+            words = shlex.join(["omnidistill", "distill", *given, f"out=DIR/{run}"])
+            known = former.get(run)
+            if known and known["command"] == words and not again and after is None:
+                made[run] = known
+                continue
+            print(f"--- {name}: {run}", flush=True)
+            cfg = [word.replace("DIR/", f"{folder}/") for word in given]
+            made[run] = {"command": words, **_figures([*cfg, f"out={folder}/{run}"])}
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            document = {"runs": {**former, **made} if after is None else made}
+            file.write_text(json.dumps(document, indent=1) + "\n")
+        document = {"runs": made, **({} if after is None else {"measured": after(Path(folder))})}
+    file.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _figures(overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run came to, or why it cannot be had."""
+    try:
+        cfg = compose("config", list(overrides))
+        Path(cfg.out).mkdir(parents=True)
+        metrics = json.loads((distill(cfg) / "metrics.json").read_text())
+    except NotOffered as error:
+        return {"reason": str(error).partition(" (`")[0]}
+    points = {
+        who: {
+            str(point["steps"]): {**point["metrics"], "nfe": point["nfe"], "interval": point.get("interval")}
+            for point in metrics[who]
+        }
+        for who in ("teacher", "student")
+    }
+    return {
+        "seed": metrics["seed"],
+        "primary": metrics["primary"],
+        **points,
+        "gap": metrics["gap_closed"],
+        "gap_interval": metrics.get("gap_interval"),
+        "warnings": metrics["training"].get("warnings", []),
+        "training": {key: metrics["training"][key] for key in ("student_updates", "seconds", "calls")},
+        "samples": metrics["samples"],
+        "environment": environment(),
+    }
+
+
+# --- families and states ----------------------------------------------------------------------------------------------
+
+RING = "[[1.5,0],[-1,1],[-0.5,-1.2]]"
+MIXTURE = [
+    *("task=exact/gaussian_mixture", f"task.means={RING}", "task.weights=[0.5,0.3,0.2]"),
+    *(
+        "task.network={width: 96, depth: 3}",
+        "task.teacher_steps=32",
+        "batch=256",
+        "fit.updates=600",
+        "fit.lr=2e-3",
+    ),
+    *("ema=0.98", "evaluation.transitions=[]"),
+]
+TEXT = [
+    *(
+        "task=exact/markov_text",
+        "task.vocab=8",
+        "task.length=16",
+        "task.network={width: 48, depth: 2, heads: 4}",
+    ),
+    *("batch=64", "fit.updates=500", "fit.batch=64", "fit.lr=2e-3", "ema=0.98", "evaluation.samples=2048"),
+    "evaluation.transitions=[]",
+]
+CLOUD = [
+    *(
+        "task=exact/rigid_cloud",
+        "task.points=8",
+        "task.shapes=2",
+        "batch=64",
+        "fit.updates=300",
+        "fit.batch=64",
+    ),
+    *(
+        "fit.lr=2e-3",
+        "ema=0.98",
+        "evaluation.samples=1024",
+        "evaluation.transitions=[]",
+        "task.teacher_steps=32",
+    ),
+]
+STATES = {"gaussian_mixture": MIXTURE, "markov_text": TEXT, "rigid_cloud": CLOUD}
+REWARDS = {
+    "gaussian_mixture": "{half: {_target_: omnidistill.exact.rewards.Half, direction: [1.0]}}",
+    "markov_text": "{half: {_target_: omnidistill.exact.rewards.Count, token: 0}}",
+    "rigid_cloud": "{half: {_target_: omnidistill.exact.rewards.Extent}}",
+}
+"""Of black boxes: the right half of the plane, one token's share, the extent of a cloud."""
+
+
+def _family(family: str, state: str) -> list[str]:
+    tokens, few = state == "markov_text", "steps=1,2,4"
+    if family == "consistency":
+        if tokens:
+            return ["recipe=sdtt", "updates=300", "optim.lr=5e-4", "steps=4,8"]
+        return [
+            "recipe=consistency-models",
+            "updates=600",
+            "optim.lr=2e-3",
+            "student.steps=1",
+            "student.times=null",
+            few,
+        ]
+    if family == "matching":
+        if tokens:
+            return ["recipe=di-m-o", "updates=300", "optim.lr=3e-4", few]
+        return ["recipe=dmd2", "updates=250", "optim.lr=1e-3", few]
+    if family == "on_policy":
+        recipe = "gkd" if tokens else "diffusionopd"
+        return [f"recipe={recipe}", "updates=200", "optim.lr=1e-3", few]
+    if family == "reward":
+        more = f"families.preference.rewards={REWARDS[state]}"
+        step = "student.transition=ancestral" if tokens else "student.transition=renoise"
+        return ["recipe=pso", more, step, "updates=150", "optim.lr=3e-4", "student.steps=8", "steps=8"]
+    more = f"families.negative_aware.rewards={REWARDS[state]}"
+    return ["recipe=diffusion-nft", more, "updates=200", "optim.lr=1e-3", "student.steps=8", "steps=8"]
+
+
+FAMILIES = ("consistency", "matching", "on_policy", "reward", "reward without likelihoods")
+
+
+def families(again: bool) -> None:
+    runs = {
+        f"{family} / {state}": [*STATES[state], *_family(family, state)]
+        for family in FAMILIES
+        for state in STATES
+    }
+    experiment("families", runs, again)
+
+
+# --- divergences ------------------------------------------------------------------------------------------------------
+
+EIGHT = "[[2,0],[1.414,1.414],[0,2],[-1.414,1.414],[-2,0],[-1.414,-1.414],[0,-2],[1.414,-1.414]]"
+
+
+def divergences(again: bool) -> None:
+    common = [
+        *("task=exact/gaussian_mixture", f"task.means={EIGHT}", "task.std=0.15", "task.teacher_steps=32"),
+        *(
+            "task.weights=[0.3,0.2,0.15,0.1,0.1,0.05,0.05,0.05]",
+            "task.network={width: 96, depth: 3}",
+            "batch=256",
+        ),
+        *("fit.updates=300", "fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "recipe=f-distill"),
+        *("student.steps=1", "updates=400", "optim.lr=1e-3", "steps=1", "objective.regression=0"),
+    ]
+    kinds = ("reverse_kl", "softened", "jensen_shannon", "jeffreys", "forward_kl")
+    experiment(
+        "divergences", {kind: [*common, f"families.matching.divergence={kind}"] for kind in kinds}, again
+    )
+
+
+# --- two teachers -----------------------------------------------------------------------------------------------------
+
+CROSS = [
+    *(
+        "task=exact/gaussian_mixture",
+        "task.conditional=true",
+        "task.means=[[1.5,0],[-1.5,0],[0,1.5],[0,-1.5]]",
+    ),
+    *(
+        "task.std=0.3",
+        "task.network={width: 96, depth: 3}",
+        "task.teacher_steps=32",
+        "batch=256",
+        "fit.updates=600",
+    ),
+    *("fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]"),
+]
+"""Labels 0 and 1 lie on the x axis and are rewarded above it, 2 and 3 on the y axis and are rewarded right of it."""
+SIDES = {"up": ("[0.0,1.0]", (0, 1)), "right": ("[1.0,0.0]", (2, 3))}
+
+
+def teachers(again: bool) -> None:
+    runs: Runs = {}
+    for name, (direction, _) in SIDES.items():
+        reward = f"{{{name}: {{_target_: omnidistill.exact.rewards.Half, direction: {direction}}}}}"
+        runs[name] = [
+            *CROSS, "recipe=diffusion-nft", f"families.negative_aware.rewards={reward}",
+            "families.negative_aware.weights={right: 1.0}" if name == "right" else "families.negative_aware.weights={right: 0.0}",
+            "student.steps=16", "updates=250", "optim.lr=1e-3", "steps=4,32",
+        ]  # fmt: skip
+    runs["student"] = [
+        *CROSS, "recipe=diffusionopd", "teachers.up=DIR/up", "teachers.right=DIR/right", "route.up=[0,1]",
+        "updates=300", "optim.lr=2e-3", "student.steps=4", "steps=4",
+    ]  # fmt: skip
+    runs["plain"] = [
+        *CROSS,
+        "recipe=diffusionopd",
+        "updates=300",
+        "optim.lr=2e-3",
+        "student.steps=4",
+        "steps=4",
+    ]
+    experiment("teachers", runs, again, _two_rewards)
+
+
+def _two_rewards(folder: Path, count: int = 4096) -> dict[str, Any]:
+    """The mean of each reward over samples of its labels, with half the 95 % interval: of the base, of each teacher, of
+    the student."""
+    found: dict[str, Any] = {}
+    for who, steps in (("plain", 4), ("up", 32), ("right", 32), ("student", 4)):
+        model = omnidistill.load(folder / who)
+        for name, (direction, labels) in SIDES.items():
+            judge = Half(json.loads(direction))
+            condition = torch.tensor(labels).repeat(count // 2)
+            samples = model.sample(count, steps=steps, seed=1, condition=condition)
+            found[f"{who}: {name}"] = _mean(judge(samples, None, Context()))
+    for name in SIDES:
+        base, expert, student = (found[f"{who}: {name}"]["mean"] for who in ("plain", name, "student"))
+        found[f"share of the gain: {name}"] = (student - base) / (expert - base)
+    return found
+
+
+def _mean(values: torch.Tensor) -> dict[str, float]:
+    return {
+        "mean": float(values.double().mean()),
+        "half": float(1.96 * values.double().std() / len(values) ** 0.5),
+    }
+
+
+# --- on-policy forms of text ------------------------------------------------------------------------------------------
+
+
+def forms(again: bool) -> None:
+    common = [
+        *TEXT,
+        "recipe=gkd",
+        "families.on_policy.share=1.0",
+        "updates=300",
+        "optim.lr=1e-3",
+        "steps=2,4",
+    ]
+    plain = "families.on_policy.beta=null"
+    runs = {
+        "forward": [*common, plain, "families.on_policy.divergence=forward"],
+        "reverse": [*common, plain, "families.on_policy.divergence=backward"],
+        "jensen_shannon": [*common, "families.on_policy.beta=0.5"],
+    }
+    experiment("forms", runs, again)
+
+
+# --- rewards and guards -----------------------------------------------------------------------------------------------
+
+
+def guards(again: bool) -> None:
+    near = f"{{near: {{_target_: omnidistill.exact.rewards.Nearest, points: {RING}}}}}"
+    common = [
+        *MIXTURE, "recipe=dmd2-reward", f"families.reward.watched={near}", "student.steps=1", "updates=400",
+        "optim.lr=1e-3", "steps=1", "log.every=10", "objective.regression=1", "families.regression.pairs=4096",
+    ]  # fmt: skip
+    alone = ["objective.matching=0", "objective.adversarial=0", "objective.regression=0"]
+    runs = {
+        "teacher's law alone": [*common, "objective.reward=0.001"],
+        "guarded": [*common, "objective.reward=0.1"],
+        "unguarded": [*common, *alone, "objective.reward=1"],
+        "anchored": [*common, *alone, "objective.reward=1", "families.reward.anchor=8"],
+    }
+    experiment("guards", runs, again)
+
+
+# --- runs that go wrong on purpose ------------------------------------------------------------------------------------
+
+
+def health(again: bool) -> None:
+    near = f"{{near: {{_target_: omnidistill.exact.rewards.Nearest, points: {RING}}}}}"
+    common = [*MIXTURE, "steps=1", "log.every=10", "log.lag=50", "optim.decay=constant"]
+    runs = {
+        "collapse": [*common, "recipe=diff-instruct", "families.matching.critic=none", "updates=200", "optim.lr=2e-3"],
+        "collapse, mended": [*common, "recipe=diff-instruct", "families.matching.critic_updates=5", "updates=200", "optim.lr=1e-3"],
+        "oscillation": [*common, "recipe=diff-instruct", "updates=300", "optim.lr=2e-2", "families.matching.critic_lr=0.05"],
+        "oscillation, mended": [*common, "recipe=diff-instruct", "families.matching.critic_updates=5", "updates=300", "optim.lr=1e-3"],
+        "over-optimisation": [
+            *common, "recipe=r0", "families.reward.anchor=0", f"families.reward.watched={near}", "updates=200",
+            "optim.lr=1e-3",
+        ],
+        "over-optimisation, mended": [
+            *common, "recipe=r0", "families.reward.anchor=30", f"families.reward.watched={near}", "updates=200",
+            "optim.lr=1e-3",
+        ],
+    }  # fmt: skip
+    experiment("health", runs, again)
+
+
+# --- a reward beside distribution matching, on real data --------------------------------------------------------------
+
+
+def image(again: bool) -> None:
+    common = ["task=image/fashion_mnist_pixels", "recipe=dmd2-reward", "evaluation.transitions=[]", "evaluation.samples=1000",
+              "steps=1", "updates=150", "log.lag=0"]  # fmt: skip
+    experiment(
+        "image",
+        {"with": [*common, "objective.reward=0.02"], "without": [*common, "objective.reward=1e-9"]},
+        again,
+    )
+
+
+def enhancement(again: bool) -> None:
+    common = ["task=speech/enhancement", "recipe=dmd2-reward", "evaluation.transitions=[]", "steps=1", "updates=100",
+              "log.lag=0"]  # fmt: skip
+    experiment(
+        "enhancement",
+        {"with": [*common, "objective.reward=0.05"], "without": [*common, "objective.reward=1e-9"]},
+        again,
+    )
+
+
+def text(again: bool) -> None:
+    common = ["task=text/brown", "recipe=dmd2-reward", "evaluation.transitions=[]", "steps=4", "student.steps=4",
+              "updates=120", "log.lag=0"]  # fmt: skip
+    weights = {"with": "objective.policy_gradient=0.05", "without": "objective.policy_gradient=1e-9"}
+    experiment("text", {name: [*common, weight] for name, weight in weights.items()}, again)
+
+
+EXPERIMENTS: Mapping[str, Callable[[bool], None]] = {
+    "families": families,
+    "divergences": divergences,
+    "teachers": teachers,
+    "forms": forms,
+    "guards": guards,
+    "health": health,
+    "image": image,
+    "enhancement": enhancement,
+    "text": text,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*EXPERIMENTS, []])
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_args()
+    if not asked.table:
+        for name in asked.names or EXPERIMENTS:
+            EXPERIMENTS[name](asked.again)
+    records = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
+    PAGE.write_text(page(records))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
