@@ -1,11 +1,12 @@
-"""What matching, on-policy distillation and rewards do where the truth is known, and on real data: the tables of docs/evidence.md.
+"""What matching, on-policy distillation and rewards do where the truth is known, and on real data: docs/evidence.md.
 
     python benchmarks/evidence.py [NAME ...] [--again]
     python benchmarks/evidence.py --table
 
-Each NAME of `EXPERIMENTS` is a few runs of `omnidistill distill`, one at a time on one thread; `benchmarks/results/evidence/NAME.json`
-holds of each run the command, the seed, the figures with their intervals, warnings, calls, versions and machine. A run
-that has a record with the same command is not run again unless `--again` says so. Last comes the page.
+Each NAME of `EXPERIMENTS` is a few runs of `omnidistill distill`, one at a time on one thread. Of each run
+`benchmarks/results/evidence/NAME.json` holds the command, the seed, figures with their intervals, warnings, calls,
+versions and machine. A run that has a record with the same command is not run again unless `--again` says so. Last
+comes the page.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def divergences(again: bool) -> None:
             "batch=256",
         ),
         *("fit.updates=300", "fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "recipe=f-distill"),
-        *("student.steps=1", "updates=400", "optim.lr=1e-3", "steps=1", "objective.regression=0"),
+        *("student.steps=1", "updates=300", "optim.lr=1e-3", "steps=1"),
     ]
     kinds = ("reverse_kl", "softened", "jensen_shannon", "jeffreys", "forward_kl")
     experiment(
@@ -227,10 +228,11 @@ def teachers(again: bool) -> None:
     runs: Runs = {}
     for name, (direction, _) in SIDES.items():
         reward = f"{{{name}: {{_target_: omnidistill.exact.rewards.Half, direction: {direction}}}}}"
+        weight = 1.0 if name == "right" else 0.0  # `right` is what the task's tuning rewards, too
         runs[name] = [
             *CROSS, "recipe=diffusion-nft", f"families.negative_aware.rewards={reward}",
-            "families.negative_aware.weights={right: 1.0}" if name == "right" else "families.negative_aware.weights={right: 0.0}",
-            "student.steps=16", "updates=250", "optim.lr=1e-3", "steps=4,32",
+            f"families.negative_aware.weights={{right: {weight}}}", "student.steps=16", "updates=250", "optim.lr=1e-3",
+            "steps=4,32",
         ]  # fmt: skip
     runs["student"] = [
         *CROSS, "recipe=diffusionopd", "teachers.up=DIR/up", "teachers.right=DIR/right", "route.up=[0,1]",
@@ -317,51 +319,43 @@ def guards(again: bool) -> None:
 def health(again: bool) -> None:
     near = f"{{near: {{_target_: omnidistill.exact.rewards.Nearest, points: {RING}}}}}"
     common = [*MIXTURE, "steps=1", "log.every=10", "log.lag=50", "optim.decay=constant"]
+    scores = [*common, "recipe=diff-instruct"]
+    rewarded = [*common, "recipe=r0", f"families.reward.watched={near}", "updates=200", "optim.lr=1e-3"]
+    few = "families.matching.critic_updates=5"
     runs = {
-        "collapse": [*common, "recipe=diff-instruct", "families.matching.critic=none", "updates=200", "optim.lr=2e-3"],
-        "collapse, mended": [*common, "recipe=diff-instruct", "families.matching.critic_updates=5", "updates=200", "optim.lr=1e-3"],
-        "oscillation": [*common, "recipe=diff-instruct", "updates=300", "optim.lr=2e-2", "families.matching.critic_lr=0.05"],
-        "oscillation, mended": [*common, "recipe=diff-instruct", "families.matching.critic_updates=5", "updates=300", "optim.lr=1e-3"],
-        "over-optimisation": [
-            *common, "recipe=r0", "families.reward.anchor=0", f"families.reward.watched={near}", "updates=200",
-            "optim.lr=1e-3",
-        ],
-        "over-optimisation, mended": [
-            *common, "recipe=r0", "families.reward.anchor=30", f"families.reward.watched={near}", "updates=200",
-            "optim.lr=1e-3",
-        ],
-    }  # fmt: skip
+        "collapse": [*scores, "families.matching.critic=none", "updates=200", "optim.lr=2e-3"],
+        "collapse, mended": [*scores, few, "updates=200", "optim.lr=1e-3"],
+        "oscillation": [*scores, "families.matching.critic_lr=0.05", "updates=200", "optim.lr=2e-2"],
+        "over-optimisation": [*rewarded, "families.reward.anchor=0"],
+        "over-optimisation, mended": [*rewarded, "families.reward.anchor=30"],
+    }
     experiment("health", runs, again)
 
 
 # --- a reward beside distribution matching, on real data --------------------------------------------------------------
 
 
+REAL = ["recipe=dmd2-reward", "evaluation.transitions=[]", "log.lag=0"]
+
+
+def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool) -> None:
+    """A run with a reward and one in which it has next to no weight, so that both are measured by it."""
+    runs = {"with": f"objective.{key}={weight}", "without": f"objective.{key}=1e-9"}
+    experiment(name, {run: [*REAL, *task, given] for run, given in runs.items()}, again)
+
+
 def image(again: bool) -> None:
-    common = ["task=image/fashion_mnist_pixels", "recipe=dmd2-reward", "evaluation.transitions=[]", "evaluation.samples=1000",
-              "steps=1", "updates=150", "log.lag=0"]  # fmt: skip
-    experiment(
-        "image",
-        {"with": [*common, "objective.reward=0.02"], "without": [*common, "objective.reward=1e-9"]},
-        again,
-    )
+    task = ["task=image/fashion_mnist_pixels", "evaluation.samples=1000", "steps=1", "updates=150"]
+    beside("image", task, "reward", 0.02, again)
 
 
 def enhancement(again: bool) -> None:
-    common = ["task=speech/enhancement", "recipe=dmd2-reward", "evaluation.transitions=[]", "steps=1", "updates=100",
-              "log.lag=0"]  # fmt: skip
-    experiment(
-        "enhancement",
-        {"with": [*common, "objective.reward=0.05"], "without": [*common, "objective.reward=1e-9"]},
-        again,
-    )
+    beside("enhancement", ["task=speech/enhancement", "steps=1", "updates=100"], "reward", 0.05, again)
 
 
 def text(again: bool) -> None:
-    common = ["task=text/brown", "recipe=dmd2-reward", "evaluation.transitions=[]", "steps=4", "student.steps=4",
-              "updates=120", "log.lag=0"]  # fmt: skip
-    weights = {"with": "objective.policy_gradient=0.05", "without": "objective.policy_gradient=1e-9"}
-    experiment("text", {name: [*common, weight] for name, weight in weights.items()}, again)
+    task = ["task=text/brown", "steps=4", "student.steps=4", "updates=120"]
+    beside("text", task, "policy_gradient", 0.05, again)
 
 
 EXPERIMENTS: Mapping[str, Callable[[bool], None]] = {

@@ -74,9 +74,8 @@ class Latents:
         """Pictures in [-1, 1] -> what is generated, of this codec's shape."""
         return (_through(self.encoder, pictures) - self.shift) * self.scale
 
-    @torch.no_grad()
     def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
-        """Pictures, in [-1, 1] but for a little overshoot."""
+        """Pictures, in [-1, 1] but for a little overshoot; with the graph of x0, for rewards of what is decoded."""
         return _through(self.decoder, x0 / self.scale + self.shift)
 
 
