@@ -97,13 +97,13 @@ RING = "[[1.5,0],[-1,1],[-0.5,-1.2]]"
 MIXTURE = [
     *("task=exact/gaussian_mixture", f"task.means={RING}", "task.weights=[0.5,0.3,0.2]"),
     *(
-        "task.network={width: 96, depth: 3}",
+        "task.network={width: 64, depth: 2}",
         "task.teacher_steps=32",
-        "batch=256",
-        "fit.updates=600",
+        "batch=192",
+        "fit.updates=400",
         "fit.lr=2e-3",
     ),
-    *("ema=0.98", "evaluation.transitions=[]"),
+    *("ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048"),
 ]
 TEXT = [
     *(
@@ -135,10 +135,15 @@ CLOUD = [
 STATES = {"gaussian_mixture": MIXTURE, "markov_text": TEXT, "rigid_cloud": CLOUD}
 REWARDS = {
     "gaussian_mixture": "{half: {_target_: omnidistill.exact.rewards.Half, direction: [1.0]}}",
-    "markov_text": "{half: {_target_: omnidistill.exact.rewards.Count, token: 0}}",
-    "rigid_cloud": "{half: {_target_: omnidistill.exact.rewards.Extent}}",
+    "markov_text": "{share: {_target_: omnidistill.exact.rewards.Count, token: 0}}",
+    "rigid_cloud": "{extent: {_target_: omnidistill.exact.rewards.Extent}}",
 }
 """Of black boxes: the right half of the plane, one token's share, the extent of a cloud."""
+
+
+def _alone(family: str, state: str) -> list[str]:
+    """Nothing of what the mixture's own tuning rewards."""
+    return [f"families.{family}.weights={{right: 0.0}}"] if state == "gaussian_mixture" else []
 
 
 def _family(family: str, state: str) -> list[str]:
@@ -162,11 +167,11 @@ def _family(family: str, state: str) -> list[str]:
         recipe = "gkd" if tokens else "diffusionopd"
         return [f"recipe={recipe}", "updates=200", "optim.lr=1e-3", few]
     if family == "reward":
-        more = f"families.preference.rewards={REWARDS[state]}"
+        more = [f"families.preference.rewards={REWARDS[state]}", *_alone("preference", state)]
         step = "student.transition=ancestral" if tokens else "student.transition=renoise"
-        return ["recipe=pso", more, step, "updates=150", "optim.lr=3e-4", "student.steps=8", "steps=8"]
-    more = f"families.negative_aware.rewards={REWARDS[state]}"
-    return ["recipe=diffusion-nft", more, "updates=200", "optim.lr=1e-3", "student.steps=8", "steps=8"]
+        return ["recipe=pso", *more, step, "updates=150", "optim.lr=3e-4", "student.steps=8", "steps=8"]
+    more = [f"families.negative_aware.rewards={REWARDS[state]}", *_alone("negative_aware", state)]
+    return ["recipe=diffusion-nft", *more, "updates=200", "optim.lr=1e-3", "student.steps=8", "steps=8"]
 
 
 FAMILIES = ("consistency", "matching", "on_policy", "reward", "reward without likelihoods")
@@ -191,8 +196,8 @@ def divergences(again: bool) -> None:
         *("task=exact/gaussian_mixture", f"task.means={EIGHT}", "task.std=0.15", "task.teacher_steps=32"),
         *(
             "task.weights=[0.3,0.2,0.15,0.1,0.1,0.05,0.05,0.05]",
-            "task.network={width: 96, depth: 3}",
-            "batch=256",
+            "task.network={width: 64, depth: 2}",
+            "batch=192",
         ),
         *("fit.updates=300", "fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "recipe=f-distill"),
         *("student.steps=1", "updates=300", "optim.lr=1e-3", "steps=1"),
@@ -213,29 +218,28 @@ CROSS = [
     ),
     *(
         "task.std=0.3",
-        "task.network={width: 96, depth: 3}",
+        "task.network={width: 64, depth: 2}",
         "task.teacher_steps=32",
-        "batch=256",
-        "fit.updates=600",
+        "batch=192",
+        "fit.updates=400",
     ),
-    *("fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]"),
+    *("fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048"),
 ]
 """Labels 0 and 1 lie on the x axis and are rewarded above it, 2 and 3 on the y axis and are rewarded right of it."""
-SIDES = {"up": ("[0.0,1.0]", (0, 1)), "right": ("[1.0,0.0]", (2, 3))}
+SIDES = {"up": ("[0.0,1.0]", (0, 1)), "over": ("[1.0,0.0]", (2, 3))}
 
 
 def teachers(again: bool) -> None:
     runs: Runs = {}
     for name, (direction, _) in SIDES.items():
         reward = f"{{{name}: {{_target_: omnidistill.exact.rewards.Half, direction: {direction}}}}}"
-        weight = 1.0 if name == "right" else 0.0  # `right` is what the task's tuning rewards, too
         runs[name] = [
             *CROSS, "recipe=diffusion-nft", f"families.negative_aware.rewards={reward}",
-            f"families.negative_aware.weights={{right: {weight}}}", "student.steps=16", "updates=250", "optim.lr=1e-3",
+            "families.negative_aware.weights={right: 0.0}", "student.steps=16", "updates=250", "optim.lr=1e-3",
             "steps=4,32",
         ]  # fmt: skip
     runs["student"] = [
-        *CROSS, "recipe=diffusionopd", "teachers.up=DIR/up", "teachers.right=DIR/right", "route.up=[0,1]",
+        *CROSS, "recipe=diffusionopd", "teachers.up=DIR/up", "teachers.over=DIR/over", "route.up=[0,1]",
         "updates=300", "optim.lr=2e-3", "student.steps=4", "steps=4",
     ]  # fmt: skip
     runs["plain"] = [
@@ -253,7 +257,7 @@ def _two_rewards(folder: Path, count: int = 4096) -> dict[str, Any]:
     """The mean of each reward over samples of its labels, with half the 95 % interval: of the base, of each teacher, of
     the student."""
     found: dict[str, Any] = {}
-    for who, steps in (("plain", 4), ("up", 32), ("right", 32), ("student", 4)):
+    for who, steps in (("plain", 4), ("up", 32), ("over", 32), ("student", 4)):
         model = omnidistill.load(folder / who)
         for name, (direction, labels) in SIDES.items():
             judge = Half(json.loads(direction))
@@ -345,7 +349,7 @@ def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool)
 
 
 def image(again: bool) -> None:
-    task = ["task=image/fashion_mnist_pixels", "evaluation.samples=1000", "steps=1", "updates=150"]
+    task = ["task=image/fashion_mnist", "evaluation.samples=1000", "steps=1", "updates=150"]
     beside("image", task, "reward", 0.02, again)
 
 
