@@ -193,7 +193,7 @@ Consistency on tokens is `sdtt`, matching `di-m-o`, on-policy `gkd`; elsewhere `
     ),
     "divergences": (
         "Reverse KL, forward KL and what lies between",
-        """`f-distill` by the weight of its gap, eight modes of 30 to 5 %, one step, no regression on pairs beside it.""",
+        """`f-distill` by the weight of its gap: eight modes of 30 to 5 %, one step, no pairs beside it.""",
         _divergences,
     ),
     "forms": (
