@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lint format test golden slow wheel clean
+.PHONY: help venv demo lint format test golden slow site wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,9 +52,12 @@ golden: $(VENV)/dev.stamp ## losses and gradient norms of every recipe, written 
 slow: $(VENV)/dev.stamp ## the tests that are left out of `make test`
 	$(BIN)/python -m pytest -q -m slow
 
+site: $(VENV)/dev.stamp ## the documentation, in site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 wheel: $(VENV)/dev.stamp ## the sdist, and the wheel made from it, in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## removes what the targets above made, but for runs/
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
