@@ -99,6 +99,16 @@ def cell(value: Any) -> str:
     return text if text.startswith("[") and text.endswith(")") else prose(text)
 
 
+def on_config(config: Any) -> Any:
+    """Called by mkdocs: pages that the navigation does not name stand at the end of the guide, lest one be lost."""
+    listed = re.findall(r"[\w/]+\.md", json.dumps(config["nav"]))
+    docs = Path(config["docs_dir"])
+    others = sorted({file.relative_to(docs).as_posix() for file in docs.rglob("*.md")} - {*listed})
+    guide = next(part["Guide"] for part in config["nav"] if "Guide" in part)
+    guide += others
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Called by mkdocs: adds the page to the sources."""
     from mkdocs.structure.files import File
