@@ -18,6 +18,7 @@ KEYS = {
     "seed=0,1": "seeds; 0 by default",
     "out=DIR": "folder that the command makes, or goes on with",
     "sweep=NAME": "the lists of sweep/NAME.yaml, here or in configs=DIR; task, recipe and seed replace its own",
+    "launcher=NAME": "a Hydra launcher that runs the cells: joblib, submitit_slurm, ...; launcher.X=V are its options",
     "retry=true": "run the cells again that have failed",
     "key=value": "any key of distill, for every cell",
 }
@@ -26,6 +27,7 @@ MORE = """Every cell is a run of `distill` in DIR/TASK/RECIPE/SEED and a process
 other. The same command again does only what is missing: what is finished is left alone, what was interrupted goes
 on from its checkpoint, what failed is left as it is unless retry=true. More tasks, recipes or seeds may be added in
 the same DIR; any other change of a cell's configuration is refused. Ctrl-C keeps the running cell's checkpoint.
+Cells run one after another; launcher=joblib launcher.n_jobs=4 runs four at once, launcher=submitit_slurm on a cluster.
 
 Writes results.jsonl (a line for each cell, model and step count) and report.html in DIR. Exit status 1 if a cell has
 failed; a recipe that a task does not allow is `not possible` and no failure."""
@@ -38,23 +40,31 @@ def sweep(arguments: Arguments) -> int:
 
     own = {"out": "", "sweep": "", "retry": "false"}
     rest = []
+    launcher: dict[str, str] = {}
     for item in arguments.overrides:
         key, _, value = item.partition("=")
         if key in own:
             own[key] = value.strip(" '\"")
+        elif key == "launcher" or key.startswith("launcher."):
+            launcher[key.removeprefix("launcher").removeprefix(".")] = value
         else:
             rest.append(item)
     if not own["out"]:
         raise UserError("out is missing; for example out=runs/sweep")
     settings.one_of("true", "false")("retry", own["retry"])
+    if launcher and not launcher.get(""):
+        raise UserError(
+            f"launcher.{next(iter(launcher))} is an option of a launcher; name it, e.g. launcher=joblib"
+        )
     wishes = sweeps.plan(rest, own["sweep"] or None)
     from omnidistill.evaluation import cells
     from omnidistill.runs import sweep as matrix
 
     # Without its place and what it was told of this call: the page shows how to make the same sweep elsewhere.
-    kept = [item for item in arguments.overrides if item.partition("=")[0] not in ("out", "retry")]
+    ours = ("out", "retry", "launcher")
+    kept = [item for item in arguments.overrides if item.partition("=")[0].partition(".")[0] not in ours]
     command = shlex.join(["omnidistill", "sweep", *kept, "out=DIR"])
-    swept = matrix.sweep(wishes, own["out"], retry=own["retry"] == "true", command=command)
+    swept = matrix.sweep(wishes, own["out"], retry=own["retry"] == "true", command=command, launcher=launcher)
     statuses = [each.status for each in cells.single(swept.cells)]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     print(("" if swept.ran else "nothing was left to run; ") + f"{len(statuses)} cells: {counts}")

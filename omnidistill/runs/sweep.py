@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +27,7 @@ from omnidistill.evaluation.cells import Cell, Found, Outcome
 from omnidistill.evaluation.gap import best_gap
 from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.report.words import duration, plural
-from omnidistill.runs import folders, process
+from omnidistill.runs import folders, launched, process
 from omnidistill.runs.board import Board
 from omnidistill.configuration.sweep_plan import Wish
 
@@ -58,13 +58,21 @@ class Swept:
     ran: int
 
 
-def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False, command: str = "") -> Swept:
+def sweep(
+    wishes: Sequence[Wish],
+    out: str | Path,
+    *,
+    retry: bool = False,
+    command: str = "",
+    launcher: Mapping[str, str] | None = None,
+) -> Swept:
     """Runs what is missing of the cells.
 
     Writes `sweep.json`, `results.jsonl` (after each cell) and `report.html` in `out`.
 
     Args:
         retry: run the cells again that have failed.
+        launcher: a Hydra launcher that runs the cells, see `launched.launch`; None: one after another, here.
 
     Raises:
         UserError: a configuration that cannot be composed or differs from that of a cell that is there already; a
@@ -88,9 +96,11 @@ def sweep(wishes: Sequence[Wish], out: str | Path, *, retry: bool = False, comma
             with Board(len(todo), sys.stderr) as board:
                 for job in (job for job in jobs if job.cell.recipe is None):
                     board.say(line(cells.look(folder, job.cell)))
-                for job in todo:
+                if launcher:
+                    _launch(todo, folder, launcher, board)
+                for job in [] if launcher else todo:
                     board.begin(str(job.cell))
-                    found, stopped = _run(job, folder, lock)
+                    found, stopped = _run(job, folder, lock, DISTILL)
                     cells.write_results(cells.find(folder), folder)
                     board.end(line(found))
                     if stopped:
@@ -183,7 +193,23 @@ def _missing(jobs: Sequence[_Job], folder: Path, retry: bool) -> list[_Job]:
     return list({job.cell.folder: job for job in todo}.values())  # two columns may come to the same run
 
 
-def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
+def _launch(todo: Sequence[_Job], folder: Path, launcher: Mapping[str, str], board: Board) -> None:
+    """All cells at once, as far as the launcher lets them; what each came to is said when the last one is done."""
+    described = [{"cell": asdict(job.cell), "overrides": job.overrides, "start": DISTILL} for job in todo]
+    board.begin(f"{len(todo)} cells by {launcher['']}")
+    launched.launch(described, folder, launcher)
+    for job in todo:
+        board.end(line(cells.look(folder, job.cell)))
+
+
+def run_described(described: Mapping[str, Any], folder: Path) -> None:
+    """A cell that `_launch` described, in the process of a launcher. Its own folder keeps out who else would run it."""
+    job = _Job(Cell(**described["cell"]), tuple(described["overrides"]))
+    with (folder / LOCK).open("a") as beside:  # the sweep that waits for all of them has the lock itself
+        _run(job, folder, beside, described["start"])
+
+
+def _run(job: _Job, folder: Path, lock: IO[str], start: Sequence[str]) -> tuple[Found, bool]:
     """One cell in its own process, and whether it was stopped: Ctrl-C reaches it, and it keeps its checkpoint."""
     place = folders.inside(folder, job.cell.folder)
     resume = (place / "config.yaml").is_file()
@@ -193,7 +219,7 @@ def _run(job: _Job, folder: Path, lock: IO[str]) -> tuple[Found, bool]:
     before = cells.read_outcome(place) or Outcome(cells.INTERRUPTED)
     attempts = before.attempts + 1
     cells.write_outcome(Outcome(cells.INTERRUPTED, None, "", before.seconds, attempts), place)
-    command = [*DISTILL, *job.overrides, *(["resume=true"] if resume else [])]
+    command = [*start, *job.overrides, *(["resume=true"] if resume else [])]
     began = time.monotonic()
     with cells.log_file(place).open("a", encoding="utf-8") as log:
         status, stopped = process.wait(command, log, lock)

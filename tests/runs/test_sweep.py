@@ -45,6 +45,13 @@ if fate == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if fate == "empty":
     sys.exit(0)
+if fate == "meet":
+    open(here + "/here-" + name, "w").close()
+    until = time.monotonic() + 60
+    while sum(each.startswith("here-") for each in os.listdir(here)) < 2:
+        if time.monotonic() > until:
+            sys.exit("error: nobody came")
+        time.sleep(0.05)
 if fate == "long":
     def stop(number, frame):
         with open(here + "/stops.txt", "a") as stops:
@@ -111,6 +118,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
         self.former: tuple[str, ...] = ()
+        self.launcher: dict[str, str] | None = None
         self.fates()
         self.impossible()
 
@@ -136,7 +144,7 @@ class Place:
                 write_metrics(document(wish.task, recipe, wish.seed), place)
                 (place / "report.html").write_text("the page of a run")
         self.former = wishes[0].overrides
-        return module.sweep(wishes, self.out, retry=retry)
+        return module.sweep(wishes, self.out, retry=retry, launcher=self.launcher)
 
     def calls(self) -> list[str]:
         """What was run since the last time this was asked."""
@@ -450,3 +458,47 @@ def test_what_a_task_does_not_allow_is_said_by_the_task_itself(monkeypatch: pyte
     said, possible = reasons.choice([run(TEXT, "dmd2"), run(TEXT, "cdlm"), run(TEXT, "sdtt")])
     assert possible is None, "nobody asks about the third"
     assert said == f"dmd2 needs differentiable, which {TEXT} with MaskedPath(vocab=12) does not offer"
+
+
+# --- launchers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "launcher, package",
+    [
+        ({"": "joblib", "n_jobs": "2"}, "hydra_plugins.hydra_joblib_launcher"),
+        ({"": "submitit_local", "timeout_min": "5"}, "hydra_plugins.hydra_submitit_launcher"),
+    ],
+    ids=["joblib", "submitit"],
+)
+def test_cells_by_a_launcher_of_hydra(place: Place, launcher: dict[str, str], package: str) -> None:
+    """One cell fails, the other does not; the sweep that follows knows both, and runs what is left by itself."""
+    pytest.importorskip(package)
+    place.fates(gaussian_mixture__cdlm__0="nan")
+    place.launcher = launcher
+    assert place.sweep(f"task={MIXTURE},{TEXT}", "recipe=cdlm", "updates=5").ran == 2
+    assert sorted(place.calls()) == ["gaussian_mixture-cdlm-0 anew", "markov_text-cdlm-0 anew"]
+    assert place.statuses() == ["failed", "finished"]
+    (failed,) = [line for line in place.results() if line["status"] == "failed"]
+    assert failed["reason"] == "the loss became NaN at update 7"
+    place.fates()
+    place.launcher = None
+    assert place.sweep(f"task={MIXTURE},{TEXT}", "recipe=cdlm", "updates=5", retry=True).ran == 1
+    assert place.calls() == ["gaussian_mixture-cdlm-0 resumed"] and place.statuses() == ["finished"] * 2
+
+
+def test_cells_of_joblib_are_at_work_at_the_same_time(place: Place) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    place.fates(gaussian_mixture__cdlm__0="meet", markov_text__cdlm__0="meet")
+    place.launcher = {"": "joblib", "n_jobs": "2"}
+    assert place.sweep(f"task={MIXTURE},{TEXT}", "recipe=cdlm", "updates=5").ran == 2
+    assert place.statuses() == ["finished"] * 2, "each waited for the other to have begun"
+
+
+def test_a_launcher_that_is_not_there_is_one_line(place: Place, capsys: pytest.CaptureFixture) -> None:
+    place.launcher = {"": "cloud"}
+    with pytest.raises(UserError, match=r"launcher=cloud does not work .*omnidistill\[joblib\]") as caught:
+        place.sweep(f"task={MIXTURE}", "recipe=dmd", "updates=5")
+    assert "\n" not in str(caught.value) and place.statuses() == ["waiting"]
+    assert main(["sweep", f"task={MIXTURE}", "recipe=dmd", "launcher.n_jobs=2", f"out={place.out}"]) == 2
+    assert "name it, e.g. launcher=joblib" in capsys.readouterr().err
