@@ -21,8 +21,8 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> dict:
 
     seen: dict = {"statuses": ["finished", "finished"], "ran": 2}
 
-    def sweep(wishes, out, *, retry, command):
-        seen.update(wishes=wishes, out=out, retry=retry, command=command)
+    def sweep(wishes, out, *, retry, command, launcher):
+        seen.update(wishes=wishes, out=out, retry=retry, command=command, launcher=launcher)
         listed = [found(f"r{index}", status) for index, status in enumerate(seen["statuses"])]
         return SimpleNamespace(cells=listed, ran=seen["ran"])
 
@@ -43,6 +43,12 @@ def test_what_was_asked_reaches_the_sweep(command, swept, inside: Path) -> None:
         ("exact/gaussian_mixture", "dmd2", 3),
     ]
     assert swept["wishes"][0].overrides == ("updates=5", f"configs={inside}")
+
+
+def test_a_launcher_is_no_key_of_the_cells(command, swept, inside: Path) -> None:
+    assert command(*GOOD, "launcher=joblib", "launcher.n_jobs=4").status == 0
+    assert swept["launcher"] == {"": "joblib", "n_jobs": "4"}
+    assert swept["wishes"][0].overrides == () and "launcher" not in swept["command"]
 
 
 def test_a_finished_sweep_says_that_nothing_was_left(command, swept, inside: Path) -> None:
