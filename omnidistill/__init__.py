@@ -12,6 +12,7 @@ _HOMES = {
     "distill": "omnidistill.own",
     "teacher": "omnidistill.interop.teachers",
     "Cache": "omnidistill.training.cache",
+    "export": "omnidistill.exporting.run",
     "Batch": "omnidistill.context",
     "Context": "omnidistill.context",
     "Denoiser": "omnidistill.denoisers",

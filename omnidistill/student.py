@@ -498,7 +498,7 @@ def load(
 
             denoiser = _led(denoiser, recipe, learned, trust, folder / "student.json", theirs, null)
         denoiser = denoiser.to(device).eval()
-        shape = tuple(recipe.made_by.get("shape", ()))
+        shape = tuple(recipe.made_by.get("shape") or (recipe.foreign or {}).get("shape") or ())
         dtype = torch.long if "categorical" in path.offers else torch.float32
         return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype)
     from omnidistill.configuration.instantiation import build, trusting

@@ -65,12 +65,13 @@ class Command:
 
 def commands() -> dict[str, Command]:
     """All commands by name, in the order in which a newcomer needs them."""
-    from omnidistill.commands import check, claims, data, lists, results, runs, sweep
+    from omnidistill.commands import check, claims, data, export, lists, results, runs, sweep
 
     listed = (
         *runs.COMMANDS,
         *sweep.COMMANDS,
         *results.COMMANDS,
+        *export.COMMANDS,
         *lists.COMMANDS,
         *claims.COMMANDS,
         *data.COMMANDS,

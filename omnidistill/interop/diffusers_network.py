@@ -214,8 +214,22 @@ class DiffusersNetwork(nn.Module):
         import diffusers
 
         self.kind, made = kind, getattr(diffusers, kind)
-        self.network: nn.Module = made.from_config(dict(options))
-        self.config: Config = dict(self.network.config)
+        self._around(made.from_config(dict(options)), made)
+
+    @classmethod
+    def around(cls, model: nn.Module, kind: str) -> DiffusersNetwork:
+        """The same around a model that is there, or around one of `peft` with such a model in it."""
+        import diffusers
+
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.call, made.kind = call_of(kind), kind
+        made._around(model, getattr(diffusers, kind))
+        return made
+
+    def _around(self, model: nn.Module, made: type) -> None:
+        self.network = model
+        self.config: Config = dict(model.config)
         signature = inspect.signature(made.forward).parameters
         self._takes = {*signature, *(ADDED if "added_cond_kwargs" in signature else ())}
         blocks = getattr(self.network, self.call.blocks, None) if self.call.blocks else None

@@ -1,0 +1,170 @@
+"""What a run used, as BibTeX: its recipe's papers, its path, its metrics, adapters, and this software."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnidistill import __version__
+from omnidistill.configuration import received
+from omnidistill.configuration.compose import load_config
+from omnidistill.errors import UserError
+
+PATHS = {
+    "rectified_flow": "Liu, Gong and Liu 2022, Flow Straight and Fast: Learning to Generate and Transfer Data with "
+    "Rectified Flow, arXiv:2209.03003",
+    "trigflow": "Lu and Song 2024, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models, "
+    "arXiv:2410.11081",
+    "vp_cosine": "Nichol and Dhariwal 2021, Improved Denoising Diffusion Probabilistic Models, arXiv:2102.09672",
+    "vp_linear": "Song et al. 2020, Score-Based Generative Modeling through Stochastic Differential Equations, "
+    "arXiv:2011.13456",
+    "discrete": "Ho, Jain and Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239",
+    "edm": "Karras et al. 2022, Elucidating the Design Space of Diffusion-Based Generative Models, arXiv:2206.00364",
+    "ouve": "Richter et al. 2022, Speech Enhancement and Dereverberation with Diffusion-based Generative Models, "
+    "arXiv:2208.05830",
+    "grad_tts": "Popov et al. 2021, Grad-TTS: A Diffusion Probabilistic Model for Text-to-Speech, arXiv:2105.06337",
+    "brownian_bridge": "Li et al. 2022, BBDM: Image-to-image Translation with Brownian Bridge Diffusion Models, "
+    "arXiv:2205.07680",
+    "residual_shift": "Yue, Wang and Loy 2023, ResShift: Efficient Diffusion Model for Image Super-resolution by "
+    "Residual Shifting, arXiv:2307.12348",
+    "MaskedPath": "Sahoo et al. 2024, Simple and Effective Masked Diffusion Language Models, arXiv:2406.07524",
+    "UniformPath": "Austin et al. 2021, Structured Denoising Diffusion Models in Discrete State-Spaces, arXiv:2107.03006",
+}
+"""By the last name of the path's `_target_`, or its own."""
+
+METRICS = {
+    "frechet": "Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, "
+    "arXiv:1706.08500",
+    "precision": "Kynkäänniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, "
+    "arXiv:1904.06991",
+    "recall": "Kynkäänniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, "
+    "arXiv:1904.06991",
+}
+"""By the name of the metric."""
+
+ADAPTERS = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
+
+PAPER = re.compile(r"(?P<before>.*?)arXiv:(?P<id>\d{4}\.\d{4,5})", re.DOTALL)
+ABOUT = re.compile(r"(?P<authors>.+?) (?P<year>(?:19|20)\d\d)(?:, (?P<title>.+?))?[,\s]*$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper as a recipe cites it."""
+
+    authors: str
+    year: str
+    title: str
+    arxiv: str
+
+    @property
+    def key(self) -> str:
+        first = re.sub(r"[^A-Za-z]", "", self.authors.split(" et al")[0].split(",")[0].split(" and ")[0]).lower()
+        words = re.findall(r"[A-Za-z]{4,}", self.title)
+        return f"{first}{self.year}{(words[0].lower() if words else self.arxiv.replace('.', ''))}"
+
+    def bibtex(self) -> str:
+        title = re.sub(r"([A-Z][\w-]*[A-Z]\w*|\b[A-Z]{2,}\b)", r"{\1}", self.title)
+        return (
+            f"@misc{{{self.key},\n  author = {{{_authors(self.authors)}}},\n  title = {{{title}}},\n"
+            f"  year = {{{self.year}}},\n  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}},\n"
+            f"  url = {{https://arxiv.org/abs/{self.arxiv}}},\n}}"
+        )
+
+
+def _authors(text: str) -> str:
+    """Names between `and`s, as BibTeX reads them; `et al.` is `others`."""
+    text = text.replace(" et al.", " and others")
+    return " and ".join(part.strip() for part in re.split(r",\s*|\s+and\s+", text) if part.strip())
+
+
+def papers(text: str) -> list[Paper]:
+    """The papers in a line such as `Luo et al. 2023, Latent Consistency Models, arXiv:2310.04378; ...`."""
+    found = []
+    for match in PAPER.finditer(text):
+        before = re.sub(r"^[;,\s]+", "", match["before"])
+        before = re.sub(r"^.* as in ", "", before)
+        about = ABOUT.match(before.rstrip(" ,"))
+        if about is None:
+            found.append(Paper(before.rstrip(" ,") or "Anonymous", f"20{match['id'][:2]}", "", match["id"]))
+            continue
+        name = about["authors"]
+        found.append(Paper(name, about["year"], about["title"] or name, match["id"]))
+    return found
+
+
+def used(folder: str | Path) -> dict[str, list[Paper]]:
+    """The papers of a run, by what they are cited for; each once.
+
+    Raises:
+        UserError: no run, or one that says no recipe.
+    """
+    folder = Path(folder)
+    cfg: Any = load_config(folder)
+    recipe = cfg.get("recipe")
+    if not recipe or not recipe.get("paper"):
+        raise UserError(f"'{folder}' says no recipe: a teacher cites what it is made of by itself")
+    lines: dict[str, Iterable[str]] = {"recipe": [str(recipe.paper)], "path": [], "metrics": [], "adapters": []}
+    lines["path"] = [PATHS[name] for name in _paths(folder, cfg) if name in PATHS]
+    lines["metrics"] = [METRICS[name] for name in _metrics(folder) if name in METRICS]
+    if cfg.get("student", {}).get("adapter"):
+        lines["adapters"] = [ADAPTERS]
+    seen: set[str] = set()
+    found: dict[str, list[Paper]] = {}
+    for about, texts in lines.items():
+        for paper in (paper for text in texts for paper in papers(text)):
+            if paper.arxiv not in seen:
+                seen.add(paper.arxiv)
+                found.setdefault(about, []).append(paper)
+    return found
+
+
+def _paths(folder: Path, cfg: Any) -> list[str]:
+    """Names of the path: what the student's description says, else what its task makes of nothing said."""
+    from omegaconf import OmegaConf
+
+    task = OmegaConf.to_container(cfg.task, resolve=True)
+    names = [
+        value["_target_"].rpartition(".")[2]
+        for value in _sections(task)
+        if isinstance(value.get("_target_"), str) and "paths" in value["_target_"]
+    ]
+    if names or not isinstance(task, Mapping) or "_target_" not in task:
+        described = folder / "student.json"
+        document = received.read_json(described) if described.is_file() else {}
+        foreign = document.get("foreign") if isinstance(document, Mapping) else None
+        path = foreign.get("path") if isinstance(foreign, Mapping) else None
+        return names or ([str(path.get("_target_")).rpartition(".")[2]] if isinstance(path, Mapping) else [])
+    from omnidistill.runs.setup import task_of
+
+    path = task_of(cfg).path
+    return [getattr(path, "name", None) or type(path).__name__]
+
+
+def _sections(value: Any) -> Iterable[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        yield value
+        for item in value.values():
+            yield from _sections(item)
+
+
+def _metrics(folder: Path) -> list[str]:
+    file = folder / "metrics.json"
+    document = received.read_json(file) if file.is_file() else {}
+    rows = document.get("student", []) if isinstance(document, Mapping) else []
+    return sorted({name for row in rows if isinstance(row, Mapping) for name in row.get("metrics", {})})
+
+
+def bibtex(folder: str | Path) -> str:
+    """BibTeX of all that a run used, this software last."""
+    found = used(folder)
+    parts = [f"% {about}\n{paper.bibtex()}" for about, all_ in found.items() for paper in all_]
+    software = (
+        "% software\n@software{omnidistill,\n  author = {{The omnidistill authors}},\n"
+        "  title = {omnidistill: few-step students of slow generative teachers, in every modality},\n"
+        f"  version = {{{__version__}}},\n  license = {{Apache-2.0}},\n}}"
+    )
+    return "\n\n".join([*parts, software])
