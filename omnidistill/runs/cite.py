@@ -53,7 +53,7 @@ ABOUT = re.compile(r"(?P<authors>.+?) (?P<year>(?:19|20)\d\d)(?:, (?P<title>.+?)
 
 @dataclass(frozen=True)
 class Paper:
-    """One paper as a recipe cites it."""
+    """One paper as a recipe cites it; `arxiv` is empty where it has no number there."""
 
     authors: str
     year: str
@@ -68,11 +68,11 @@ class Paper:
 
     def bibtex(self) -> str:
         title = re.sub(r"([A-Z][\w-]*[A-Z]\w*|\b[A-Z]{2,}\b)", r"{\1}", self.title)
-        return (
-            f"@misc{{{self.key},\n  author = {{{_authors(self.authors)}}},\n  title = {{{title}}},\n"
-            f"  year = {{{self.year}}},\n  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}},\n"
-            f"  url = {{https://arxiv.org/abs/{self.arxiv}}},\n}}"
-        )
+        lines = [f"author = {{{_authors(self.authors)}}}", f"title = {{{title}}}", f"year = {{{self.year}}}"]
+        if self.arxiv:
+            lines += [f"eprint = {{{self.arxiv}}}", "archivePrefix = {arXiv}"]
+            lines += [f"url = {{https://arxiv.org/abs/{self.arxiv}}}"]
+        return f"@misc{{{self.key},\n" + "".join(f"  {line},\n" for line in lines) + "}"
 
 
 def _authors(text: str) -> str:
@@ -83,17 +83,19 @@ def _authors(text: str) -> str:
 
 def papers(text: str) -> list[Paper]:
     """The papers in a line such as `Luo et al. 2023, Latent Consistency Models, arXiv:2310.04378; ...`."""
-    found = []
+    found, rest = [], text
     for match in PAPER.finditer(text):
-        before = re.sub(r"^[;,\s]+", "", match["before"])
-        before = re.sub(r"^.* as in ", "", before)
-        about = ABOUT.match(before.rstrip(" ,"))
-        if about is None:
-            found.append(Paper(before.rstrip(" ,") or "Anonymous", f"20{match['id'][:2]}", "", match["id"]))
-            continue
-        name = about["authors"]
-        found.append(Paper(name, about["year"], about["title"] or name, match["id"]))
-    return found
+        found.append(_paper(match["before"], match["id"]))
+        rest = text[match.end() :]
+    return found if found else [_paper(rest, "")]
+
+
+def _paper(before: str, arxiv: str) -> Paper:
+    before = re.sub(r"^.* as in ", "", re.sub(r"^[;,\s]+", "", before)).rstrip(" ,")
+    about = ABOUT.match(before)
+    if about is None:
+        return Paper(before or "Anonymous", f"20{arxiv[:2]}" if arxiv else "", before, arxiv)
+    return Paper(about["authors"], about["year"], about["title"] or about["authors"], arxiv)
 
 
 def used(folder: str | Path) -> dict[str, list[Paper]]:
@@ -116,8 +118,8 @@ def used(folder: str | Path) -> dict[str, list[Paper]]:
     found: dict[str, list[Paper]] = {}
     for about, texts in lines.items():
         for paper in (paper for text in texts for paper in papers(text)):
-            if paper.arxiv not in seen:
-                seen.add(paper.arxiv)
+            if paper.key not in seen:
+                seen.add(paper.key)
                 found.setdefault(about, []).append(paper)
     return found
 

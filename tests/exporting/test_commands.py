@@ -78,7 +78,7 @@ def test_every_recipes_papers_are_read() -> None:
     for recipe in listing.recipes(None):
         found = cite.papers(recipe["paper"])
         assert found, recipe["name"]
-        assert len(found) == recipe["paper"].count("arXiv:"), recipe["name"]
+        assert len(found) == max(1, recipe["paper"].count("arXiv:")), recipe["name"]
         for paper in found:
             assert paper.title and paper.authors and paper.year in recipe["paper"], recipe["name"]
             assert "," not in paper.key and keys.setdefault(paper.key, paper.arxiv) == paper.arxiv
