@@ -82,6 +82,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "tts": "grad_tts is the name of a path, after its paper",
         "coordinates": "of points, in the message of a closed-form task",
     },
+    "exporting/": {"images": "where pipelines of diffusers put their samples"},
     "interop/": {
         "video": "in the names of diffusers' classes",
         "image": "in the options of its schedulers and pipelines",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,17 @@ from omnidistill.configuration import received
 from omnidistill.configuration.compose import load_config
 from omnidistill.errors import UserError
 
-PATHS = {
-    "rectified_flow": "Liu, Gong and Liu 2022, Flow Straight and Fast: Learning to Generate and Transfer Data with "
-    "Rectified Flow, arXiv:2209.03003",
-    "trigflow": "Lu and Song 2024, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models, "
-    "arXiv:2410.11081",
-    "vp_cosine": "Nichol and Dhariwal 2021, Improved Denoising Diffusion Probabilistic Models, arXiv:2102.09672",
-    "vp_linear": "Song et al. 2020, Score-Based Generative Modeling through Stochastic Differential Equations, "
-    "arXiv:2011.13456",
-    "discrete": "Ho, Jain and Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239",
-    "edm": "Karras et al. 2022, Elucidating the Design Space of Diffusion-Based Generative Models, arXiv:2206.00364",
-    "ouve": "Richter et al. 2022, Speech Enhancement and Dereverberation with Diffusion-based Generative Models, "
-    "arXiv:2208.05830",
-    "grad_tts": "Popov et al. 2021, Grad-TTS: A Diffusion Probabilistic Model for Text-to-Speech, arXiv:2105.06337",
-    "brownian_bridge": "Li et al. 2022, BBDM: Image-to-image Translation with Brownian Bridge Diffusion Models, "
-    "arXiv:2205.07680",
-    "residual_shift": "Yue, Wang and Loy 2023, ResShift: Efficient Diffusion Model for Image Super-resolution by "
-    "Residual Shifting, arXiv:2307.12348",
-    "MaskedPath": "Sahoo et al. 2024, Simple and Effective Masked Diffusion Language Models, arXiv:2406.07524",
-    "UniformPath": "Austin et al. 2021, Structured Denoising Diffusion Models in Discrete State-Spaces, arXiv:2107.03006",
-}
-"""By the last name of the path's `_target_`, or its own."""
-
-METRICS = {
-    "frechet": "Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, "
-    "arXiv:1706.08500",
-    "precision": "Kynkäänniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, "
-    "arXiv:1904.06991",
-    "recall": "Kynkäänniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, "
-    "arXiv:1904.06991",
-}
-"""By the name of the metric."""
-
-ADAPTERS = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
-
 PAPER = re.compile(r"(?P<before>.*?)arXiv:(?P<id>\d{4}\.\d{4,5})", re.DOTALL)
 ABOUT = re.compile(r"(?P<authors>.+?) (?P<year>(?:19|20)\d\d)(?:, (?P<title>.+?))?[,\s]*$", re.DOTALL)
+
+
+def known() -> dict[str, dict[str, str]]:
+    """Papers of paths, metrics and adapters, by name."""
+    import yaml
+
+    text = resources.files("omnidistill.configs").joinpath("citations.yaml").read_text(encoding="utf-8")
+    read: dict[str, dict[str, str]] = yaml.safe_load(text)
+    return read
 
 
 @dataclass(frozen=True)
@@ -110,10 +86,11 @@ def used(folder: str | Path) -> dict[str, list[Paper]]:
     if not recipe or not recipe.get("paper"):
         raise UserError(f"'{folder}' says no recipe: a teacher cites what it is made of by itself")
     lines: dict[str, Iterable[str]] = {"recipe": [str(recipe.paper)], "path": [], "metrics": [], "adapters": []}
-    lines["path"] = [PATHS[name] for name in _paths(folder, cfg) if name in PATHS]
-    lines["metrics"] = [METRICS[name] for name in _metrics(folder) if name in METRICS]
+    listed = known()
+    lines["path"] = [listed["paths"][name] for name in _paths(folder, cfg) if name in listed["paths"]]
+    lines["metrics"] = [listed["metrics"][name] for name in _metrics(folder) if name in listed["metrics"]]
     if cfg.get("student", {}).get("adapter"):
-        lines["adapters"] = [ADAPTERS]
+        lines["adapters"] = [listed["adapters"]["lora"]]
     seen: set[str] = set()
     found: dict[str, list[Paper]] = {}
     for about, texts in lines.items():

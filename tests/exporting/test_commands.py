@@ -92,6 +92,8 @@ def test_every_recipes_papers_are_read() -> None:
 def test_a_paths_and_a_metrics_papers_are_there() -> None:
     from omnidistill.paths import named
 
-    for name in cite.PATHS:
+    listed = cite.known()
+    for name, text in {**listed["paths"], **listed["metrics"], **listed["adapters"]}.items():
+        assert len(cite.papers(text)) == 1 and cite.papers(text)[0].arxiv, name
+    for name in listed["paths"]:
         assert hasattr(named, name) or name in ("MaskedPath", "UniformPath")
-        assert len(cite.papers(cite.PATHS[name])) == 1
