@@ -54,6 +54,7 @@ class Walk:
 
     @property
     def targets(self) -> set[float | None]:
+        """All that the network is told it jumps to."""
         return {stride.target for stride in self.strides}
 
     @property

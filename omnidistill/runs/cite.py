@@ -43,6 +43,7 @@ class Paper:
         return f"{first}{self.year}{(words[0].lower() if words else self.arxiv.replace('.', ''))}"
 
     def bibtex(self) -> str:
+        """An entry, capitals inside of words kept."""
         title = re.sub(r"([A-Z][\w-]*[A-Z]\w*|\b[A-Z]{2,}\b)", r"{\1}", self.title)
         lines = [f"author = {{{_authors(self.authors)}}}", f"title = {{{title}}}", f"year = {{{self.year}}}"]
         if self.arxiv:
