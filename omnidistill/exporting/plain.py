@@ -22,7 +22,7 @@ def merged(network: nn.Module) -> nn.Module:
         return network
     for name, module in list(network.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()  # type: ignore[operator]
+            module.merge()
             owner, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(owner), leaf, module.get_base_layer())
     return network
@@ -51,7 +51,7 @@ def told_shift(inner: NetworkDenoiser, walk: Walk) -> Tensor | None:
         )
     found = None
     for module, value in ((network.target_time, next(iter(walk.targets))), (network.guidance, walk.guidance)):
-        if module is not None and value is not None:
+        if isinstance(module, nn.Module) and value is not None:
             more = module(torch.full((1,), value))[0]
             found = more if found is None else found + more
     return found

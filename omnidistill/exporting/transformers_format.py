@@ -31,6 +31,9 @@ def write(handed: Handed) -> None:
             "format=safetensors or diffusers hands it over"
         )
     network: MaskedLM = merged(inner.network)  # type: ignore[assignment]
+    network.model.config.mask_token_id = network.mask_id
+    if network.causal:
+        network.model.config.is_causal = False  # its attention is opened in both directions by who asks it
     network.model.save_pretrained(handed.out)
     copied = []
     source = handed.pipeline

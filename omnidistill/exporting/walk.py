@@ -110,9 +110,8 @@ def planned(denoiser: Denoiser, sampler: FewStep, steps: int) -> Walk:
             scale = float((sigma**2 + (inner.sigma_data * alpha) ** 2).rsqrt())
         target = None
         if inner.told_target:
-            told = sampler.target(denoiser, s)
-            told = torch.zeros(()) if told is None else told
-            told = path.span[0] if float(told) == 0.0 else told
+            asked = sampler.target(denoiser, s)
+            told = path.span[0] if asked is None or float(asked) == 0.0 else float(asked)
             view = "t" if getattr(inner.network, "second_in_t", False) else inner.time_input
             target = _seen(path, view, told)
         time = _seen(path, inner.time_input, t)

@@ -229,13 +229,14 @@ class DiffusersNetwork(nn.Module):
 
     def _around(self, model: nn.Module, made: type) -> None:
         self.network = model
-        self.config: Config = dict(model.config)
-        signature = inspect.signature(made.forward).parameters
+        self.config: Config = dict(model.config)  # type: ignore[arg-type]
+        forward: Any = made.forward  # type: ignore[attr-defined]
+        signature = inspect.signature(forward).parameters
         self._takes = {*signature, *(ADDED if "added_cond_kwargs" in signature else ())}
         blocks = getattr(self.network, self.call.blocks, None) if self.call.blocks else None
         if isinstance(blocks, nn.Module):
-            many = isinstance(blocks, nn.ModuleList)
-            self.feature_module = f"network.{self.call.blocks}" + (f".{len(blocks) // 2}" if many else "")
+            middle = f".{len(blocks) // 2}" if isinstance(blocks, nn.ModuleList) else ""
+            self.feature_module = f"network.{self.call.blocks}{middle}"
             self.feature_axis = 1 if self.call.state == "sample" else -1
             self.feature_channels = int(self.call.inner(self.config))
 

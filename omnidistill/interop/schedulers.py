@@ -68,6 +68,7 @@ def _levels(
     name: str, made: Any, where: str, tokens: int | None
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
     own = made.config
+    reading: dict[str, Any]
     asked = own.get("prediction_type", "epsilon")
     if name in FLOWS or asked == "flow_prediction" or own.get("use_flow_sigmas"):
         if name not in FLOWS and asked != "flow_prediction":
