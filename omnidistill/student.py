@@ -27,6 +27,7 @@ from omnidistill.context import Condition, Context, labels_of, relabelled
 from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, PolicyDenoiser, Told, Windowed
+from omnidistill.denoisers.experts import Experts
 from omnidistill.denoisers.guidance import Null
 from omnidistill.denoisers.heads import Heads
 from omnidistill.denoisers.policies import checked, widened
@@ -328,7 +329,10 @@ def read_recipe(folder: FilePath, name: str) -> Recipe:
 
 
 def headed(network: nn.Module, reading: Mapping[str, Any], seed: int = 0) -> nn.Module:
-    """The network with the last layer that a reading asks for: one a cell, or as wide as a policy; else as it is."""
+    """The network with the last layer that a reading asks for: one a cell, or as wide as a policy; several of it, where
+    there are experts; else as it is."""
+    if reading.get("experts") is not None:
+        return Experts(network, *reading["experts"])
     if reading.get("cells") is not None:
         return Heads(network, reading["cells"])
     made = reading.get("policy")

@@ -30,6 +30,10 @@ def _snr(path: GaussianPath, t: Instants) -> Instants:
     return path.noise_level(t) ** -2
 
 
+def _signal(path: GaussianPath, t: Instants) -> Instants:
+    return path.coefficients(t).alpha
+
+
 def _product(path: GaussianPath, t: Instants) -> Instants:
     alpha, _, sigma = path.coefficients(t)
     return alpha * sigma
@@ -53,6 +57,7 @@ WEIGHTS: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "snr": _gaussian(_snr),
     "truncated_snr": _gaussian(lambda path, t: _snr(path, t).clamp_min(1.0)),
     "min_snr_5": _gaussian(lambda path, t: _snr(path, t).clamp_max(5.0)),
+    "alpha": _gaussian(_signal),
     "alpha_sigma": _gaussian(_product),
     "velocity": _gaussian(_velocity),
     "nelbo": _reveal,
@@ -61,6 +66,7 @@ WEIGHTS: dict[str, Callable[[Path, Tensor], Tensor]] = {
 `truncated_snr`: max(snr, 1) (Salimans & Ho 2022, sec. 4). `min_snr_5`: min(snr, 5) (Hang et al. 2023).
 `velocity`: (alpha' - sigma' alpha / sigma)^2, which turns an error of x0 into one of the trajectory's velocity; 1/t^2
 on a rectified flow.
+`alpha`: the signal's share, which trusts a teacher less the more noise it is asked about (Sauer et al. 2023, ADD).
 `alpha_sigma`: alpha sigma, which turns an x0-gap g into sigma^2 times the eps-gap alpha g/sigma (SwiftBrush).
 `nelbo`: -alpha'/(1 - alpha), 1/t for the linear schedule (Sahoo et al. 2024, MDLM, eq. 10); masked paths."""
 

@@ -56,6 +56,7 @@ class ClipUNet(nn.Module):
             guidance=guidance,
         )
         self.feature_channels = self.unet.feature_channels
+        self.feature_layers = {f"unet.{name}": width for name, width in self.unet.feature_layers.items()}
         self.time = embedding(MAP_WIDTH)
         self.map = zero(nn.Linear(MAP_WIDTH, frames * frames))
 

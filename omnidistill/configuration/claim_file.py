@@ -28,7 +28,7 @@ from omnidistill.configuration import listing, plugins, received, settings
 from omnidistill.configuration.overrides import read as read_overrides
 from omnidistill.errors import UserError, unknown
 
-SECTIONS = ("task", "student", "families", "objective", "begin", "optim", "fit", "evaluation")
+SECTIONS = ("task", "student", "families", "objective", "begin", "end", "optim", "fit", "evaluation")
 KEYS = ("task", "updates", "batch", "accumulate", "ema", "guidance", "precision")
 """What an override of a claim may set: a section's key, or one of these."""
 

@@ -210,10 +210,12 @@ CHECKS: Mapping[str, Check] = {
     "student.walks": optional(several(whole(1), least=1)),
     "student.target_time": optional(flag),
     "student.cells": optional(whole(2)),
+    "student.experts": optional(whole(2)),
     "student.new_condition": flag,
     "student.policy": optional(_policy),
     "student.guidance": optional(number(0)),
     "student.adapter": optional(_adapter),
+    "student.frozen": optional(several(text, least=1)),
     "student.random_tokens": optional(number(0, 1)),
     "student.inference": optional(inference),
     "fit.updates": whole(0),
@@ -240,7 +242,7 @@ CHECKS: Mapping[str, Check] = {
     "recipe.departures": several(text),
 }
 
-OPEN = ("task", "families", "objective", "begin")
+OPEN = ("task", "families", "objective", "begin", "end")
 """Sections whose keys are not known here: the component that a `_target_` names says which options it has."""
 
 
@@ -292,7 +294,8 @@ def _check_objective(settings: Mapping[str, Any]) -> None:
         if name not in families:
             raise unknown("objective family", name, families)
         number(0, above=False)(f"objective.{name}", weight)
-    for name, share in settings.get("begin", {}).items():
-        if name not in families:
-            raise unknown("objective family", name, families)
-        number(0, 1, below=True)(f"begin.{name}", share)
+    for key, most in (("begin", number(0, 1, below=True)), ("end", number(0, 1, above=True))):
+        for name, share in settings.get(key, {}).items():
+            if name not in families:
+                raise unknown("objective family", name, families)
+            most(f"{key}.{name}", share)

@@ -133,6 +133,19 @@ class Denoiser(nn.Module):
         """A layer's output averaged over all axes but batch and channel, padding left out."""
         raise UserError(f"{type(self).__name__} has no inner features; use a NetworkDenoiser")
 
+    def positions(
+        self, found: Float[Tensor, "b ..."], context: Context = Context()
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
+        """A layer's output position by position, and 1 where a position is real."""
+        raise UserError(f"{type(self).__name__} has no inner features; use a NetworkDenoiser")
+
+    def feature_widths(self, layers: Sequence[str]) -> dict[str, int]:
+        """The layers meant by these names, with how wide they are; an error with near names for one that is not there.
+        See `denoisers.features.tapped`."""
+        raise UserError(
+            f"{type(self).__name__} has no inner features for a discriminator head; use a NetworkDenoiser"
+        )
+
     def features(self, x_t: State, t: Time, context: Context = Context()) -> Float[Tensor, "b c"]:
         """The pooled features of the layer declared for discriminator heads. A call, which goes no farther
         than this layer where the network can stop there."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from omnidistill.denoisers.answers import tensor_of
-from omnidistill.errors import UserError
+from omnidistill.errors import UserError, unknown
 
 
 def asked(
@@ -93,6 +94,52 @@ def feature_channels(network: nn.Module) -> int:
             "set network.feature_channels = number of channels of the output of feature_module"
         )
     return int(declared)
+
+
+def feature_widths(network: nn.Module) -> dict[str, int]:
+    """The layers that a head may read and how wide they are: `network.feature_layers`, {name: channels}, all of them
+    with their channels on `feature_axis`; or the one layer that the network declares."""
+    declared = getattr(network, "feature_layers", None)
+    if declared is None:
+        return {feature_layer(network)[0]: feature_channels(network)}
+    return {str(name): int(width) for name, width in declared.items()}
+
+
+def tapped(network: nn.Module, layers: Sequence[str]) -> dict[str, int]:
+    """How wide each of these layers is. `""` is the one layer that the network declares for heads, `all` every layer
+    there is.
+
+    Raises:
+        UserError: a layer that the network does not declare, with the names nearest to it.
+    """
+    found: dict[str, int] = {}
+    for name in layers:
+        if name == "":
+            found[feature_layer(network)[0]] = feature_channels(network)
+            continue
+        known = feature_widths(network)
+        if name != ALL and name not in known:
+            raise unknown(f"layer of {type(network).__name__}", name, [*known, ALL])
+        found |= known if name == ALL else {name: known[name]}
+    return found
+
+
+DECLARED = ("",)
+ALL = "all"
+
+
+def positions(
+    found: Float[Tensor, "b ..."], axis: int, mask: Bool[Tensor, "#b ..."] | None
+) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
+    """Features one position after another, and 1 where a position is real; features without positions have one."""
+    found = found.movedim(axis, -1)
+    if found.ndim == 2:
+        return found.unsqueeze(1), torch.ones_like(found[:, :1])
+    real = torch.ones_like(found[..., 0])
+    if mask is not None:
+        channels_first = found.movedim(-1, 1)
+        real = _mask_of_features(mask, channels_first).expand_as(channels_first)[:, 0]
+    return found.flatten(1, -2), real.flatten(1)
 
 
 def pooled(

@@ -138,6 +138,9 @@ class Heads(nn.Module):
                 setattr(self, attribute, getattr(network, attribute))
         if isinstance(getattr(network, "feature_module", None), str):
             self.feature_module = f"network.{network.feature_module}"
+        layers: Any = getattr(network, "feature_layers", None)
+        if layers is not None:
+            self.feature_layers = {f"network.{name}": width for name, width in layers.items()}
 
     def forward(self, *args: Any, cells: Tensor, **keywords: Any) -> Any:
         if layers := keywords.get("features"):

@@ -14,7 +14,14 @@ from omnidistill.context import Context
 from omnidistill.denoisers.answers import dtype_of
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.elsewhere import Elsewhere
-from omnidistill.denoisers.features import asked, feature_channels, feature_layer, pooled
+from omnidistill.denoisers.features import (
+    asked,
+    feature_channels,
+    feature_layer,
+    pooled,
+    positions,
+    tapped,
+)
 from omnidistill.denoisers.heads import jump_shares
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.denoisers.second import takes
@@ -87,6 +94,7 @@ class NetworkDenoiser(Denoiser):
         trained_on: the name of the Gaussian path that the network was trained on, where that is not `path`; the
             parameterisation and `time_input` then speak of it. See `denoisers.elsewhere`.
         cells: the network has this many heads in place of a second time, see `denoisers.heads`.
+        experts: [count, classes] where it is made of several, see `denoisers.experts`.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
@@ -109,9 +117,10 @@ class NetworkDenoiser(Denoiser):
         time_module: str | None = None,
         trained_on: str | None = None,
         cells: int | None = None,
+        experts: Sequence[int] | None = None,
     ) -> None:
         super().__init__(path)
-        self.cells = cells
+        self.cells, self.experts = cells, experts
         if cells is not None:
             if not {"gaussian", "composable"} <= path.offers or "simplex" in path.offers:
                 raise UserError(
@@ -156,6 +165,7 @@ class NetworkDenoiser(Denoiser):
             "time_module": self.time_module,
             **({} if self.elsewhere is None else {"trained_on": self.elsewhere.home.name}),
             **({} if self.cells is None else {"cells": self.cells}),
+            **({} if self.experts is None else {"experts": list(self.experts)}),
         }
 
     def _at_home(self, x_t: Tensor, t: Tensor) -> Here:
@@ -311,6 +321,14 @@ class NetworkDenoiser(Denoiser):
 
     def pool(self, found: Float[Tensor, "b ..."], context: Context = Context()) -> Float[Tensor, "b c"]:
         return pooled(found, feature_layer(self.network)[1], context.mask)
+
+    def positions(
+        self, found: Float[Tensor, "b ..."], context: Context = Context()
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
+        return positions(found, feature_layer(self.network)[1], context.mask)
+
+    def feature_widths(self, layers: Sequence[str]) -> dict[str, int]:
+        return tapped(self.network, layers)
 
     def features(self, x_t: State, t: Time, context: Context = Context()) -> Float[Tensor, "b c"]:
         _, found = self.examine(x_t, t, context, answered=0)

@@ -85,6 +85,9 @@ class Second(nn.Module):
                 setattr(self, name, getattr(network, name))
         if isinstance(getattr(network, "feature_module", None), str):
             self.feature_module = f"network.{network.feature_module}"
+        layers: Any = getattr(network, "feature_layers", None)
+        if layers is not None:
+            self.feature_layers = {f"network.{name}": width for name, width in layers.items()}
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         told: Tensor | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from omnidistill.errors import UserError
+from omnidistill.errors import unknown
 
 Found = tuple[Tensor | None, dict[str, Tensor]]
 """What a network that was asked for features says: its answer, as for `Answer`, and the layers' outputs."""
@@ -40,13 +40,18 @@ class Asked:
         last = len(self.found) == len(set(self.names))
         return slice(0, self.answered) if last and self.answered is not None else None
 
+    @property
+    def complete(self) -> bool:
+        """Whether every layer asked for has been passed, of some that were."""
+        return bool(self.names) and len(self.found) == len(set(self.names))
+
     def result(self, answer: Tensor | None) -> Answer:
         """The answer, with the features where some were asked for."""
         if not self.names:
             assert answer is not None
             return answer
         if missing := [name for name in self.names if name not in self.found]:
-            raise UserError(f"no layer called {', '.join(missing)}; possible: {', '.join(self.passed)}")
+            raise unknown("layer", missing[0], self.passed)
         return answer, self.found
 
 

@@ -38,11 +38,14 @@ class Blocks(nn.Module):
         self.film = nn.Linear(embedding, 2 * width)
         self.layers = nn.ModuleList(Block(width) for _ in range(depth))
 
-    def forward(self, h: Tensor, film: Tensor) -> Tensor:
+    def forward(self, h: Tensor, film: Tensor, asked: Asked | None = None) -> Tensor:
+        """With `asked` none but the samples to go on with are gone on with after the last layer asked for."""
         scale, shift = self.film(film).chunk(2, dim=1)
         scale = 1 + scale
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
             h = layer(h, scale, shift)
+            if asked is not None and (some := asked.note(f"blocks.layers.{i}", h)) is not None:
+                h, scale, shift = h[some], scale[some], shift[some]
         return h
 
 
@@ -79,6 +82,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.anchored, self.feature_channels = num_classes, anchor, width
+        self.feature_layers = {**{f"blocks.layers.{i}": width for i in range(depth)}, "blocks": width}
         self.time = LinearEmbedding(embedding)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, embedding)
         self.first = nn.Linear(dim * (2 if anchor else 1), width)
@@ -108,9 +112,9 @@ class MLP(nn.Module):
             )
         asked = Asked(features, answered)
         h = self.first(x if anchor is None else torch.cat((x, anchor), dim=1))
-        h = self.blocks(h, F.silu(film))
-        if (some := asked.note("blocks", h)) is not None:
-            if not answered:
-                return asked.result(None)
-            h = h[some]
+        h = self.blocks(h, F.silu(film), asked)
+        some = asked.note("blocks", h)
+        if asked.complete and not answered and answered is not None:
+            return asked.result(None)
+        h = h if some is None else h[some]
         return asked.result(self.last(F.silu(h)))

@@ -7,6 +7,7 @@ channels_last layout, in which bfloat16 convolutions on the CPU run several time
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,9 @@ class UNet(nn.Module):
             "deep": [*down[blocks:], "middle", *up[:-blocks]] if len(channels) > 1 else [],
             "encoder": ["first", *down, "middle"],
         }
+        widths = [*(f"down.{i}" for i in range(len(self.down))), "middle", *up]
+        stages = [*self.down, self.middle, *self.up]
+        self.feature_layers = {name: _width(stage) for name, stage in zip(widths, stages, strict=True)}
         self.last_norm = Norm(c)
         self.last = zero(nn.Conv2d(c, in_channels * area, 3, padding=1))
         # Made last: the layers above draw the same initial weights with and without them.
@@ -165,6 +169,12 @@ class UNet(nn.Module):
             )
         x = F.pad(x * mask, (0, spare))
         return _unshuffle(x, self.block), F.pad(mask.to(x.dtype), (0, spare))[..., ::wide]
+
+
+def _width(stage: nn.Module) -> int:
+    """Channels of a stage's output."""
+    inner: Any = getattr(stage, "after", stage)
+    return int(getattr(inner, "conv2", inner).out_channels)
 
 
 def embedding(width: int, scale: float = 1.0, silent: bool = False) -> TimeEmbedding:

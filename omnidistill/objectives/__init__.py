@@ -1,12 +1,16 @@
 """Losses for named roles: pure arithmetic on tensors. No optimiser, no trainer, no modality."""
 
 from omnidistill.objectives.adversarial import Adversarial
+from omnidistill.objectives.adversarial_jumps import AdversarialJumps
+from omnidistill.objectives.adversarial_scores import AdversarialScores
+from omnidistill.objectives.backtracking import Backtracking
 from omnidistill.objectives.base import BankSpec, Losses, Objective, RoleSpec, StudentSpec
 from omnidistill.objectives.bootstrap import Bootstrap
 from omnidistill.objectives.cells import Cells
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.cycle import Cycle
 from omnidistill.objectives.denoising import Denoising
+from omnidistill.objectives.features import Features
 from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.guidance import Guidance
 from omnidistill.objectives.jumps import Gap, Nodes
@@ -30,12 +34,16 @@ from omnidistill.objectives.weighted import Weighted
 
 __all__ = [
     "Adversarial",
+    "AdversarialJumps",
+    "AdversarialScores",
+    "Backtracking",
     "BankSpec",
     "Bootstrap",
     "Cells",
     "Consistency",
     "Cycle",
     "Denoising",
+    "Features",
     "FlowMap",
     "Gap",
     "Guidance",

@@ -1,53 +1,63 @@
-"""A discriminator head on a denoiser's inner features, noised real data against the noised rollout."""
+"""A discriminator on a denoiser's inner features: noised real samples against the noised rollout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.questions import Question
+from omnidistill.denoisers.features import DECLARED
+from omnidistill.errors import UserError, unknown
+from omnidistill.objectives import penalties
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.games import game
+from omnidistill.objectives.heads import Head, Jury, check_jury
+from omnidistill.objectives.questions import Answer, Question, Seen
 from omnidistill.objectives.step import Step
+from omnidistill.objectives.verdicts import accuracies
 from omnidistill.times import Times, Uniform
 
-
-class Head(nn.Module):
-    """Features of a denoiser's inner layer to one logit; positive says real."""
-
-    def __init__(self, channels: int, width: int = 128) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, 1)
-        )
-
-    def forward(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:
-        return self.layers(features).squeeze(-1)
+REAL = ("data", "teacher")
+MISMATCHED = ("contrastive", "fake")
 
 
 class Adversarial:
-    """The non-saturating GAN of DMD2 (Yin et al. 2024, sec. 4.3):
+    """A GAN (losses: `objectives.games`) whose discriminator is heads on the features of a role's network at a noised
+    sample: DMD2 (Yin et al. 2024, sec. 4.3) with the defaults,
 
     `L_D = softplus(-H(x_t^real)) + softplus(H(x_t^fake))`, `L_G = softplus(-H(x_t^fake))`,
 
-    H = head of the critic's inner features at a noised sample; real and fake have their own t and noise. The head is
-    trained in the critic's role, together with the critic's trunk. Beside `matching` it looks at matching's own noised
-    rollout, and the critic is asked once for its belief about it, its features there and those of noised data.
+    real and fake with their own t and noise. The heads are trained in the critic's role, together with its trunk unless
+    that is `frozen`. Beside `matching` it looks at matching's own noised rollout, and the critic is asked once for its
+    belief about it, its features there and those of noised data.
 
     Args:
         times: distribution of the noising time. None: that of the objective that it shares the critic with, whose
-            noised rollout it then looks at; alone, all of the path's. The paper draws a time and noise apart.
+            noised rollout it then looks at; alone, all of the path's. DMD2 draws a time and noise apart.
         critic_weight: factor of L_D beside the critic's denoising loss.
-        width: hidden width of the head.
+        width: hidden width of a head.
         critic: the role whose features are read.
         view: of clean samples, what is judged instead of the samples themselves, e.g. single frames of a video;
             Float[b ...] -> Float[b ...] of the same shape.
-        start: what the critic starts as, where no other objective says (`matching` does): `teacher` or `student`. It
-            is then trained on L_D alone.
+        start: what the critic starts as, where no other objective says (`matching` does): `teacher`, `student`, or
+            `random`, a network like the teacher's with weights drawn anew. It is then trained on L_D alone.
+        frozen: the trunk stays as it starts, and heads alone are trained (Sauer et al. 2024, LADD).
+        loss: a name of `games.GAMES`.
+        layers: names of the layers that are read, one head each; `all` of them; None: the network's declared one.
+        heads, drawn, renewed: of a larger jury, see `heads.Jury`.
+        real: what is real: the batch's `data`, or samples of the `teacher`, of which `bank` are made before training
+            with `teacher_steps` steps.
+        paired: real samples are noised with the rollout's noise to its time; a pair differs by the samples alone.
+        r1, r2, penalty, sigma: see `objectives.penalties`.
+        updates: of the discriminator for one of the student, where no other objective says.
+        mismatch: weight of what the discriminator learns about conditions from real samples under another's:
+            `mismatched: contrastive`, `softplus(D(x, c') - D(x, c))` (Novack et al. 2025, ARC, arXiv:2505.08175), or
+            `fake`, they count as fake (Kang et al. 2024, Diffusion2GAN, arXiv:2405.05967).
+        name: of the discriminator, where a recipe has two.
     """
 
     rolls_out = True
@@ -60,57 +70,180 @@ class Adversarial:
         critic: str = "fake_score",
         view: Callable[[Tensor], Tensor] | None = None,
         start: str | None = None,
+        frozen: bool = False,
+        loss: str = "softplus",
+        layers: Sequence[str] | str | None = None,
+        heads: int | None = None,
+        drawn: int | None = None,
+        renewed: float = 0.0,
+        real: str = "data",
+        bank: int = 4096,
+        teacher_steps: int = 16,
+        paired: bool = False,
+        r1: float = 0.0,
+        r2: float = 0.0,
+        penalty: str = "exact",
+        sigma: float = 0.01,
+        mismatch: float = 0.0,
+        mismatched: str = "contrastive",
+        updates: int | None = None,
+        name: str = "discriminator",
     ) -> None:
-        self.view = view
-        self.times, self.critic_weight, self.critic, self.bank = times, critic_weight, critic, None
+        for what, value, known in (
+            ("real samples of a discriminator", real, REAL),
+            ("mismatched", mismatched, MISMATCHED),
+        ):
+            if value not in known:
+                raise unknown(what, value, known)
+        if view is not None and (paired or r1 or r2 or mismatch or real == "teacher"):
+            raise UserError(
+                "a discriminator with a view has no pairs, penalties, mismatch or samples of the teacher"
+            )
+        if mismatch and mismatched == "fake" and loss == "relativistic":
+            raise UserError(
+                "pairs are real and fake, so mismatched=fake has no relativistic form; use contrastive"
+            )
+        check_jury(heads, drawn, renewed)
+        penalties.check(penalty, r1, r2, sigma)
+        self.game, self.layers, self.name = game(loss), named(layers), name
+        self.view, self.times, self.critic_weight, self.critic = view, times, critic_weight, critic
+        self.among, self.paired = real, paired
+        self.r1, self.r2, self.penalty, self.sigma = r1, r2, penalty, sigma
+        self.mismatch, self.mismatched = mismatch, mismatched
+        self.bank = BankSpec(bank, teacher_steps) if real == "teacher" else None
         # The sample must carry a gradient through the critic's features to the student.
-        self.needs = frozenset({"data", "differentiable"})
+        needs = {"differentiable", "data" if real == "data" else "deterministic"}
+        self.needs = frozenset(
+            needs | ({"condition"} if mismatch else set()) | ({"gaussian"} if paired else set())
+        )
+        alone = self.layers == DECLARED and heads is None
 
-        def head(denoiser: Denoiser) -> nn.Module:
-            return Head(denoiser.feature_channels(), width)
+        def build(denoiser: Denoiser) -> nn.Module:
+            if alone:
+                return Head(denoiser.feature_channels(), width)
+            widths = list(denoiser.feature_widths(self.layers).values())
+            return Jury(widths, width, heads, drawn, renewed)
 
-        self.roles = {critic: RoleSpec(start=start, modules={"discriminator": head})}
+        self.roles = {
+            critic: RoleSpec(start=start, updates=updates, modules={name: build}, frozen=frozen or None)
+        }
+
+    # --- what is asked --------------------------------------------------------------------------------------------
 
     def questions(self, role: str) -> list[Question]:
         """Of the critic: its features. A view is noised apart, so it is asked about apart."""
         if self.view is not None or role not in ("student", self.critic):
             return []
-        return [Question(self.critic, self.times, features=True, real=role == self.critic)]
+        real = role == self.critic or self.game.relative
+        return [
+            Question(
+                self.critic,
+                self.times,
+                features=True,
+                layers=self.layers,
+                real=real,
+                among=self.among,
+                paired=self.paired,
+            )
+        ]
 
-    def _features(self, step: Step, role: str) -> tuple[Tensor, Tensor | None]:
-        """Of noised rollouts and, in the critic's role, of noised data."""
+    def _answer(self, step: Step, role: str) -> Answer:
+        """Features of noised rollouts and, where they are wanted, of noised data."""
         if self.view is None:
-            answer = step.answer(*self.questions(role))
-            assert answer.features is not None
-            return answer.features, answer.real
-        fake = self._viewed(step, step.rollout.x0)
-        return fake, None if role == "student" else self._viewed(step, step.x0)
+            return step.answer(*self.questions(role))
+        x_t, t, fake = self._viewed(step, step.rollout.x0)
+        if role == "student" and not self.game.relative:
+            return Answer(x_t, t, features=fake)
+        real, later, found = self._viewed(step, step.x0)
+        return Answer(x_t, t, data=Seen(real, later, step.context), features=fake, real=found)
 
-    def _viewed(self, step: Step, x0: Tensor) -> Tensor:
+    def _viewed(self, step: Step, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert self.view is not None
         seen, times = self.view(x0), self.times or Uniform()
         t = times(seen.shape[0], step.path, step.g).to(seen.device)
         x_t = step.path.corrupt(seen, t, step.context, g=step.g)
-        return step[self.critic].features(x_t, t, step.context)
+        return x_t, t, self._features(step, x_t, t, step.context)
+
+    def _features(self, step: Step, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        """Of a state asked about apart, in a call of its own."""
+        model, told = step[self.critic], step.told(self.critic, self.times or Uniform())
+        names = tuple(model.feature_widths(self.layers))
+        _, found = model.examine(x_t, t, context, names, answered=0, target_time=told)
+        return torch.cat([model.pool(found[name], context) for name in names], 1)
+
+    def _judge(self, step: Step) -> Callable[[Tensor], Tensor]:
+        """Features to logits, by the heads that are drawn for this step."""
+        head = step[self.name]
+        if not isinstance(head, Jury):
+            return head
+        which = head.draw(step.structure) if head.drawn else None
+        return lambda features: head(features, which)
+
+    # --- losses ---------------------------------------------------------------------------------------------------
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role == "student":
-            logits = step["discriminator"](self._features(step, role)[0])
-            return Losses({"adversarial": F.softplus(-logits).mean()})
-        if role != self.critic:
-            return None
-        features, of_data = self._features(step, role)
-        assert of_data is not None
-        fake, real = step["discriminator"](torch.cat((features, of_data))).split(len(features))
-        loss = F.softplus(fake) + F.softplus(-real)
-        terms = {"discriminator": self.critic_weight * loss.mean()}
+            judge, answer = self._judge(step), self._answer(step, role)
+            assert answer.features is not None
+            real = judge(answer.real) if self.game.relative and answer.real is not None else answer.features
+            return Losses({"adversarial": self.game.student(real, judge(answer.features)).mean()})
+        return self._discriminator(step) if role == self.critic else None
+
+    def _discriminator(self, step: Step) -> Losses:
+        judge, answer = self._judge(step), self._answer(step, self.critic)
+        assert answer.features is not None and answer.real is not None and answer.data is not None
+        fake, real = judge(torch.cat((answer.features, answer.real))).split(len(answer.features))
+        terms = {"discriminator": self.critic_weight * self.game.discriminator(real, fake).mean()}
+        fakes = Seen(answer.x_t, answer.t, step.context)
+        for key, gamma, seen, features, logits in (
+            ("r1", self.r1, answer.data, answer.real, real),
+            ("r2", self.r2, fakes, answer.features, fake),
+        ):
+            if gamma:
+                steep = self._steepness(step, judge, seen, features, logits)
+                terms[key] = self.critic_weight * 0.5 * gamma * steep.mean()
+        if self.mismatch:
+            terms["mismatch"] = (
+                self.critic_weight * self.mismatch * self._mismatched(step, judge, answer.data, real)
+            )
         if not step.logged:
             return Losses(terms)
-        accuracy = 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean())
-        shown = {"adversarial/accuracy": accuracy, "adversarial/margin": (real - fake).detach().mean()}
+        shown = accuracies(self.game, real.detach(), fake.detach(), answer.data.t, answer.t, step.path)
         return Losses(terms, shown)
+
+    def _steepness(
+        self, step: Step, judge: Callable[[Tensor], Tensor], seen: Seen, features: Tensor, logits: Tensor
+    ) -> Tensor:
+        """`|grad D|^2`, Float[b]."""
+        if self.penalty == "features":
+            return penalties.exact(judge, features)
+
+        def of(x: Tensor) -> Tensor:
+            return judge(self._features(step, x, seen.t, seen.context))
+
+        if self.penalty == "exact":
+            return penalties.exact(of, seen.x)
+        return penalties.perturbed(of, seen.x, logits, self.sigma, step.g, seen.context.mask)
+
+    def _mismatched(self, step: Step, judge: Callable[[Tensor], Tensor], data: Seen, real: Tensor) -> Tensor:
+        """Of real samples under the condition of the sample before them."""
+        other = data.context.with_condition(data.context.map(lambda value: value.roll(1, 0)).condition)
+        logits = judge(self._features(step, data.x, data.t, other))
+        if self.mismatched == "contrastive" or self.game.as_fake is None:
+            return F.softplus(logits - real).mean()
+        return self.game.as_fake(logits).mean()
 
     def cost(self, role: str) -> Calls:
         if role == "student":
-            return {"student": 1, self.critic: 1}
-        return {"student": 1, self.critic: 2} if role == self.critic else {}
+            return {"student": 1, self.critic: 1 + self.game.relative}
+        if role != self.critic:
+            return {}
+        apart = 0 if self.penalty == "features" else (self.r1 > 0) + (self.r2 > 0)
+        return {"student": 1, self.critic: 2 + apart + (self.mismatch > 0)}
+
+
+def named(layers: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Names of layers as a recipe gives them."""
+    if layers is None:
+        return DECLARED
+    return (layers,) if isinstance(layers, str) else tuple(layers)

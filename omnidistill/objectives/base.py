@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -33,7 +33,7 @@ class RoleSpec:
 
     Attributes:
         start: what it is a copy of: `teacher` (a trainable copy of the teacher's network), `student`, or any other
-            teacher or role by name.
+            teacher or role by name; `random`, the teacher's network with weights drawn anew.
         updates: optimiser updates per student update (k : 1).
         lr: learning rate as a multiple of the student's.
         average: this model is an exponential moving average of the student with this decay, and is not trained.
@@ -42,6 +42,11 @@ class RoleSpec:
         refresh: this model is replaced by the student this many times, evenly over the run, and is not trained.
         modules: further modules trained in this role (discriminator heads), by the name of the model they become. The
             role `student` may have some too (a learned weight of the time).
+        frozen: the model stays as it starts, and of this role its `modules` alone are trained.
+        copies: this model takes the weights of that role (or of the student's average, `ema`), once, when the share
+            `at` of the run is over, and is not trained.
+        since, until: shares of the run between which the role is trained; before and after it rests.
+        redrawn: a frozen model of `start: random` has new weights in each update of the student.
         adapter: this role is a low-rank adapter over the frozen network that it starts from: `{rank, alpha, targets}`.
     """
 
@@ -53,16 +58,27 @@ class RoleSpec:
     follow: float | None = None
     modules: Mapping[str, Callable[[Denoiser], nn.Module]] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
+    frozen: bool | None = None
+    redrawn: bool | None = None
+    copies: str | None = None
+    at: float | None = None
+    since: float | None = None
+    until: float | None = None
 
     @property
     def trained(self) -> bool:
-        """Whether an optimiser moves it, rather than an average or a replacement."""
-        return self.average is None and self.refresh is None
+        """Whether an optimiser moves it or its modules, rather than an average or a replacement."""
+        moved = bool(self.modules) or not self.frozen
+        return self.average is None and self.refresh is None and self.copies is None and moved
+
+    def rests(self, over: float) -> bool:
+        """Whether it is not trained at this point of the run, a share of it."""
+        return not (self.since or 0.0) <= over < (2.0 if self.until is None else self.until)
 
     def merged(self, other: RoleSpec, name: str) -> RoleSpec:
         """One role declared by two objectives; an error where they disagree."""
         values: dict[str, Any] = {}
-        for key in ("start", "updates", "lr", "average", "refresh", "follow", "adapter"):
+        for key in (f.name for f in fields(self) if f.name != "modules"):
             mine, theirs = getattr(self, key), getattr(other, key)
             if mine is not None and theirs is not None and mine != theirs:
                 raise UserError(

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from omnidistill.context import Context, labels_of
-from omnidistill.errors import UserError
 from omnidistill.objectives.divergences import Weight
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths import Path
@@ -56,14 +55,6 @@ def score_gap(delta: Tensor, path: Path, t: Tensor) -> Tensor:
     """`s_p - s_q = alpha (D_p - D_q) / sigma^2`."""
     alpha, _, sigma = path.coefficients(t)  # type: ignore[attr-defined]
     return per_sample(alpha / sigma**2, delta, path.time_axis) * delta
-
-
-def at_data(path: Path, x_t: Tensor, x0: Tensor, data: Tensor, t: Tensor) -> Tensor:
-    """x_t with the data in the sample's place, at the same time with the same noise."""
-    if not {"gaussian", "differentiable"} <= path.offers:
-        raise UserError(f"data_share needs a Gaussian path, got {path}; set data_share=0")
-    alpha, _, _ = path.coefficients(t)  # type: ignore[attr-defined]
-    return x_t + per_sample(alpha, x_t, path.time_axis) * (data - x0).to(x_t.dtype)
 
 
 def weights(law: Weight, logits: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:

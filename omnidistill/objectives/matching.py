@@ -49,14 +49,14 @@ from omnidistill.objectives.critics import Critic
 from omnidistill.objectives.divergences import divergence as law_of
 from omnidistill.objectives.divergences import effective
 from omnidistill.objectives.localised import Localised
-from omnidistill.objectives.questions import Answer, Question
+from omnidistill.objectives.questions import Answer, Question, at_data
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior
 from omnidistill.posteriors.base import like
 from omnidistill.times import Onwards, Times, Uniform
 from omnidistill.weights import weight
 
-CRITICS = ("fake_score", "shared", "frozen", "unconditional", "none")
+CRITICS = ("fake_score", "shared", "frozen", "unconditional", "student", "none")
 GRADIENTS = ("gap", "identity")
 FORMS = ("score", "x0")
 
@@ -66,8 +66,10 @@ class Matching:
     Args:
         critic: what stands for the student's own distribution. `fake_score`: a denoiser trained on its samples;
             `shared`: one that another part trains; `frozen`: a denoiser that is never updated; `unconditional`: the
-            teacher without condition, so that only the condition pulls (the likelihood term of JDM); `none`: the sample
-            itself (score distillation sampling); or a class of `critics`, other stand-ins for it.
+            teacher without condition, so that only the condition pulls (the likelihood term of JDM); `student`: the
+            student itself, asked at x_t, which knows its own law only as far as it is still a denoiser of it (Chadebec
+            et al. 2024, Flash Diffusion); `none`: the sample itself (score distillation sampling); or a class of
+            `critics`, other stand-ins for it.
         critic_updates: critic updates per student update.
         critic_lr: its learning rate as a multiple of the student's.
         times: distribution of the noising time of the student's update. `Onwards` noises the state that the student's
@@ -243,6 +245,10 @@ class Matching:
             return step.path.certain(step.rollout.x0.detach())
         if self.critic == "unconditional":
             return step.guided(self.real, 0.0)(x_t, t, step.context)
+        if self.critic == "student":
+            student = step["student"]
+            target = torch.zeros_like(t) if student.wants_target else None
+            return student(x_t, t, step.context, target_time=target)
         told = step["fake_score"].wants_target or not step.spec.several
         if isinstance(self.times, Onwards) and not told:
             raise UserError(
@@ -308,7 +314,7 @@ class Matching:
             return self._real(step, x_t, t), x0, 0.0
         chosen = torch.rand(len(t), generator=step.g, device=step.g.device).to(t.device) < self.data_share
         chosen = chosen.reshape(-1, *(1 for _ in x0.shape[1:]))
-        asked = torch.where(chosen, gaps.at_data(step.path, x_t, x0, step.x0, t), x_t)
+        asked = torch.where(chosen, at_data(step.path, x_t, x0, step.x0, t), x_t)
         there = torch.where(chosen, step.x0.to(x0.dtype), x0)
         # Scores differ by alpha / sigma^2 times (beliefs less states over alpha), and the states by alpha (x0 - there).
         shift = there - x0 if self.data_form == "score" else 0.0
@@ -383,7 +389,7 @@ class Matching:
     def cost(self, role: str) -> Calls:
         if role == "student":
             blind = self.critic == "unconditional"
-            calls = {"student": 1, self.real: _branches(self.guidance) + blind}
+            calls = {"student": 1 + (self.critic == "student"), self.real: _branches(self.guidance) + blind}
             apart = 0 if self._plain() else _branches(self.fake_guidance)
             asked = apart + (self._plain() or self.law is not None)
             return _sum(

@@ -15,7 +15,7 @@ from omnidistill.denoisers.guidance import Null, Unconditional
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import StudentSpec
-from omnidistill.objectives.questions import Answer, Question, merged, placed
+from omnidistill.objectives.questions import Answer, Question, Seen, at_data, merged, placed
 from omnidistill.objectives.reduction import reduce
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.random import uniform
@@ -253,39 +253,67 @@ class Step:
         the model's own in its role, whatever the gradient mode of who asks.
         """
         own = placed(question, self._expected)
-        key = own.model, own.times, own.drop
-        about = [q for q in merged([*self._expected, own]) if (q.model, q.times, q.drop) == key]
-        (whole,) = about
+        whole = next(q for q in merged([*self._expected, own]) if q.fits(own))
         if whole not in self._answers:
             graph = whole.features or whole.graph if self.role == "student" else self.role == whole.model
             with torch.set_grad_enabled(graph):
-                self._answers[whole] = self._ask(whole)
-        return self._answers[whole]
+                self._answers[whole] = self._read(self._ask(whole), whole)
+        answer = self._answers[whole]
+        return answer if own.layers == whole.layers or not own.features else self._read(answer, own)
 
     def _ask(self, question: Question) -> Answer:
         assert question.times is not None
-        model, path = self[question.model], self.path
+        model = self[question.model]
         x_t, t = self.noised(question.times)
         context = self.without_condition(question.drop)
         told = self.told(question.model, question.times)
         if not question.features:
-            return Answer(x_t, t, model(x_t, t, context, target_time=told), None, None)
-        count = len(x_t)
-        answered = None if question.belief else 0
+            return Answer(x_t, t, model(x_t, t, context, target_time=told))
+        count, answered = len(x_t), None if question.belief else 0
+        layers = tuple(model.feature_widths(question.layers))
         if not question.real:
-            belief, found = model.examine(x_t, t, context, answered=answered, target_time=told)
-            return Answer(x_t, t, belief, model.pool(next(iter(found.values())), context), None)
-        later = self.draw(question.times, count).to(x_t.device)
-        noised = path.corrupt(self.x0, later, context, g=self.g)
-        both = context.joined(context)
-        answered = count if question.belief else 0
+            belief, found = model.examine(x_t, t, context, layers, answered=answered, target_time=told)
+            return Answer(x_t, t, belief, found)
+        data = self._data(question, x_t, t, context)
         belief, found = model.examine(
-            torch.cat((x_t, noised.to(x_t.dtype))),
-            torch.cat((t, later)),
-            both,
-            answered=answered,
+            torch.cat((x_t, data.x.to(x_t.dtype))),
+            torch.cat((t, data.t)),
+            context.joined(data.context),
+            layers,
+            answered=count if question.belief else 0,
             target_time=None if told is None else torch.cat((told, told)),
         )
         model.count()  # two batches in one call
-        fake, real = model.pool(next(iter(found.values())), both).split(count)
-        return Answer(x_t, t, belief, fake, real)
+        fake = {name: value[:count] for name, value in found.items()}
+        return Answer(x_t, t, belief, fake, {name: value[count:] for name, value in found.items()}, data)
+
+    def _data(self, question: Question, x_t: Tensor, t: Tensor, context: Context) -> Seen:
+        """Noised data, or the teacher's samples noised, for a discriminator to tell the rollout from."""
+        assert question.times is not None
+        path, (x0, context) = self.path, self.real(question.among, context)
+        if question.paired:
+            return Seen(at_data(path, x_t, self.rollout.x0, x0, t), t, context)
+        later = self.draw(question.times, len(x0)).to(x_t.device)
+        return Seen(path.corrupt(x0, later, context, g=self.g), later, context)
+
+    def real(self, among: str, context: Context | None = None) -> tuple[Tensor, Context]:
+        """What is real, and its contexts: the batch's data, or the ends of the teacher's trajectories in the bank."""
+        if among == "data":
+            return self.x0, self.context if context is None else context
+        if self.bank is None:
+            raise UserError("samples of the teacher are read from step.bank, and this step has none")
+        return self.bank["states"][:, -1], self.bank["context"]
+
+    def _read(self, answer: Answer, question: Question) -> Answer:
+        """The part of an answer that a question was about."""
+        if not question.features:
+            return answer
+        model = self[question.model]
+        names = tuple(model.feature_widths(question.layers))
+
+        def means(found: Mapping[str, Tensor], context: Context) -> Tensor:
+            return torch.cat([model.pool(found[name], context) for name in names], 1)
+
+        features = means(answer.found, self.context)
+        real = None if answer.data is None else means(answer.of_data, answer.data.context)
+        return answer._replace(names=names, features=features, real=real)

@@ -25,10 +25,15 @@ class Weighted:
         weights: a weight for each name.
         begins: for some names the share of the run after which the student has their terms (a refinement after a first
             stage). Critics are trained from the start, so that they know the student by then.
+        ends: for some names the share of the run after which the student has their terms no longer.
     """
 
     def __init__(
-        self, parts: Mapping[str, Objective], weights: Mapping[str, float], begins: Mapping[str, float] = {}
+        self,
+        parts: Mapping[str, Objective],
+        weights: Mapping[str, float],
+        begins: Mapping[str, float] = {},
+        ends: Mapping[str, float] = {},
     ) -> None:
         if not parts:
             raise UserError("an objective needs at least one part, e.g. objective.matching=1.0")
@@ -36,12 +41,15 @@ class Weighted:
             raise UserError(f"parts {sorted(parts)} and weights {sorted(weights)} must have the same names")
         self.parts, self.weights = dict(parts), {name: float(value) for name, value in weights.items()}
         self.begins = {name: share for name, share in begins.items() if share > 0.0}
-        if unknown := set(self.begins) - set(parts):
-            raise UserError(f"begin.{min(unknown)} is of no part; parts are {', '.join(parts)}")
+        self.ends = {name: share for name, share in ends.items() if share < 1.0}
+        for what, named in (("begin", self.begins), ("end", self.ends)):
+            if unknown := set(named) - set(parts):
+                raise UserError(f"{what}.{min(unknown)} is of no part; parts are {', '.join(parts)}")
         if len(self.begins) == len(parts):
             raise UserError(
                 f"something must be trained from the start; begin names all parts: {', '.join(parts)}"
             )
+        self._check_stages()
         self.needs: frozenset[str] = frozenset().union(*(part.needs for part in parts.values()))
         self.roles: dict[str, RoleSpec] = {}
         for part in parts.values():
@@ -50,6 +58,19 @@ class Weighted:
         self.bank = self._bank()
         self.rolls_out = any(part.rolls_out for part in parts.values())
         self.guidance_range = self._guidance()
+
+    def _check_stages(self) -> None:
+        """At each point of the run some part has to be trained."""
+        edges = sorted({0.0, *self.begins.values(), *self.ends.values()})
+        for edge in edges:
+            if edge < 1.0 and not any(self._runs(name, edge) for name in self.parts):
+                raise UserError(
+                    f"nothing is trained after {edge:g} of the run: begin={self.begins}, end={self.ends}"
+                )
+
+    def _runs(self, name: str, over: float) -> bool:
+        """Whether the student has this part's terms when that share of the run is over."""
+        return self.begins.get(name, 0.0) <= over < self.ends.get(name, 2.0)
 
     def _bank(self) -> BankSpec | None:
         asked = [part.bank for part in self.parts.values() if part.bank]
@@ -108,18 +129,18 @@ class Weighted:
 
     def _begun(self, role: str, step: Step) -> Mapping[str, Objective]:
         """The parts that are trained at this point of the run."""
-        if role != "student" or not self.begins:
+        if role != "student" or not (self.begins or self.ends):
             return self.parts
         over = step.update / step.total
-        return {name: part for name, part in self.parts.items() if over >= self.begins.get(name, 0.0)}
+        return {name: part for name, part in self.parts.items() if self._runs(name, over)}
 
     def questions(self, role: str) -> list[Question]:
         """What the parts are going to ask."""
         return _asked(self.parts, role)
 
     def cost(self, role: str) -> Calls:
-        """The parts' calls once all have begun, except that the rollout that several of them look at is made once, and
-        that a model is asked once about a noised copy of it."""
+        """The parts' calls where all of them run, except that the rollout that several of them look at is made once,
+        and that a model is asked once about a noised copy of it."""
         total: Counter[str] = Counter()
         rolled = 0
         for part in self.parts.values():

@@ -41,7 +41,7 @@ from omnidistill.tasks import Metric, Task
 from omnidistill.training.memory import check_network
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
 from omnidistill.training.adapters import Adapter, adapt, bare
-from omnidistill.training.frozen import fixed, twin
+from omnidistill.training.frozen import fixed, freeze, twin
 from omnidistill.training.ranks import here
 from omnidistill.training.roles import TEACHER, cast, missing
 from omnidistill.training.settings import Optim, Settings
@@ -179,7 +179,8 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             )
         parts[name], weights[name] = _objective(cfg.families[name], name), float(value)
     begins = {name: float(share) for name, share in plain(cfg.get("begin", {})).items() if name in parts}
-    objective = Weighted(parts, weights, begins) if parts else Untrained()
+    ends = {name: float(share) for name, share in plain(cfg.get("end", {})).items() if name in parts}
+    objective = Weighted(parts, weights, begins, ends) if parts else Untrained()
     has_data = task.batch(1, generator(cfg.seed, "probe")).x0 is not None
     check_inference(cfg, task)
     lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
@@ -201,6 +202,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             "(`omnidistill recipes` lists what each recipe needs)"
         )
     policy_of(cfg, task)  # says where there can be none
+    _experts(cfg, task)
     return objective
 
 
@@ -313,6 +315,7 @@ def student_of(
             f"student.cells={cells} tells the student where it jumps, and its last layer is a new one; leave "
             "student.target_time and student.adapter out"
         )
+    experts = _experts(cfg, task)
     told = is_told(cfg, task)
     recipe = Recipe(
         task=described(plain(cfg.task), task),
@@ -320,6 +323,7 @@ def student_of(
             **origin.reading(),
             "target_time": told,
             **({} if cells is None else {"cells": cells}),
+            **({} if experts is None else {"experts": experts}),
             **({} if made is None else {"policy": made}),
         },
         target_time=told,
@@ -340,9 +344,13 @@ def student_of(
     load_strictly(network, starting_weights(network, origin.network), FilePath("the teacher"))
     if options.get("new_condition", False):
         forget(network, task)
-    adapter = adapter_of(cfg)
+    adapter, fixed_parts = adapter_of(cfg), plain(options.get("frozen"))
+    if adapter is not None and fixed_parts:
+        raise UserError("an adapter lies over a frozen network: leave student.frozen or student.adapter out")
     if adapter is None:
         _freeze(network, origin.network)
+        if fixed_parts:
+            freeze(network, fixed_parts)
         network = headed(network, recipe.reading, cfg.seed)
     else:
         network = adapt(network, origin.network, adapter)
@@ -405,6 +413,19 @@ def forget(network: nn.Module, task: Task) -> None:
     with torch.no_grad():
         for module in found:
             module.weight[:] = module.weight[task.null].clone()
+def _experts(cfg: DictConfig, task: Task) -> list[int] | None:
+    """`student.experts` with the number of the task's labels."""
+    count = cfg.student.get("experts")
+    if count is None:
+        return None
+    others = [name for name in ("cells", "policy", "adapter") if cfg.student.get(name) is not None]
+    if others:
+        raise UserError(f"student.experts are whole networks: leave student.{others[0]} out")
+    if task.classes is None:
+        raise NotOffered(f"student.experts={count} share out labels, and {task.name} has none")
+    return [int(count), int(task.classes)]
+
+
 def policy_of(cfg: DictConfig, task: Task) -> list[Any] | None:
     """`student.policy` with the number of channels of the task's states."""
     options = plain(cfg.student.get("policy"))

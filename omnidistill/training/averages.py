@@ -67,6 +67,9 @@ class Followers:
         self.mentors = [
             (spec.refresh, Pair.of(models, cast, name, EMA)) for name, spec in roles if spec.refresh
         ]
+        self.copies = [
+            (spec.at or 0.0, Pair.of(models, cast, name, spec.copies)) for name, spec in roles if spec.copies
+        ]
 
     @torch.no_grad()
     def follow(self, update: int, updates: int) -> None:
@@ -78,4 +81,7 @@ class Followers:
         for times, pair in self.mentors:
             done, before = (u * (times + 1) // updates for u in (update, update - 1))
             if done > before:
+                pair.move(1.0)
+        for at, pair in self.copies:
+            if update == max(1, round(at * updates)):
                 pair.move(1.0)

@@ -26,6 +26,7 @@ from omnidistill.training.lag import lags
 from omnidistill.training.optimisers import Optimisers
 from omnidistill.training.parts import Draws, PartGenerator, rows
 from omnidistill.training.ranks import Ranks
+from omnidistill.training.renewal import renew
 from omnidistill.training.roles import STUDENT, TEACHER, Cast
 from omnidistill.training.settings import Settings
 from omnidistill.training.shown import Shown
@@ -120,6 +121,8 @@ class Distillation(nn.Module):
         log = (self.update + 1) % self.settings.log_every == 0 or self.update == 0
         shown: dict[str, float] = {}
         for turn, (role, batch) in enumerate(zip(self.cast.turns, batches, strict=True)):
+            if self._rests(role):
+                continue
             # Of a role's several updates the last one is shown: the state the student meets.
             last = role not in self.cast.turns[turn + 1 :]
             shown.update(self._turn(role, batch, turn, log and last))
@@ -135,6 +138,14 @@ class Distillation(nn.Module):
             self.shown = shown
         self.pulse(self)
 
+    def _rests(self, role: str) -> bool:
+        """Whether a role is not trained at this point of the run; who has one that ever does is bound to its length."""
+        spec = self.cast.roles[role]
+        if spec.since is None and spec.until is None:
+            return False
+        self.bound_to_end = True
+        return spec.rests(self.update / max(1, self.settings.updates))
+
     def _turn(self, role: str, batch: Batch, turn: int, log: bool) -> dict[str, float]:
         """One update of one role, in as many parts as are asked for."""
         parameters = self.optimisers.parameters(role)
@@ -143,6 +154,7 @@ class Distillation(nn.Module):
             parameter.grad = None
         # A term's own gradient is not added up between shards, so there it is not shown.
         shown = Shown(role, parameters, log, each=log and not self.ranks.sharded)
+        renew(self, role, turn)
         models = self._models(turn)
         before = {name: model.calls for name, model in models.items() if isinstance(model, Denoiser)}
         whole = batch.count if self.ranks.world == 1 else self.settings.batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,12 +11,13 @@ from torch import nn
 
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
+from omnidistill.networks.redrawn import redrawn
 from omnidistill.objectives.base import Objective, RoleSpec
 from omnidistill.paths import Path
 from omnidistill.training.adapters import Adapter, attach
 from omnidistill.training.frozen import trainable, twin
 
-STUDENT, TEACHER, EMA = "student", "teacher", "ema"
+STUDENT, TEACHER, EMA, RANDOM = "student", "teacher", "ema", "random"
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ def cast(
         spec = roles[name]
         if name != STUDENT:
             assert spec.start is not None
-            still = spec.start in origins
-            source: nn.Module = origins[spec.start] if still else models[spec.start]
-            models[name], free[name] = _made(source, free[spec.start], spec, adapter, still)
+            start = _template(spec.start, origins)
+            still = start in origins
+            source: nn.Module = origins[start] if still else models[start]
+            models[name], free[name] = _made(source, free[start], spec, adapter, still)
     for name, spec in roles.items():
         for head, build in spec.modules.items():
             if head in models:
@@ -76,7 +79,7 @@ def cast(
             models[head] = build(models[name])  # type: ignore[arg-type]
             free[head] = tuple(trainable(models[head]))
         if spec.trained and name != STUDENT:
-            parts[name] = (name, *spec.modules)
+            parts[name] = (*(() if spec.frozen else (name,)), *spec.modules)
             turns += [name] * (1 if spec.updates is None else spec.updates)
     parts[STUDENT] = (STUDENT, *roles[STUDENT].modules)
     if not free[STUDENT]:
@@ -110,12 +113,24 @@ def _made(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A role's model and the names of what it trains: a copy of the source, or adapters over it; over the very tensors
     of one that stands `still`, over a copy of one that is trained itself."""
+    if spec.start == RANDOM:
+        drawn = redrawn(copy.deepcopy(source))
+        return drawn, () if spec.frozen else tuple(trainable(drawn))
+    if spec.frozen:
+        return twin(source, source.parameters() if still else ()), ()
     own = Adapter(**spec.adapter) if spec.adapter is not None else adapter if spec.trained else None
     if own is None or _adapted(source):
         return twin(source, [p for name, p in source.named_parameters() if name not in free]), free
     made: Any = twin(source, source.parameters() if still else ())
     made.network = attach(made.network, own)
     return made, tuple(trainable(made))
+
+
+def _template(start: str, origins: Mapping[str, Denoiser]) -> str:
+    """Whose network a role has: that of its start; of the teacher, or else the student, where weights are random."""
+    if start != RANDOM:
+        return start
+    return TEACHER if TEACHER in origins else STUDENT
 
 
 def _adapted(model: nn.Module) -> bool:
@@ -134,10 +149,10 @@ def _ordered(roles: Mapping[str, RoleSpec], origins: Mapping[str, Denoiser]) -> 
             )
         if start == TEACHER and TEACHER not in origins:
             raise UserError(f"role '{name}' starts from the teacher, and there is no network to copy")
-        if start not in {*origins, *roles}:
-            raise unknown(f"start of role '{name}'", start, {*origins, *roles} - {name})
+        if start not in {*origins, *roles, RANDOM}:
+            raise unknown(f"start of role '{name}'", start, {*origins, *roles, RANDOM} - {name})
     while waiting:
-        ready = [name for name in waiting if roles[name].start in {*origins, *done}]
+        ready = [name for name in waiting if roles[name].start in {*origins, *done, RANDOM}]
         if not ready:
             raise UserError(
                 f"roles {', '.join(sorted(waiting))} start from one another; let one start as teacher"

@@ -14,6 +14,7 @@ LAG = 0.1  # of a critic's error, gained by a few more updates
 FEW = 0.1  # of the samples, as an effective number of them
 STEERS = 10.0  # times the first term's gradient
 FLOORED = 0.5  # of the samples
+SURE = 0.95  # of a discriminator's verdicts, and more of them right, at some time
 WINDOW = 8  # logged points over which a gap is watched
 GREW = 3.0  # times the least gap since the start
 LOUD = 3.0  # times the noise from point to point
@@ -73,6 +74,19 @@ def _steers(series: Series) -> str | None:
             return (
                 f"{name.rsplit('/', 1)[1]} steers the student: its gradient is {late[-1]:.0f} times that of the first "
                 "term; lower its weight in objective"
+            )
+    return None
+
+
+def _saturated(series: Series) -> str | None:
+    for name, values in series.items():
+        late = _lately(values, 3)
+        place, _, bin_of_times = name.partition("adversarial/accuracy/")
+        if place.startswith("diagnostics/") and bin_of_times and late and min(late) > SURE:
+            return (
+                f"the discriminator is right about {100 * late[-1]:.0f} % of the samples at times {bin_of_times}, and "
+                "the student learns little from it there; give it a penalty (families.adversarial.r1), fewer updates, "
+                "or times of more noise"
             )
     return None
 
@@ -145,6 +159,7 @@ RULES: dict[str, Callable[[Series], str | None]] = {
     "few": _few,
     "steers": _steers,
     "floored": _floored,
+    "saturated": _saturated,
     "unsteady": _unsteady,
     "overdone": _overdone,
 }

@@ -87,7 +87,7 @@ def test_features_are_the_layers_outputs_and_the_belief_is_that_of_a_call(name, 
     declared = denoiser.network.feature_module
     torch.testing.assert_close(denoiser.features(x, t, context), denoiser.pool(seen[declared], context))
     assert denoiser.calls == 6
-    with pytest.raises(UserError, match=f"no layer called nowhere; possible: .*{declared}"):
+    with pytest.raises(UserError, match=f"unknown layer 'nowhere'; known: .*{declared}"):
         denoiser.examine(x, t, context, ("nowhere",))
 
 

@@ -54,6 +54,9 @@ class WithRatio(Denoiser):
     def pool(self, found, context=Context()):
         return found
 
+    def feature_widths(self, layers):
+        return {"ratio": 1}
+
 
 def cast(closed, student=(M, V), fake=None, real=(MU, BIG), dim=1):
     critic = closed.gaussian(*(fake or student), PATH, dim)

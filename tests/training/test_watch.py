@@ -19,7 +19,8 @@ def said(**series) -> list[str]:
     names = {"gap": GAP, "apart": APART, "data": DATA, "lag": "diagnostics/lag/fake_score",
              "ess": "diagnostics/matching/ratio_ess", "ratio": "diagnostics/grad_ratio/adversarial",
              "floored": "diagnostics/matching/floored", "reward": "diagnostics/reward/taste/mean",
-             "held": "diagnostics/reward/fidelity/watched"}  # fmt: skip
+             "held": "diagnostics/reward/fidelity/watched",
+             "sure": "diagnostics/adversarial/accuracy/0.75-1"}  # fmt: skip
     for row in zip(*series.values(), strict=True):
         lines += watch({names[name]: value for name, value in zip(series, row, strict=True)})
     assert set(lines) == set(watch.said.values())
@@ -34,6 +35,7 @@ def said(**series) -> list[str]:
     ({"ess": [0.5, 0.05, 0.04]}, "density ratios"),
     ({"ratio": [0.2, 20.0, 30.0, 25.0]}, "adversarial steers"),
     ({"floored": [0.0, 0.9, 0.8, 0.9]}, "floor"),
+    ({"sure": [0.6, 0.97, 0.98, 1.0]}, "discriminator is right about 100 % of the samples at times 0.75-1"),
     ({"gap": [0.2, 0.1, 0.1, 0.1, 0.2, 0.4, 0.5, 0.6]}, "grows"),
     ({"gap": [1.0, 0.2, 1.0, 0.2, 1.0, 0.2, 1.0, 0.2]}, "swings"),
     ({"reward": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "held": [0.5, 0.6, 0.6, 0.5, 0.4, 0.2, 0.0, -0.3]},
@@ -49,6 +51,7 @@ def test_trouble_is_said_once(series, word):
 @pytest.mark.parametrize("series", [
     {"apart": [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 0.3], "data": [1.0] * 8}, {"apart": [0.7, 0.7, 0.6, 0.7] * 3},
     {"lag": [0.3, 0.02, 0.3, 0.02]}, {"ess": [0.9, 0.05, 0.7, 0.8]}, {"ratio": [20.0, 1.0, 30.0, 2.0]},
+    {"sure": [0.97, 0.9, 0.98, 0.96, 0.94]},
     {"gap": [1.0, 0.6, 0.5, 0.35, 0.3, 0.31, 0.28, 0.3, 0.27]},
     {"reward": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "held": [0.5, 0.52, 0.49, 0.5, 0.53, 0.5, 0.48, 0.5]},
     {"reward": [0.5, 0.52, 0.49, 0.5, 0.53, 0.5, 0.48, 0.5], "held": [0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0]},
@@ -62,6 +65,7 @@ def test_a_healthy_run_is_quiet(series):
 # --- runs that go wrong on purpose ------------------------------------------------------------------------------------
 
 ROUND = GaussianMixtureTask([[0.0, 0.0]], 1.0)
+FAR = GaussianMixtureTask([[8.0, 8.0]], 0.1)
 
 
 def run(engine, folder, objective, task=None, *, lr=1e-2, **settings):
@@ -100,6 +104,15 @@ def test_a_term_that_steers_is_caught(engine, tmp_path):
     for weights, steers in (({"m": 1e-3, "a": 10.0}, True), ({"m": 1.0, "a": 1e-2}, False)):
         module = run(engine, tmp_path / str(steers), Weighted(parts, weights), updates=16)
         assert caught(module, "adversarial steers") is steers
+
+
+def test_a_discriminator_that_always_wins_is_caught(engine, tmp_path):
+    """Against a student that hardly moves, far from the data; not against one that follows, near them."""
+    for weight, task, wins in ((1e-6, FAR, True), (1.0, None, False)):
+        part = Adversarial(start="teacher", critic_weight=1.0)
+        module = run(engine, tmp_path / str(wins), Weighted({"a": part}, {"a": weight}), task, lr=3e-3)
+        print({k: v for k, v in module.shown.items() if "accuracy" in k}, module.warned)
+        assert caught(module, "the discriminator is right") is wins
 
 
 def test_uneven_ratios_are_caught(engine, tmp_path):

@@ -58,6 +58,7 @@ class EnhancementUNet(nn.Module):
             guidance=guidance,
         )
         self.feature_channels = self.unet.feature_channels
+        self.feature_layers = {f"unet.{name}": width for name, width in self.unet.feature_layers.items()}
 
     def forward(
         self,
