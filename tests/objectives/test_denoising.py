@@ -119,6 +119,7 @@ def test_weights_by_name():
         "snr": snr,
         "truncated_snr": snr.clamp_min(1.0),
         "min_snr_5": snr.clamp_max(5.0),
+        "alpha": 1 - t,
         "alpha_sigma": t * (1 - t),
         "velocity": t**-2,
     }
