@@ -61,6 +61,9 @@ TOYS: dict[str, list[Ellipsoid]] = {
 }
 
 
+TOYS["bareheaded"] = [part for part in TOYS["snowman"] if part[0][2] < 0.5]  # without its hat
+
+
 def toy(name: str, colouring: int = 0) -> Splats:
     """One toy as b = 1 set of Gaussians; colourings 1 and 2 turn its channels round."""
     if name not in TOYS:
@@ -136,6 +139,10 @@ class Codec:
         if not self.latent:
             return x0
         return torch.einsum("lc,blhw->bchw", self._map.to(x0), x0)
+
+    def colours(self, given: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b c"]:
+        """Colours as channels of a state."""
+        return given @ self._map.to(given).T if self.latent else given
 
     def background(self) -> Float[Tensor, "c"]:
         """What is behind all things."""

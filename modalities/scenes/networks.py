@@ -23,10 +23,21 @@ class Scene(nn.Module):
 
     A sample is what the camera in its condition sees of the scene that its entry `particle` names (the first one, where
     there is no such entry), as large as the state that is asked about. State and time are not looked at.
+
+    Args:
+        background: colour behind all Gaussians.
+        bounded: colours are -1 to 1.
+        begin: what the scenes start as; None: small Gaussians anywhere in the ball.
     """
 
     def __init__(
-        self, gaussians: int, particles: int, channels: int, background: Float[Tensor, "c"], bounded: bool
+        self,
+        gaussians: int,
+        particles: int,
+        channels: int,
+        background: Float[Tensor, "c"],
+        bounded: bool,
+        begin: Splats | None = None,
     ) -> None:
         super().__init__()
         shape = (particles, gaussians)
@@ -38,6 +49,19 @@ class Scene(nn.Module):
         self.colour = nn.Parameter(0.3 * torch.randn(*shape, channels))
         self.bounded = bounded
         self.register_buffer("background", background)
+        if begin is not None:
+            self._begin(begin)
+
+    @torch.no_grad()
+    def _begin(self, given: Splats) -> None:
+        """Its first Gaussians are those given, in every scene, and the others can hardly be seen."""
+        count = given.opacity.shape[1]
+        self.logit.fill_(-4.0)
+        colour = given.colour.clamp(-0.95, 0.95).atanh() if self.bounded else given.colour
+        parts = (given.mean, given.scale.log(), given.turn, given.opacity.logit(), colour)
+        own = (self.mean, self.log_scale, self.turn, self.logit, self.colour)
+        for mine, part in zip(own, parts, strict=True):
+            mine[:, :count] = part
 
     def splats(self, particle: Tensor) -> Splats:
         """The Gaussians of these scenes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -14,7 +15,7 @@ from omnidistill.context import Batch, Condition, Context
 from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.intervals import mean
 from omnidistill.exact.arguments import keywords, whole
-from omnidistill.exact.parameters import gaussian_path, positive
+from omnidistill.exact.parameters import gaussian_path, positive, row
 from omnidistill.modalities.scenes import data, metrics
 from omnidistill.modalities.scenes.networks import Scene, ViewNet
 from omnidistill.modalities.scenes.render import turntable
@@ -39,6 +40,8 @@ class ToysTask(Task):
         toys: kinds, of `data.TOYS`.
         prompt: the number of the kind that the student is to be.
         colourings: 1 to 3 of each kind: with several a view's law has several modes, and a scene has to choose.
+        shares: of the colourings, normalised; None: all alike.
+        begin: the kind that scenes start as, of `toys`, to be edited; None: nothing in particular.
         particles: scenes of the student.
         gaussians: of each scene.
         size: of a picture, even.
@@ -64,6 +67,8 @@ class ToysTask(Task):
         toys: Sequence[str] = ("snowman", "rocket", "tree"),
         prompt: int = 0,
         colourings: int = 2,
+        shares: Sequence[float] | None = None,
+        begin: str | None = None,
         particles: int = 1,
         gaussians: int = 128,
         size: int = 20,
@@ -89,6 +94,14 @@ class ToysTask(Task):
         self.colourings = whole("colourings", colourings, 1)
         if self.colourings > 3:
             raise UserError(f"task.colourings turn three channels round, so 3 at most; got {colourings}")
+        share = [1.0] * self.colourings if shares is None else row("task.shares", shares)
+        if len(share) != self.colourings or not all(value > 0 for value in share):
+            raise UserError(
+                f"task.shares are {self.colourings} numbers above 0, one for each colouring; got {shares}"
+            )
+        if begin is not None and begin not in toys:
+            raise UserError(f"task.begin is one of the toys, {', '.join(toys)}; got {begin}")
+        self.begin = begin
         self.particles, self.gaussians = whole("particles", particles, 1), whole("gaussians", gaussians, 1)
         self.labels = (*toys, "spoiled")
         self.classes = self.null = len(self.labels)
@@ -100,7 +113,8 @@ class ToysTask(Task):
         things = [data.toy(toy, colour) for toy in toys for colour in range(self.colourings)]
         worse = [data.spoiled(data.toy(toy)) for toy in toys]
         own = [range(i * self.colourings, (i + 1) * self.colourings) for i in range(len(toys))]
-        weights = [(1 - SPOILED) / len(things)] * len(things) + [SPOILED / len(worse)] * len(worse)
+        weights = [(1 - SPOILED) * value / (sum(share) * len(toys)) for _ in toys for value in share]
+        weights += [SPOILED / len(worse)] * len(worse)
         negative = range(len(things), len(things) + len(worse))
         spread = positive("std", std)
         self.law = Views([*things, *worse], weights, [*own, negative], spread, self.size, self.codec)
@@ -137,8 +151,17 @@ class ToysTask(Task):
         )
 
     def student_network(self) -> nn.Module:
+        begin = None
+        if self.begin is not None:
+            begin = data.toy(self.begin)
+            begin = replace(begin, colour=self.codec.colours(begin.colour))
+            if (count := begin.opacity.shape[1]) > self.gaussians:
+                raise UserError(
+                    f"task.begin={self.begin} has {count} Gaussians and the scene {self.gaussians}; give it more"
+                )
         background = self.codec.background()
-        return Scene(self.gaussians, self.particles, self.shape[0], background, bounded=not self.codec.latent)
+        bounded = not self.codec.latent
+        return Scene(self.gaussians, self.particles, self.shape[0], background, bounded, begin)
 
     def reading(self) -> Mapping[str, Any]:
         return {"parameterisation": "edm", "time_input": "t", "sigma_data": 0.8, "unit_input": True}

@@ -63,6 +63,34 @@ def test_labels_allow_what_they_say():
         task.law.share(condition(task, 1, 5))
 
 
+def test_colourings_have_shares():
+    task = ToysTask(**SMALL, shares=[3, 1])
+    torch.testing.assert_close(
+        task.law.share(condition(task, 1, 0))[0, :2], torch.tensor([0.75, 0.25], dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_scene_begins_as_a_toy(latent):
+    task = ToysTask(
+        ["snowman", "bareheaded"],
+        size=16,
+        gaussians=40,
+        begin="bareheaded",
+        latent=latent,
+        colourings=1,
+        prompt=1,
+    )
+    context = task.contexts(6, generator(0))
+    seen = task.student_network()(torch.zeros(6, *task.shape), None, context.condition)
+    found = task.measure(seen, context, generator(0))
+    assert found["psnr"] > 25.0  # not more: the others can be seen a little
+    other = ToysTask(["snowman", "bareheaded"], size=16, gaussians=40, latent=latent, colourings=1)
+    assert other.measure(seen, context, generator(0))["psnr"] < found["psnr"] - 5.0
+    with pytest.raises(UserError, match="give it more"):
+        ToysTask(["bareheaded"], size=16, gaussians=4, begin="bareheaded").student_network()
+
+
 def test_metrics_tell_two_fronts_from_one():
     task = ToysTask(**SMALL)
     context = task.contexts(12, generator(0))
@@ -107,6 +135,9 @@ def test_latents_keep_what_they_hold():
     "options, message",
     [
         ({"prompt": 3}, "task.prompt"),
+        ({"shares": [1.0]}, "task.shares"),
+        ({"shares": [1.0, 0.0]}, "task.shares"),
+        ({"begin": "bareheaded"}, "task.begin"),
         ({"toys": ["snowmen"]}, "snowman"),
         ({"toys": "tree"}, "task.toys"),
         ({"colourings": 4}, "colourings"),
