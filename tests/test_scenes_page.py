@@ -41,6 +41,38 @@ def test_a_renderer_of_ones_own() -> None:
     torch.testing.assert_close(around, torch.full_like(around, guided), atol=0.1, rtol=0.0)
 
 
+def test_a_renderer_is_kept_and_found_again(tmp_path: Path) -> None:
+    """Guidance by a function that empties the condition; the user's own module stays as it is."""
+
+    class Shade(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shade = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, condition: object) -> torch.Tensor:
+            return self.shade[condition["camera"]][:, None, None, None].expand_as(x)
+
+    teacher, mine = NetworkDenoiser(Teacher(), rectified_flow(), "x0"), Shade()
+    told = {"camera": torch.arange(2), "label": torch.tensor([3, 3])}
+    student = omnidistill.distill(
+        teacher,
+        "scaledreamer",
+        student=mine,
+        shape=(1, 4, 4),
+        condition=told,
+        null=lambda given: {**given, "label": torch.full_like(given["label"], 10)},
+        updates=4,
+        batch=4,
+        out=tmp_path / "scene",
+        options=["guidance=2", "optim.lr=0.05"],
+    )
+    assert bool((mine.shade == 0).all())
+    made = student.sample(2, context=Context(condition=told))
+    assert bool((made != 0).all())
+    again = omnidistill.load(tmp_path / "scene", network=Shade(), path=rectified_flow())
+    torch.testing.assert_close(again.sample(2, context=Context(condition=told)), made)
+
+
 def test_the_pages_options_and_recipes_are_there() -> None:
     from omnidistill.configuration.listing import recipes
 

@@ -179,7 +179,7 @@ class ToysTask(Task):
             raise RunError(
                 f"{int((~x0.isfinite()).flatten(1).any(1).sum())} of {len(x0)} views hold NaN or infinity"
             )
-        return self.codec.decode(x0)
+        return self.codec.decode(x0).clamp(-1.0, 1.0)
 
     def _to_toys(self, x0: Tensor, context: Context) -> tuple[Float64[Tensor, "b k"], Tensor, Tensor]:
         """(psnr to each of the label's toys, pictures, the toys' own)."""

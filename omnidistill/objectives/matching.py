@@ -50,7 +50,7 @@ from omnidistill.objectives.divergences import divergence as law_of
 from omnidistill.objectives.divergences import effective
 from omnidistill.objectives.localised import Localised
 from omnidistill.objectives.questions import Answer, Question, at_data
-from omnidistill.objectives.step import Step, reduce
+from omnidistill.objectives.step import Noised, Step, reduce
 from omnidistill.posteriors import Posterior
 from omnidistill.posteriors.base import like
 from omnidistill.times import Onwards, Times, Uniform
@@ -214,7 +214,8 @@ class Matching:
         if role == self.real != "teacher":
             return self._fitted(step)
         if self.stand_in is not None and role in self.stand_in.roles:
-            return Losses({role: self.stand_in.losses(role, step, *self._data(step), self.real)})
+            copy = self._data(step, self.critic_times)
+            return Losses({role: self.stand_in.losses(role, step, copy.x_t, copy.t, self.real)})
         # A critic that is not this objective's to train may still be somebody else's.
         return self._critic(step) if role == "fake_score" and self.critic == "fake_score" else None
 
@@ -357,34 +358,33 @@ class Matching:
         copy = step.copy(self.critic_times)
         belief = self._told(step, "fake_score").belief
         assert belief is not None
-        error = belief.divergence(step.path.certain(copy.target), "nll")
+        more: Tensor | float = 0.0
         if self.pressure:
             with torch.no_grad():
                 target = step[self.real](copy.x_t, copy.t, step.context)
-            error = error + self.pressure * belief.divergence(target, "nll", step.context.mask)
-        w = self._critic_weight(step, "fake_score", copy.t) * copy.weight
-        return Losses(
-            {"denoising": reduce(error, w, step.context.mask, step.path.unresolved(copy.x_t, copy.t))}
-        )
+            more = self.pressure * belief.divergence(target, "nll", step.context.mask)
+        return self._denoising(step, "fake_score", belief, copy, more)
 
-    def _data(self, step: Step) -> tuple[Tensor, Tensor]:
-        """The batch's data, noised, and their times."""
-        t = step.draw(self.critic_times, step.batch.count).to(step.x0.device)
-        return step.path.corrupt(step.x0, t, step.context, g=step.g), t
+    def _data(self, step: Step, times: Times) -> Noised:
+        """The batch's data, noised."""
+        t = step.draw(times, step.batch.count).to(step.x0.device)
+        x_t = step.path.corrupt(step.x0, t, step.context, g=step.g)
+        return Noised(x_t, t, step.x0, torch.ones_like(t))
 
     def _fitted(self, step: Step) -> Losses:
         """Denoising of the task's data, of a second teacher."""
-        t = step.draw(self.times, step.batch.count).to(step.x0.device)
-        x_t = step.path.corrupt(step.x0, t, step.context, g=step.g)
-        belief = step[self.real](x_t, t, step.without_condition(self.drop))
-        error = belief.divergence(step.path.certain(step.x0), "nll")
-        w = self._critic_weight(step, self.real, t)
-        return Losses({"denoising": reduce(error, w, step.context.mask, step.path.unresolved(x_t, t))})
+        copy = self._data(step, self.times)
+        belief = step[self.real](copy.x_t, copy.t, step.without_condition(self.drop))
+        return self._denoising(step, self.real, belief, copy)
 
-    def _critic_weight(self, step: Step, name: str, t: Tensor) -> Tensor:
-        if self.critic_weighting == "output":
-            return step[name].output_weight(t)
-        return weight(self.critic_weighting, step.path, t)
+    def _denoising(
+        self, step: Step, name: str, belief: Posterior, copy: Noised, more: Tensor | float = 0.0
+    ) -> Losses:
+        error = belief.divergence(step.path.certain(copy.target), "nll") + more
+        output = self.critic_weighting == "output"
+        w = step[name].output_weight(copy.t) if output else weight(self.critic_weighting, step.path, copy.t)
+        open_ = step.path.unresolved(copy.x_t, copy.t)
+        return Losses({"denoising": reduce(error, w * copy.weight, step.context.mask, open_)})
 
     def cost(self, role: str) -> Calls:
         if role == "student":
