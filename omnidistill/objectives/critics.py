@@ -70,20 +70,21 @@ class Negative(_Untrained):
 
         delta_D + s delta_C,   delta_C = eps(y) - eps(null),   delta_D = eps(null) - eps(negative)
 
-    In beliefs that is `D(negative) - D_guided`. Below the time `bare` the noise left in eps(null) is taken for none and
-    `delta_D = eps(null)`, which is a critic that answers with the state itself, `x_t / alpha`.
+    In beliefs that is `D(negative) - D_guided`. Where there is little noise, what is left of it in eps(null) is taken
+    for none and `delta_D = eps(null)`, which is a critic that answers with the state itself, `x_t / alpha`.
 
     Args:
         label: that nobody wants; None takes the teacher without condition, so that the condition alone pulls.
-        bare: time below which the state is the critic.
+        bare: noise level sigma / alpha below which the state is the critic. The paper's t < 200 of 1000 is 0.57 on the
+            schedule of its teacher.
     """
 
     label: int | None = None
-    bare: float = 0.2
+    bare: float = 0.57
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.bare < 1.0:
-            raise UserError(f"below the time bare the state is the critic, 0 <= bare < 1; got {self.bare}")
+        if not 0.0 <= self.bare < float("inf"):
+            raise UserError(f"bare is a noise level, 0 or more; got bare={self.bare}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -96,9 +97,9 @@ class Negative(_Untrained):
             unwanted = step[real](x_t, t, _under(step.context, self.label))
         if not self.bare:
             return unwanted
-        alpha, beta, _ = _shaped(step.path, t, x_t)
+        alpha, beta, sigma = _shaped(step.path, t, x_t)
         anchor = 0.0 if step.context.anchor is None else beta * step.context.anchor
-        early = (t < self.bare).reshape(-1, *(1 for _ in x_t.shape[1:]))
+        early = sigma < self.bare * alpha
         return unwanted.replace(torch.where(early, (x_t - anchor) / alpha, unwanted.parameters))
 
     def cost(self, role: str, real: str) -> Calls:

@@ -83,7 +83,7 @@ def test_noise_free_gap_is_domain_and_condition(closed):
     cast = {"teacher": teacher, "student": closed.student(0.1, 0.8, FLOW)}
     for t in (0.1, 0.7):
         for label in (2, None):
-            objective = Matching(Negative(label, 0.2), times=At(t), guidance=7.5, **PLAIN)
+            objective = Matching(Negative(label, 0.25), times=At(t), guidance=7.5, **PLAIN)
             step = closed.step("student", cast, batch, like, null=3)
             x_t, at = step.noised(objective.times)
             fake = objective._fake(step, x_t, at)
@@ -337,7 +337,7 @@ def test_calls_are_those_declared(objective):
 @pytest.mark.parametrize(
     "made, message",
     [
-        (lambda: Negative(bare=1.0), "bare"),
+        (lambda: Negative(bare=-1.0), "bare"),
         (lambda: Later(ratio=0.0), "ratio"),
         (lambda: Inverted(steps=0), "steps"),
         (lambda: Seeded(steps=0), "steps"),
