@@ -81,6 +81,7 @@ def _described(
 
         if (known := libraries.describe(folder, task)) is not None:
             takes_ = inspect.signature(resolve(task["_target_"])).parameters
+            known = {k: v for k, v in known.items() if k in takes_ or k not in libraries.WHERE_KNOWN}
             if lacks := sorted(known.keys() - takes_.keys()):
                 raise UserError(
                     f"{folder} holds a teacher with {', '.join(lacks)}, which {name} knows nothing of"

@@ -14,6 +14,7 @@ from torch import nn
 from omnidistill.configuration import received
 from omnidistill.context import Condition, Context
 from omnidistill.data.files import write_text
+from omnidistill.denoisers.second import Second
 from omnidistill.errors import UserError
 from omnidistill.exporting.plain import folded
 from omnidistill.exporting.run import COUNT, Handed
@@ -106,7 +107,10 @@ def verify(handed: Handed, network: DiffusersNetwork, found: Scheduled, what: st
     """The scheduler's loop against the student's sampler, both from one start and with one generator's noise."""
     condition = handed.condition(COUNT)
     x = found.start * torch.randn(COUNT, *handed.shape, generator=generator("export", "start"))
-    theirs = walk(network, found, x, condition, generator("export", "steps"))
+    own: Any = network_of(handed.student.denoiser)[0].network
+    own = own.network if isinstance(own, Second) else own
+    told = own.told(condition, COUNT) if isinstance(own, DiffusersNetwork) else condition
+    theirs = walk(network, found, x, told, generator("export", "steps"))
     wanted = ours(handed, found, x, condition)
     handed.compare(what, differs(theirs, wanted))
 

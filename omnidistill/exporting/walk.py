@@ -83,7 +83,7 @@ def network_of(denoiser: Denoiser) -> tuple[NetworkDenoiser, float | None]:
         raise UserError(
             "the student has several heads or a policy, which no other library knows; format=safetensors"
         )
-    return inner, denoiser.scale if isinstance(denoiser, Told) else None
+    return inner, float(denoiser.scale) if isinstance(denoiser, Told) else None
 
 
 def planned(denoiser: Denoiser, sampler: FewStep, steps: int) -> Walk:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omnidistill.configuration import received
 from omnidistill.errors import UserError
-from omnidistill.interop import schedulers
+from omnidistill.interop import prompts, schedulers
 from omnidistill.interop.diffusers_network import call_of, shape_of, tokens_of
 from omnidistill.training.safetensors_file import read_safetensors
 
@@ -38,7 +38,8 @@ def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, 
     where there is no model of diffusers.
 
     Args:
-        about: what the user says of it, above what the folder says: `shape`, `path`, `reading`, `time_module`.
+        about: what the user says of it, above what the folder says: `shape`, `path`, `reading`, `time_module`; the
+            `labels`, prompts of a network that is told text.
 
     Raises:
         UserError: a class that is not read, no scheduler beside it, or one whose levels are not known here.
@@ -68,8 +69,23 @@ def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, 
         foreign |= {} if levels.shift == 1.0 else {"shift": levels.shift}
     if about.get("time_module") is not None:
         foreign["time_module"] = about["time_module"]
+    known: dict[str, Any] = {"foreign": foreign, **_beside(folder, shape)}
     classes = _classes(name, options)
-    return {"foreign": foreign} if classes is None else {"foreign": foreign, "classes": classes}
+    if (told := prompts.describe(folder, name, options, about.get("labels"))) is not None:
+        foreign["network"] = {**foreign["network"], **told}
+        classes = len(told["prompts"])
+    return known if classes is None else {**known, "classes": classes}
+
+
+def _beside(folder: Path, shape: list[int]) -> dict[str, Any]:
+    """The autoencoder of a pipeline, and the shape of what it decodes a sample to."""
+    file = folder / "vae" / "config.json"
+    config = _section(file) if file.is_file() else {}
+    blocks, channels = config.get("block_out_channels"), config.get("in_channels", 3)
+    if config.get("_class_name") != "AutoencoderKL" or not isinstance(blocks, list) or len(shape) != 3:
+        return {}
+    sides = [side * 2 ** (len(blocks) - 1) for side in shape[1:]]
+    return {"autoencoder": str(folder / "vae"), "picture": [channels, *sides]}
 
 
 def _classes(name: str, options: Mapping[str, Any]) -> int | None:

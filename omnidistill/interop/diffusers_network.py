@@ -265,6 +265,10 @@ class DiffusersNetwork(nn.Module):
             raise unknown(f"condition of {self.kind}", strange[0], self._takes - {"self", "return_dict"})
         return dict(condition)
 
+    def told(self, condition: Condition, count: int) -> Condition:
+        """What the library's model itself is told for a condition of this network."""
+        return condition
+
     def example(self, count: int, g: torch.Generator) -> Condition:
         """A condition that the network takes, drawn: for checks of what has no data beside it."""
         call, config = self.call, self.config

@@ -10,11 +10,16 @@ from torch import nn
 
 from omnidistill.interop import diffusers_folder, transformers_folder
 from omnidistill.interop.diffusers_network import inner
+from omnidistill.interop.prompts import Prompted
 from omnidistill.networks.masked_lm import MaskedLM
 from omnidistill.training.safetensors_file import load_strictly
 
 TYPED = transformers_folder.TYPED
 """Options of a task that say how its folder is to be read."""
+
+
+WHERE_KNOWN = ("autoencoder", "picture")
+"""What a folder says beside its model, for tasks that have such options."""
 
 
 def describe(folder: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -36,3 +41,5 @@ def load(network: nn.Module, folder: Path) -> None:
     else:
         tensors, file = diffusers_folder.read_weights(folder)
         load_strictly(inner(network), tensors, file)
+        if isinstance(network, Prompted):
+            network.learn(folder)
