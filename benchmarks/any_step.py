@@ -1,0 +1,141 @@
+"""One student read at 1, 2, 4, 8 and 16 steps: is it ever worse with more?
+
+    python benchmarks/any_step.py [NAME ...] [--again]
+    python benchmarks/any_step.py --table
+
+Runs `omnidistill distill` for each of these cells, or for all, on one thread, and writes
+`benchmarks/results/any_step/NAME.json`: the command, its wall time, and the run's metrics.json with seed, versions and
+machine. What has a record is not run again unless `--again` says so. Last comes the table, also as
+`table.md` beside the records: teacher and student at each step count, the share of the gap closed, and whether quality
+is monotone within the interval of the difference, or between which step counts it falls. Under it, on the same tasks,
+the students of `benchmarks/results/matrix`.
+
+Budgets stand in configs/tuning/TASK/RECIPE.yaml. Real data first: `omnidistill data fetch NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matrix_tables import figure, markdown
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "any_step"
+MATRIX = HERE / "results" / "matrix"
+STEPS = (1, 2, 4, 8, 16)
+
+MIXTURE = (
+    *("task=exact/gaussian_mixture", "task.means=[[1.5,0],[-1,1],[-0.5,-1.2]]", "task.weights=[0.5,0.3,0.2]"),
+    *("task.network={width: 96, depth: 3}", "evaluation.samples=8192"),
+)
+CLOUDS = (
+    *("task=exact/rigid_cloud", "task.seed=11", "task.points=12", "task.shapes=4"),
+    "evaluation.samples=2000",
+)
+TOKENS = (
+    *("task=exact/markov_text", "task.path=onehot", "task.vocab=6", "task.length=8"),
+    *("task.network={width: 48, depth: 2, heads: 4}", "evaluation.samples=2048"),
+)
+CELLS: Mapping[str, tuple[str, ...]] = {
+    "mixture-flow-map-matching": (*MIXTURE, "recipe=flow-map-matching"),
+    "mixture-anyflow": (*MIXTURE, "recipe=anyflow"),
+    "mixture-pdd": (*MIXTURE, "recipe=pdd"),
+    "rigid_cloud-flow-map-matching": (*CLOUDS, "recipe=flow-map-matching"),
+    "markov_text_onehot-flow-map-matching": (*TOKENS, "recipe=flow-map-matching"),
+    "fashion_mnist-flow-map-matching": ("task=image/fashion_mnist", "recipe=flow-map-matching"),
+    "adk-flow-map-matching": ("task=coordinates/adk", "recipe=flow-map-matching"),
+}
+
+
+def run(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The record of one cell."""
+    words = ["distill", *overrides, "seed=0", "threads=1", f"steps={','.join(map(str, STEPS))}"]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        subprocess.run([sys.executable, "-m", "omnidistill", *words, f"out={out}"], check=True)
+        metrics = json.loads((out / "metrics.json").read_text())
+    command = shlex.join(["omnidistill", *words])
+    return {"command": command, "wall_seconds": round(time.monotonic() - began, 1), "metrics": metrics}
+
+
+def row(document: Mapping[str, Any]) -> list[str]:
+    """Of the table: the teacher whole and at the student's step counts, the student, and what became of it."""
+    metrics = document["metrics"]
+    name = metrics["primary"]["name"]
+    points = {
+        who: {point["steps"]: point for point in metrics[who] if point["steps"] in STEPS}
+        for who in ("teacher", "student")
+    }
+    full = max(metrics["teacher"], key=lambda point: point["steps"])
+    shown = [
+        " / ".join(figure(points[who][k]["metrics"][name]) if k in points[who] else "-" for k in STEPS)
+        for who in ("teacher", "student")
+    ]
+    gaps = metrics["gap_closed"]
+    closed = " / ".join("-" if gaps.get(str(k)) is None else f"{gaps[str(k)]:.1f}" for k in STEPS)
+    falls = metrics["falls"]
+    return [
+        metrics["task"],
+        metrics["recipe"],
+        f"{name} {({'lower': '↓', 'higher': '↑'})[metrics['primary']['better']]}",
+        f"{figure(full['metrics'][name])} ({full['steps']})",
+        *shown,
+        closed,
+        "yes" if not falls else "no: " + ", ".join(f"{few} to {many}" for few, many in falls),
+        f"{document['wall_seconds'] / 60:.1f}",
+    ]
+
+
+def table() -> list[str]:
+    """The lines of a Markdown table; none where there are no results. Students of the matrix last, on tasks in it."""
+    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    tasks = {record["metrics"]["task"] for record in records}
+    others = [json.loads(file.read_text()) for file in sorted(MATRIX.glob("*-*.json"))]
+    records += [other for other in others if other["metrics"]["task"] in tasks]
+    if not records:
+        return []
+    steps = ", ".join(map(str, STEPS))
+    head = ["task", "recipe", "metric", "teacher, full", f"teacher at {steps}", f"student at {steps}"]
+    rows = [[*head, "gap closed, %", "monotone", "minutes"]]
+    return markdown([*rows, *(row(record) for record in records)])
+
+
+def section() -> list[str]:
+    """The part of docs/results.md."""
+    lines = table()
+    return [] if not lines else ["## Any step", "", "`python benchmarks/any_step.py`", "", *lines, ""]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CELLS))
+    parser.add_argument("--again", action="store_true", help="also what has a record")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.names) - set(CELLS)):
+        parser.error(f"no cell is called {', '.join(unknown)}; there are {', '.join(CELLS)}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in () if args.table else args.names or CELLS:
+        file = RESULTS / f"{name}.json"
+        if args.again or not file.exists():
+            file.write_text(json.dumps(run(CELLS[name]), indent=1) + "\n")
+    lines = table()
+    (RESULTS / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
