@@ -1,0 +1,69 @@
+"""The any-step table: every step count of teacher and student, what of the gap is closed, and where quality falls."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from omnidistill.configuration.compose import compose
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("any_step")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "any_step")
+    monkeypatch.setattr(module, "MATRIX", tmp_path / "matrix")
+    yield module
+    sys.modules.pop("any_step")
+
+
+def document(task: str, recipe: str, falls: list[list[int]]) -> dict:
+    def point(steps: int, value: float) -> dict:
+        return {"steps": steps, "metrics": {"energy": value}}
+
+    metrics = {
+        "task": task,
+        "recipe": recipe,
+        "primary": {"name": "energy", "better": "lower"},
+        "teacher": [point(1, 1.0), point(2, 0.5), point(64, 0.125)],
+        "student": [point(1, 0.25), point(2, 0.3)],
+        "gap_closed": {"1": 85.714, "2": None},
+        "falls": falls,
+    }
+    return {"command": "omnidistill distill", "wall_seconds": 90.0, "metrics": metrics}
+
+
+def test_the_table_has_every_step_and_says_where_it_falls(script: ModuleType) -> None:
+    for folder, name, found in (
+        (script.RESULTS, "one-new", document("a/b", "new", [])),
+        (script.MATRIX, "a_b-old-0", document("a/b", "old", [[1, 2]])),
+        (script.MATRIX, "c_d-old-0", document("c/d", "old", [])),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in script.table())
+    new, old = (dict(zip(head, row, strict=True)) for row in rows)  # c/d has no any-step student beside it
+    assert new["recipe"] == "new" and new["monotone"] == "yes" and old["monotone"] == "no: 1 to 2"
+    assert new["teacher, full"] == "0.1250 (64)" and new["metric"] == "energy ↓" and new["minutes"] == "1.5"
+    assert new["teacher at 1, 2, 4, 8, 16"] == "1.00 / 0.5000 / - / - / -"
+    assert new["student at 1, 2, 4, 8, 16"] == "0.2500 / 0.3000 / - / - / -"
+    assert new["gap closed, %"] == "85.7 / - / - / - / -"
+    assert script.section()[0] == "## Any step"
+
+
+def test_nothing_made_is_no_section(script: ModuleType) -> None:
+    assert script.section() == []
+
+
+def test_every_cell_composes(script: ModuleType) -> None:
+    for name, overrides in script.CELLS.items():
+        cfg = compose("config", [*overrides, "out=unused"])
+        assert name.endswith(cfg.recipe.name) and cfg.student.transition == "ode"
