@@ -46,6 +46,10 @@ from omnidistill.training.ranks import here
 from omnidistill.training.roles import TEACHER, cast, missing
 from omnidistill.training.settings import Optim, Settings
 
+FIT_WITHOUT_CONDITION = 0.1
+"""Share of the samples whose label is dropped while a network is fitted, as teachers themselves are trained (Ho & Salimans
+2022, sec. 3.1)."""
+
 
 def device_of(cfg: DictConfig) -> str:
     if cfg.threads:
@@ -135,7 +139,9 @@ def origin_of(
     changes = {"updates": cfg.fit.updates, "optim": {"lr": cfg.fit.lr or cfg.optim.lr}}
     if cfg.fit.batch:
         changes |= {"batch": cfg.fit.batch, "accumulate": min(cfg.accumulate, cfg.fit.batch)}
-    objective = Denoising(weighting="output", target="teacher")
+    # Also about the null label: students, critics and samplers that start from here may ask for it.
+    dropped = 0.0 if task.null is None else FIT_WITHOUT_CONDITION
+    objective = Denoising(weighting="output", target="teacher", drop_condition=dropped)
     ranks = here()
     module = Distillation(
         cast(network, None, objective, cfg.ema or 0.0),
