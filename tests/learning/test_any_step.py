@@ -1,6 +1,6 @@
 """One student at 1, 2, 4, 8 and 16 steps: no count is worse than fewer by more than the interval, on points and on
-tokens in their relaxation, and one step closes a stated share of the gap. The network that training starts from does not.
-"""
+tokens in their relaxation, and one step closes a stated share of the gap. The network that training starts from does
+not."""
 
 from __future__ import annotations
 
