@@ -22,7 +22,15 @@ LONGEST = 1024
 
 NOT_THE_NETWORK = (
     *("architectures", "auto_map", "model_type", "transformers_version", "torch_dtype", "dtype", "use_cache"),
-    *("id2label", "label2id", "_name_or_path", "quantization_config", "mask_token_id", "is_causal"),
+    *(
+        "id2label",
+        "label2id",
+        "_name_or_path",
+        "quantization_config",
+        "mask_token_id",
+        "is_causal",
+        "shifted_logits",
+    ),
 )
 """Keys of config.json that say nothing of the network's layers."""
 
@@ -70,7 +78,11 @@ def describe(folder: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
         "_target_": "omnidistill.networks.masked_lm.MaskedLM",
         "_partial_": True,
         **{"kind": TRAINED_OTHERWISE.get(kind, kind), "options": options, "vocab": vocab, "mask_id": mask_id},
-        **{"causal": causal, "shifted": kind == "Dream", "longest": longest},
+        **{
+            "causal": causal,
+            "shifted": kind == "Dream" or config.get("shifted_logits") is True,
+            "longest": longest,
+        },
     }
     path = {"_target_": "omnidistill.paths.MaskedPath", "vocab": vocab}
     foreign = {"_target_": "omnidistill.brought.Foreign", "network": network, "shape": [length], "path": path}

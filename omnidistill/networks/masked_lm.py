@@ -54,7 +54,14 @@ class MaskedLM(nn.Module):
         dropped = {
             key: 0.0 for key, value in options.items() if "dropout" in key and isinstance(value, float)
         }
-        config = AutoConfig.for_model(kind, **{**options, **dropped})
+        # What is said of it here goes on with it, into folders that `save_pretrained` writes.
+        about = {
+            "mask_token_id": mask_id,
+            "is_causal": False if causal else None,
+            "shifted_logits": shifted or None,
+        }
+        said = {key: value for key, value in about.items() if value is not None}
+        config = AutoConfig.for_model(kind, **{**options, **dropped, **said})
         self.model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(config)
         self.vocab, self.mask_id, self.longest = vocab, mask_id, longest
         self.causal, self.shifted = causal, shifted

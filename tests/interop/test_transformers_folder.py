@@ -100,6 +100,26 @@ def test_the_belief_is_the_models(kind, tmp_path):
     assert not torch.allclose(alone, found[:, :5], atol=1e-3), "the places behind are looked at"
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama", "dream"])
+def test_what_it_writes_is_read_again_and_by_the_library_itself(kind, tmp_path):
+    """A causal class stays open in both directions, with nothing said in the call, and a shift stays one."""
+    saved(tmp_path / "a", kind)
+    teacher = omnidistill.teacher(tmp_path / "a")
+    teacher.network.model.save_pretrained(tmp_path / "b")
+    tokenizer(tmp_path / "b")
+    x = torch.randint(3, 9, (2, 9), generator=generator(0))
+    x[:, ::2] = teacher.path.mask_id
+    again = omnidistill.teacher(tmp_path / "b")
+    library = type(teacher.network.model).from_pretrained(tmp_path / "b").eval()
+    with torch.no_grad():
+        assert torch.equal(again(x, 0.5).probs, teacher(x, 0.5).probs)
+        logits = library(input_ids=torch.where(x == teacher.path.mask_id, MASK, x)).logits
+        wanted = teacher.network(x, torch.ones(2))
+    logits = torch.cat((logits[:, :1], logits[:, :-1]), 1) if kind == "dream" else logits
+    kept = torch.arange(logits.shape[-1]) != MASK
+    assert torch.allclose(logits[..., kept], wanted[..., kept], atol=1e-5)
+
+
 def test_a_llada_is_read_as_the_llama_that_it_is(tmp_path):
     """Against its blocks written out: RMS norms, rotary places, SiLU gates, nothing causal."""
     vocab = tokenizer(tmp_path)
