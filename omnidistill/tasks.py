@@ -37,6 +37,23 @@ class Metric:
             raise UserError(f"a metric is better 'lower' or 'higher', got '{self.better}'")
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """What data go through before training.
+
+    Attributes:
+        encode: a batch of a task's data -> the batch that is kept.
+        digest: of what encodes samples; empty where nothing does.
+        conditions: digest of what makes their conditions; empty where these are the data's own.
+        null: the condition of one sample that means "none", where conditions are made here.
+    """
+
+    encode: Callable[[Batch], Batch] = lambda batch: batch
+    digest: str = ""
+    conditions: str = ""
+    null: Condition = None
+
+
 def numbers(answer: Any) -> dict[str, float]:
     """What a metric function of the user's has answered.
 
@@ -177,8 +194,8 @@ class Task:
         """The samples of these numbers, Long[b], where they can be counted."""
         raise NotImplementedError("a task that counts its rows also finds them")
 
-    def encoder(self, source: FilePath) -> tuple[Callable[[Any], Any], str]:
-        """What encodes samples, as a library wrote it into a folder, and the digest of its weights."""
+    def encoder(self, source: FilePath) -> Encoding:
+        """What encodes samples, and captions where there are any, as a library wrote it into a folder."""
         raise UserError(
             f"{self.name} reads no encoder from a folder; give a function of yours, encoder=package.module:function"
         )

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from omnidistill.data import captions
 from omnidistill.data.folder import Contents, label_name, natural, read_each, regular, scan, shown, subfolders
 from omnidistill.errors import UserError, unknown
 from omnidistill.modalities.image.data import LabelledImages, scaled
@@ -56,7 +57,21 @@ def own_images(
     *,
     channels: int = 1,
 ) -> LabelledImages:
-    """The pictures of `train` or `held_out` in [-1, 1]; labels are places among the names.
+    """The pictures of `own_rows` alone."""
+    return own_rows(source, split, side, classes, labels, on_bad, channels=channels)[0]
+
+
+def own_rows(
+    source: str | Path,
+    split: str,
+    side: int | tuple[int, int] = 28,
+    classes: int | None = None,
+    labels: Sequence[str] | None = None,
+    on_bad: str = "stop",
+    *,
+    channels: int = 1,
+) -> tuple[LabelledImages, list[Path]]:
+    """The pictures of `train` or `held_out` in [-1, 1], and their files; labels are places among the names.
 
     Pictures become grey, transparent ones on black, and are cut to their central square and shrunk to `side`; see
     `read_picture` for sides (h, w) and colours.
@@ -82,7 +97,10 @@ def own_images(
         raise UserError(
             f"{shown(source)} has {count} pictures and none of them in {split}; give more, or split them"
         )
-    wrong, strays = listing.contents.wrong, listing.contents.strays
+    wrong, pictures = listing.contents.wrong, {entry.file.with_suffix("") for entry in listing.entries}
+    strays = [
+        f for f in listing.contents.strays if f.suffix != captions.SUFFIX or f.with_suffix("") not in pictures
+    ]
     here = (
         Contents(source, [e.file for e in wanted], wrong, strays)
         if split == "train"
@@ -93,8 +111,9 @@ def own_images(
     places = torch.tensor([0 if classes == 0 else names.index(entry.label) for entry in kept])
     pixels = np.stack([read[entry.file] for entry in kept])
     if channels == 1:
-        return LabelledImages(scaled(pixels), places)
-    return LabelledImages(torch.from_numpy(pixels.astype(np.float32) * (2.0 / 255.0) - 1.0), places)
+        return LabelledImages(scaled(pixels), places), [entry.file for entry in kept]
+    coloured = torch.from_numpy(pixels.astype(np.float32) * (2.0 / 255.0) - 1.0)
+    return LabelledImages(coloured, places), [entry.file for entry in kept]
 
 
 def own_labels(source: str | Path) -> tuple[str, ...]:

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from omnidistill.brought import Brought, Foreign
 from omnidistill.context import Batch, Context
+from omnidistill.data import captions
 from omnidistill.errors import UserError
 from omnidistill.modalities.image import data
-from omnidistill.modalities.image.own import own_images, own_labels
+from omnidistill.modalities.image.own import own_labels, own_rows
 from omnidistill.modalities.image.render import render
 from omnidistill.modalities.image.task import ImageTask
 from omnidistill.paths import GaussianPath
 from omnidistill.random import uniform
 from omnidistill.tasks import Metric
+from omnidistill.training.cache import is_cache, null_of, read_header
 
 TASK = "omnidistill.modalities.image.task"
 
@@ -86,6 +88,13 @@ class OwnImages(Brought, ImageTask):
             )
         self.conditional, self.classes = bool(classes), classes or None
         self.null = classes or None  # type: ignore[assignment]
+        self._files: dict[str, list[FilePath]] = {}
+        if folder is not None and is_cache(folder) and (header := read_header(FilePath(folder))).conditions:
+            if classes:
+                raise UserError(
+                    f"the teacher knows {classes} classes, and '{folder}' holds encoded conditions"
+                )
+            self.conditional, self.null = True, null_of(FilePath(folder), header)  # type: ignore[assignment]
         self._given = None if labels is None else tuple(str(label) for label in labels)
         if self._given is not None and len(self._given) != (classes or 0):
             raise UserError(
@@ -96,17 +105,19 @@ class OwnImages(Brought, ImageTask):
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
         if self._given is not None:
             return self._given
-        if not self.conditional or self.folder is None:
+        if not self.classes or self.folder is None:
             return ()
         return own_labels(self.folder) if self._cache is None else self._cache.labels
 
     def images(self, split: str) -> data.LabelledImages:
         assert self.folder is not None
         channels, *side = self.picture
-        names = self._given if self.conditional else None
-        return own_images(
-            self.folder, split, (side[0], side[1]), self.classes or 0, names, self.on_bad, channels=channels
+        names = self._given if self.classes else None
+        size = (side[0], side[1])
+        found, self._files[split] = own_rows(
+            self.folder, split, size, self.classes or 0, names, self.on_bad, channels=channels
         )
+        return found
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         drawn = super().batch(count, g, split)
@@ -114,7 +125,9 @@ class OwnImages(Brought, ImageTask):
 
     def at(self, index: Tensor, split: str) -> Batch:
         found = super().at(index, split)
-        return found if self.conditional else Batch(found.x0)
+        context = found.context if self.conditional else Context()
+        words = captions.beside([self._files[split][row] for row in index.tolist()])
+        return Batch(found.x0, context, extra={} if words is None else {captions.KEY: captions.points(words)})
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Those of held-out pictures; labels drawn uniformly where there are none."""
@@ -130,6 +143,6 @@ class OwnImages(Brought, ImageTask):
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A grid of pictures, by class where there are any."""
         pictures = self.pictures(x0)
-        if isinstance(context.condition, Tensor):
+        if self.classes and isinstance(context.condition, Tensor):
             pictures = pictures[torch.argsort(context.condition.cpu(), stable=True)]
         return [render(pictures, target.with_name(target.name + ".png"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.context import Batch, Context
+from omnidistill.data import captions
 from omnidistill.errors import UserError
+from omnidistill.interop.states import States, has_states
 from omnidistill.modalities.image import data, metrics
 from omnidistill.modalities.image.codec import SHIPPED, Encoded, Latents, Pixels
 from omnidistill.modalities.image.networks import Classifier, UNet
@@ -20,7 +22,7 @@ from omnidistill.modalities.image.own import own_images, own_labels
 from omnidistill.modalities.image.render import render
 from omnidistill.paths import GaussianPath, rectified_flow
 from omnidistill.random import uniform
-from omnidistill.tasks import Metric, Task
+from omnidistill.tasks import Encoding, Metric, Task
 
 TEACHERS = FilePath(__file__).parent / "teachers"
 
@@ -116,10 +118,27 @@ class ImageTask(Task):
         assert chosen is not None
         return Batch(self._encoded[split][index], Context(condition=chosen.labels[index]))
 
-    def encoder(self, source: FilePath) -> tuple[Callable[[Any], Any], str]:
-        """An autoencoder of diffusers."""
-        made = Latents(source, self.picture)
-        return (lambda x0: made.encode(x0.cpu())), made.digest
+    def encoder(self, source: FilePath) -> Encoding:
+        """An autoencoder of diffusers, or a pipeline with one, whose text encoder reads captions."""
+        whole = (source / "vae" / "config.json").is_file()
+        made = Latents(source / "vae" if whole else source, self.picture)
+        states = States(source) if whole and has_states(source) else None
+
+        def encode(batch: Batch) -> Batch:
+            assert batch.x0 is not None
+            x0, context = made.encode(batch.x0.cpu()), batch.context
+            if states is not None:
+                if captions.KEY not in batch.extra:
+                    raise UserError(
+                        f"{source} has a text encoder, and no picture a caption (NAME.txt beside NAME.png); "
+                        f"encoder={source / 'vae'} encodes pictures alone"
+                    )
+                context = context.with_condition(states(captions.texts(batch.extra[captions.KEY])))
+            return Batch(x0, context)
+
+        if states is None:
+            return Encoding(encode, made.digest)
+        return Encoding(encode, made.digest, states.digest, states([""]))
 
     def encoder_digest(self) -> str:
         return self.codec.digest if isinstance(self.codec, Latents) else ""

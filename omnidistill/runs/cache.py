@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -24,28 +23,13 @@ from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.runs import setup
 from omnidistill.student import described
-from omnidistill.tasks import Task
+from omnidistill.tasks import Encoding, Task
 from omnidistill.training import cache
 from omnidistill.training.cache import SPLITS, Header
 from omnidistill.training.safetensors_file import digest
 from omnidistill.training.shards import held
 
 SHARD = 256
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """What rows go through.
-
-    Attributes:
-        name: as the user typed it.
-        digest: of its weights, or of the file that its code lies in.
-        encode: a batch of a task's data -> the batch that is kept.
-    """
-
-    name: str
-    digest: str
-    encode: Callable[[Batch], Batch]
 
 
 def make(cfg: DictConfig) -> FilePath:
@@ -58,6 +42,7 @@ def make(cfg: DictConfig) -> FilePath:
     out, device = FilePath(cfg.out), setup.device_of(cfg)
     task: Task = build(cfg.task)
     encoder = encoder_of(cfg.encoder, task)
+    name = cfg.encoder or ""
     sizes = {split: _size(task, split, cfg.rows) for split in SPLITS}
     with torch.no_grad():
         first = {split: _rows(task, split, 0, min(2, sizes[split]), cfg.seed) for split in SPLITS}
@@ -66,8 +51,9 @@ def make(cfg: DictConfig) -> FilePath:
         header = Header(
             task=task.name,
             data=_data(cfg, task, first),
-            encoder=encoder.name,
+            encoder=name,
             digest=encoder.digest,
+            conditions=encoder.conditions,
             shape=tuple(made.x0.shape[1:]),
             dtype=next((name for name, dtype in cache.DTYPES.items() if dtype == made.x0.dtype), str(made.x0.dtype)),
             sizes=sizes,
@@ -79,25 +65,26 @@ def make(cfg: DictConfig) -> FilePath:
             header = _same(out, cache.read_header(out), header)
         save_config(cfg, out)
         header.write(out)
+        if encoder.null is not None:
+            cache.write_null(out, header, encoder.null)
         _fill(out, header, task, encoder, cfg.seed, device)
     return out
 
 
-def encoder_of(name: str | None, task: Task) -> Encoder:
+def encoder_of(name: str | None, task: Task) -> Encoding:
     """The encoder that a command names: a folder that the task's modality reads, a function of the user's, or none.
 
     Raises:
         UserError: no such folder or function.
     """
     if name is None:
-        return Encoder("", task.encoder_digest(), lambda batch: batch)
+        return Encoding(digest=task.encoder_digest())
     if FilePath(name).is_dir():
-        encode, known = task.encoder(FilePath(name))
-        return Encoder(name, known, lambda batch: Batch(encode(batch.x0), batch.context))
+        return task.encoder(FilePath(name))
     if ":" not in name:
         raise UserError(f"encoder={name} is neither a folder nor package.module:function")
     made = function(origin.named("encoder", name))
-    return Encoder(name, _digest(made), lambda batch: _kept(made(batch.x0, batch.context), batch, name))
+    return Encoding(lambda batch: _kept(made(batch.x0, batch.context), batch, name), _digest(made))
 
 
 def _kept(answer: Any, batch: Batch, name: str) -> Batch:
@@ -151,7 +138,8 @@ def _rows(task: Task, split: str, start: int, end: int, seed: int) -> Batch:
 def _data(cfg: DictConfig, task: Task, first: Mapping[str, Batch]) -> str:
     """Which data these are: the task's section, and a digest of the first rows of both splits."""
     said = {key: repr(value) for key, value in described(setup.plain(cfg.task), task).items()}
-    return digest({split: batch.x0 for split, batch in first.items()}, said)  # type: ignore[arg-type]
+    rows = {split: batch.x0 for split, batch in first.items() if batch.x0 is not None}
+    return digest(rows, said)
 
 
 def _same(out: FilePath, there: Header, wanted: Header) -> Header:
@@ -160,17 +148,17 @@ def _same(out: FilePath, there: Header, wanted: Header) -> Header:
     Raises:
         UserError: the first thing in which it is of others.
     """
-    for name in ("task", "encoder", "digest", "data", "shape", "dtype", "sizes"):
+    for name in ("task", "encoder", "digest", "conditions", "data", "shape", "dtype", "sizes"):
         a, b = getattr(there, name), getattr(wanted, name)
         if a != b:
-            short = name in ("digest", "data")
+            short = name in ("digest", "conditions", "data")
             a, b = (f"{x[:12]}..." if short and x else x for x in (a, b))
-            what = {"digest": "an encoder of digest", "data": "data of digest"}.get(name, name)
+            what = {"digest": "an encoder of digest", "conditions": "a text encoder of digest", "data": "data of digest"}.get(name, name)
             raise UserError(f"'{out}' holds rows of {what} {a}, and these would be of {b}; choose another out")
     return there
 
 
-def _fill(out: FilePath, header: Header, task: Task, encoder: Encoder, seed: int, device: str) -> None:
+def _fill(out: FilePath, header: Header, task: Task, encoder: Encoding, seed: int, device: str) -> None:
     todo = list(_missing(out, header))
     total, done = sum(header.sizes.values()), 0
     done = total - sum(end - start for _, _, start, end in todo)
@@ -194,7 +182,7 @@ def _missing(out: FilePath, header: Header) -> Iterator[tuple[str, int, int, int
             yield split, index, index * header.shard, min((index + 1) * header.shard, header.sizes[split])
 
 
-def _encoded(batch: Batch, header: Header, encoder: Encoder, device: str) -> tuple[Tensor, Context]:
+def _encoded(batch: Batch, header: Header, encoder: Encoding, device: str) -> tuple[Tensor, Context]:
     made = encoder.encode(batch.to(device))
     assert made.x0 is not None
     x0 = made.x0.cpu()
@@ -205,5 +193,5 @@ def _encoded(batch: Batch, header: Header, encoder: Encoder, device: str) -> tup
     if str(x0.dtype) not in {str(dtype) for dtype in cache.DTYPES.values()}:
         raise UserError(f"rows are {x0.dtype}; an encoder answers float32, or whole numbers for tokens")
     if x0.is_floating_point() and not bool(x0.isfinite().all()):
-        raise UserError(f"the encoder {encoder.name or 'of the task'} answered NaN or infinity")
+        raise UserError(f"the encoder {header.encoder or 'of the task'} answered NaN or infinity")
     return x0, made.context.to("cpu")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
 from pathlib import Path as FilePath
@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 
 from omnidistill.configuration import received
-from omnidistill.context import Batch, Context
+from omnidistill.context import Batch, Condition, Context
 from omnidistill.data.files import refuse_links, write_text
 from omnidistill.errors import UserError
 from omnidistill.random import uniform
+from omnidistill.training.safetensors_file import read_safetensors, write_safetensors
 from omnidistill.training.shards import Shards, context_of, flat
 
 SCHEMA = 1
 HEADER = "cache.json"
+NULL = "null.safetensors"
+"""The condition of one sample that means "none"."""
 SPLITS = ("train", "held_out")
 DTYPES = {"float32": torch.float32, "int64": torch.long}
 
@@ -38,7 +41,8 @@ class Header:
         task: name of the task whose data they are.
         data: what else its configuration says of them, and a digest of their first rows.
         encoder: what made them: a folder, `package.module:function`, or nothing.
-        digest: of the encoder, see `runs.cache.Encoder`; empty without one.
+        digest: of the encoder, see `tasks.Encoding`; empty without one.
+        conditions: digest of what made the conditions; empty where they are the data's own.
         shape, dtype: of one sample.
         sizes: rows of each split.
         shard: rows of a file.
@@ -55,6 +59,7 @@ class Header:
     sizes: Mapping[str, int]
     shard: int = 256
     labels: tuple[str, ...] = ()
+    conditions: str = ""
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def count(self, split: str) -> int:
@@ -101,6 +106,36 @@ def read_header(folder: FilePath) -> Header:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is no header of a cache ({error})") from error
     return header
+
+
+def write_null(folder: FilePath, header: Header, null: Condition) -> None:
+    """Writes the condition of one sample that means "none"."""
+    write_safetensors(flat(Context(null)), folder / NULL, {"store": header.known()})
+
+
+def null_of(folder: FilePath, header: Header) -> Callable[[Condition], Condition]:
+    """What empties conditions: the encoding of nothing, for every sample.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    tensors, said = read_safetensors(folder / NULL)
+    if said.get("store") != header.known():
+        raise UserError(
+            f"{folder / NULL} is of another cache; `omnidistill cache` with out={folder} resume=true makes it again"
+        )
+    null = context_of(tensors).condition
+
+    def emptied(condition: Condition) -> Condition:
+        def like(one: Tensor, all_: Tensor) -> Tensor:
+            return one.to(all_.device, all_.dtype).expand_as(all_)
+
+        if isinstance(condition, Mapping) and isinstance(null, Mapping):
+            return {key: like(null[key], value) for key, value in condition.items()}
+        assert isinstance(condition, Tensor) and isinstance(null, Tensor)
+        return like(null, condition)
+
+    return emptied
 
 
 def shards(folder: FilePath, header: Header, split: str) -> Shards:
@@ -208,7 +243,8 @@ class Cache:
                 f"'{self.folder}' holds samples of {self.shape} and the teacher makes {tuple(shape)}; make a cache "
                 "with its encoder"
             )
-        if digest != self.header.digest:
+        if digest != self.header.digest and (digest or ":" not in self.header.encoder):
+            # What a function of the user's made is no autoencoder's here, and is shown as it is.
             a, b = (f"{x[:12]}..." if x else "none" for x in (self.header.digest, digest))
             raise UserError(
                 f"'{self.folder}' was made by {self.header.encoder or 'no encoder'} ({a}), and the encoder here is "

@@ -171,6 +171,85 @@ def test_a_run_streams_it_and_refuses_another_encoder(home, tmp_path, capsys):
     assert "task.autoencoder=DIR names the one that it was made by" in capsys.readouterr().err
 
 
+def pipeline(folder: Path, kind: str) -> Path:
+    """Of Stable Diffusion's or PixArt's make: text encoder, tokenizer, autoencoder, network, scheduler."""
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    from diffusers import DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+
+    words = ["<pad>", "<unk>", "a", "cat", "dog", "red", "blue"]
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 6}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    fast.save_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    if kind == "clip":
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        clip = transformers.CLIPTextConfig(vocab_size=7, max_position_embeddings=6, **sizes)
+        transformers.CLIPTextModel(clip).save_pretrained(folder / "text_encoder")
+        blocks = {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
+        sizes = {"sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+        UNet2DConditionModel(**sizes, **blocks, cross_attention_dim=16, attention_head_dim=4).save_pretrained(
+            folder / "unet"
+        )
+    else:
+        t5 = transformers.T5Config(vocab_size=7, d_model=10, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        transformers.T5EncoderModel(t5).save_pretrained(folder / "text_encoder")
+        sizes = {"sample_size": 8, "in_channels": 4, "out_channels": 8, "num_attention_heads": 2, "norm_num_groups": 2}
+        more = {"attention_head_dim": 4, "num_layers": 1, "cross_attention_dim": 8, "caption_channels": 10}
+        PixArtTransformer2DModel(**sizes, **more).save_pretrained(folder / "transformer")
+    DDPMScheduler(num_train_timesteps=100, clip_sample=False).save_pretrained(folder / "scheduler")
+    autoencoder(folder / "vae")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["clip", "t5"])
+def test_captions_are_encoded_with_the_pictures_and_condition_the_student(home, tmp_path, kind, capsys):
+    """States as the pipeline's own encoder gives them, the empty caption's for guidance, and a run on both."""
+    whole = pipeline(tmp_path / "pipeline", kind)
+    photos = Path(shutil.copytree(home / "photos", tmp_path / "photos"))
+    files = sorted(photos.rglob("*.png"))
+    for number, file in enumerate(files):
+        file.with_suffix(".txt").write_text(f"a {('red', 'blue')[number % 2]} {file.parent.name[:-1]}\n")
+    data = ["task=image/own", f"task.folder={photos}", f"task.picture=[3,{SIDE},{SIDE}]", "device=cpu"]
+    assert main(["cache", *data, f"encoder={whole}", f"out={tmp_path / 'rows'}"]) == 0
+    assert "left aside" not in capsys.readouterr().err, "captions are no strays"
+    import transformers
+
+    from omnidistill.modalities.image.own import own_rows
+
+    model = getattr(transformers, "CLIPTextModel" if kind == "clip" else "T5EncoderModel")
+    theirs = model.from_pretrained(whole / "text_encoder").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole / "tokenizer")
+    found = omnidistill.Cache(tmp_path / "rows")
+    _, held = own_rows(photos, "held_out", (SIDE, SIDE), 0, channels=3)
+    words = [file.with_suffix(".txt").read_text().strip() for file in held]
+    made = tokenizer(words, return_tensors="pt", padding="max_length", max_length=6, truncation=True)
+    with torch.no_grad():
+        wanted = theirs(made.input_ids, attention_mask=made.attention_mask if kind == "t5" else None)[0]
+        nothing = tokenizer([""], return_tensors="pt", padding="max_length", max_length=6)
+        empty = theirs(nothing.input_ids, attention_mask=nothing.attention_mask if kind == "t5" else None)[0]
+    condition = found.held_out(len(held)).context.condition
+    states = condition if kind == "clip" else condition["encoder_hidden_states"]
+    assert torch.allclose(states, wanted, atol=1e-5) and len(states.flatten(1).unique(dim=0)) > 1
+    emptied = cache.null_of(tmp_path / "rows", found.header)(condition)
+    emptied = emptied if kind == "clip" else emptied["encoder_hidden_states"]
+    assert torch.allclose(emptied, empty.expand_as(emptied), atol=1e-5)
+    run = [f"teacher={whole}", f"task.folder={tmp_path / 'rows'}", f"task.autoencoder={whole / 'vae'}", *data[2:]]
+    quick = ["updates=1", "batch=4", "steps=[1]", "precision=fp32", "task.teacher_steps=2", "guidance=2"]
+    judged = ["evaluation.samples=8", "evaluation.batch=8", "recipe=consistency-models", "teacher_check=false"]
+    assert main(["distill", data[0], *run, *quick, *judged, f"out={tmp_path / 'out'}"]) == 0
+    student = omnidistill.load(tmp_path / "out")
+    assert student.task.null is not None and student.sample(3).shape == (3, 4, 8, 8)
+    files[0].with_suffix(".txt").unlink()
+    capsys.readouterr()
+    assert main(["cache", *data, f"encoder={whole}", f"out={tmp_path / 'b'}"]) == 2
+    assert "is missing, and other files have a caption" in capsys.readouterr().err
+
+
 def test_a_function_of_ones_own_may_change_samples_and_conditions(tmp_path, monkeypatch, capsys):
     """On a task that draws its data, whose rows have to be counted; and Python trains on it."""
     (tmp_path / "my_codec.py").write_text(
