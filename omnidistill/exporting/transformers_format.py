@@ -31,9 +31,6 @@ def write(handed: Handed) -> None:
             "format=safetensors or diffusers hands it over"
         )
     network: MaskedLM = merged(inner.network)  # type: ignore[assignment]
-    network.model.config.mask_token_id = network.mask_id
-    if network.causal:
-        network.model.config.is_causal = False  # its attention is opened in both directions by who asks it
     network.model.save_pretrained(handed.out)
     copied = []
     source = handed.pipeline
@@ -48,6 +45,10 @@ def write(handed: Handed) -> None:
 
 model = {kind}.from_pretrained("{handed.out.name}")
 logits = model(input_ids=tokens).logits  # of tokens and masks ({network.mask_id})"""
+    if network.shifted:
+        handed.said["sample"] += (
+            "\nlogits = torch.cat((logits[:, :1], logits[:, :-1]), 1)  # said one place early"
+        )
     if handed.verify:
         length = handed.shape[-1]
         g = generator("export", "tokens")
@@ -55,6 +56,6 @@ logits = model(input_ids=tokens).logits  # of tokens and masks ({network.mask_id
         tokens = torch.where(torch.rand(COUNT, length, generator=g) < 0.5, network.mask_id, tokens)
         again = type(network.model).from_pretrained(handed.out).eval()
         keywords = {} if not network.causal else {"attention_mask": network._seen(tokens, None)}
-        found = again(input_ids=tokens, **keywords).logits
+        found = again(input_ids=tokens).logits  # of a causal class its configuration says how it looks
         wanted = inner.network.model(input_ids=tokens, **keywords).logits
         handed.compare("transformers", differs(found, wanted))
