@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from omnidistill.exact import GaussianMixtureTask
-from omnidistill.objectives import Adversarial, Matching, Weighted
+from omnidistill.exact.rewards import Nearest, Towards
+from omnidistill.objectives import Adversarial, Matching, Reward, Weighted
 from omnidistill.objectives.base import Losses, RoleSpec
 from omnidistill.runs.distil import training_record
 from omnidistill.training.lag import EXTRA, lags
@@ -125,6 +126,29 @@ def test_uneven_ratios_are_caught(engine, tmp_path):
         module = run(engine, tmp_path / name, Weighted(parts, {"m": 1.0, "a": 1e-3}), updates=44, lr=1e-3)
         print(name, module.shown["diagnostics/matching/ratio_ess"], module.warned)
         assert caught(module, "density ratios") is uneven
+
+
+def test_a_reward_without_a_guard_is_over_optimised_and_caught(engine, tmp_path):
+    """Samples leave the data for a point that is far from it, and their nearness to the data falls; an anchor holds."""
+    for anchor, overdone in ((0.0, True), (100.0, False)):
+        reward = Reward({"far": Towards([4.0])}, watched={"near": Nearest([[0.0, 0.0]])}, anchor=anchor)
+        objective = Weighted({"r": reward}, {"r": 1.0})
+        module = run(engine, tmp_path / str(anchor), objective, ROUND, updates=60)
+        print(
+            anchor,
+            module.shown["diagnostics/reward/far/mean"],
+            module.shown["diagnostics/reward/near/watched"],
+        )
+        assert caught(module, "the reward far is over-optimised") is overdone
+
+
+def test_a_fast_student_swings_and_is_caught(engine, tmp_path):
+    """It leaves in one update what its critic has just learned of it; slower, before a faster critic, it does not."""
+    for lr, critic, swings in ((0.05, {}, True), (0.01, {"critic_updates": 2, "critic_lr": 2.0}, False)):
+        objective = Weighted({"m": Matching(normaliser="none", **critic)}, {"m": 1.0})
+        module = run(engine, tmp_path / str(lr), objective, ROUND, lr=lr, updates=44)
+        print(lr, module.warned)
+        assert caught(module, "swings") is swings
 
 
 # --- the probe --------------------------------------------------------------------------------------------------------
