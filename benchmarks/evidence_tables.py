@@ -67,8 +67,8 @@ def _families(record: Record) -> list[str]:
 
 
 def _cell(run: Record) -> str:
-    if "reason" in run:
-        return run["reason"]
+    if "student" not in run:
+        return str(run.get("reason") or f"failed: {run['failed']}")
     steps, own = _last(run)
     rewarded, primary = _reward(own), run["primary"]["name"]
     if rewarded is not None:
@@ -198,8 +198,8 @@ Consistency on tokens is `sdtt`, matching `di-m-o`, on-policy `gkd`; elsewhere `
     ),
     "forms": (
         "On-policy forms of text",
-        """A chain's exact teacher, the student's own walks alone (`gkd`, `families.on_policy.share=1`): negative log-
-likelihood under the true chain, total variation of its bigrams, entropy within a sequence. A likelihood
+        """A chain's exact teacher, the student's own walks alone (`gkd`, `families.on_policy.share=1`): negative
+log-likelihood under the true chain, total variation of its bigrams, entropy within a sequence. A likelihood
 better than the full teacher's with less entropy is a student that repeats itself.""",
         _forms,
     ),

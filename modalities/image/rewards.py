@@ -14,6 +14,9 @@ from omnidistill.modalities.image.codec import SHIPPED, Latents
 from omnidistill.modalities.image.metrics import load_classifier
 from omnidistill.modalities.image.networks import Classifier
 
+SIDES = {"classifier": 28, "digits_classifier": 8}
+"""Of the pictures that each was trained on."""
+
 
 class Label:
     """Log probability that a shipped classifier gives to the label that the sample was asked for.
@@ -24,10 +27,9 @@ class Label:
     """
 
     def __init__(self, classifier: str = "classifier", autoencoder: str | None = None) -> None:
-        self.side = {"classifier": 28, "digits_classifier": 8}.get(classifier)
-        if self.side is None:
-            raise UserError(f"there is no classifier '{classifier}'; possible: classifier, digits_classifier")
-        self.name, self.autoencoder = classifier, autoencoder
+        if classifier not in SIDES:
+            raise UserError(f"there is no classifier '{classifier}'; possible: {', '.join(SIDES)}")
+        self.name, self.side, self.autoencoder = classifier, SIDES[classifier], autoencoder
 
     @cached_property
     def _classifier(self) -> Classifier:

@@ -1,0 +1,301 @@
+"""The runs of `evidence`, experiment by experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from evidence_record import experiment
+
+import omnidistill
+from omnidistill.context import Context
+from omnidistill.exact.rewards import Half
+
+Runs = dict[str, list[str]]
+"""Overrides of each run by name, in which DIR is a folder beside the others'."""
+
+# --- families and states ----------------------------------------------------------------------------------------------
+
+RING = "[[1.5,0],[-1,1],[-0.5,-1.2]]"
+MIXTURE = [
+    *("task=exact/gaussian_mixture", f"task.means={RING}", "task.weights=[0.5,0.3,0.2]"),
+    *(
+        "task.network={width: 64, depth: 2}",
+        "task.teacher_steps=32",
+        "batch=192",
+        "fit.updates=400",
+        "fit.lr=2e-3",
+    ),
+    *("ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048"),
+]
+TEXT = [
+    *(
+        "task=exact/markov_text",
+        "task.vocab=8",
+        "task.length=16",
+        "task.network={width: 48, depth: 2, heads: 4}",
+    ),
+    *("batch=64", "fit.updates=500", "fit.batch=64", "fit.lr=2e-3", "ema=0.98", "evaluation.samples=2048"),
+    "evaluation.transitions=[]",
+]
+CLOUD = [
+    *(
+        "task=exact/rigid_cloud",
+        "task.points=8",
+        "task.shapes=2",
+        "batch=64",
+        "fit.updates=300",
+        "fit.batch=64",
+    ),
+    *(
+        "fit.lr=2e-3",
+        "ema=0.98",
+        "evaluation.samples=1024",
+        "evaluation.transitions=[]",
+        "task.teacher_steps=32",
+    ),
+]
+STATES = {"gaussian_mixture": MIXTURE, "markov_text": TEXT, "rigid_cloud": CLOUD}
+REWARDS = {
+    "gaussian_mixture": "{half: {_target_: omnidistill.exact.rewards.Half, direction: [1.0]}}",
+    "markov_text": "{share: {_target_: omnidistill.exact.rewards.Count, token: 0}}",
+    "rigid_cloud": "{extent: {_target_: omnidistill.exact.rewards.Extent}}",
+}
+"""Of black boxes: the right half of the plane, one token's share, the extent of a cloud."""
+
+
+def _alone(family: str, state: str) -> list[str]:
+    """Nothing of what the mixture's own tuning rewards."""
+    return [f"families.{family}.weights={{right: 0.0}}"] if state == "gaussian_mixture" else []
+
+
+def _family(family: str, state: str) -> list[str]:
+    tokens, few = state == "markov_text", "steps=1,2,4"
+    if family == "consistency":
+        if tokens:
+            return ["recipe=sdtt", "updates=300", "optim.lr=5e-4", "steps=4,8"]
+        return [
+            "recipe=consistency-models",
+            "updates=600",
+            "optim.lr=2e-3",
+            "student.steps=1",
+            "student.times=null",
+            few,
+        ]
+    if family == "matching":
+        if tokens:
+            return ["recipe=di-m-o", "updates=300", "optim.lr=3e-4", few]
+        return ["recipe=dmd2", "updates=250", "optim.lr=1e-3", few]
+    if family == "on_policy":
+        recipe = "gkd" if tokens else "diffusionopd"
+        return [f"recipe={recipe}", "updates=200", "optim.lr=1e-3", few]
+    if family == "reward":
+        more = [f"families.preference.rewards={REWARDS[state]}", *_alone("preference", state)]
+        step = "student.transition=ancestral" if tokens else "student.transition=renoise"
+        return ["recipe=pso", *more, step, "updates=150", "optim.lr=3e-4", "student.steps=8", "steps=8"]
+    more = [f"families.negative_aware.rewards={REWARDS[state]}", *_alone("negative_aware", state)]
+    return ["recipe=diffusion-nft", *more, "updates=200", "optim.lr=1e-3", "student.steps=8", "steps=8"]
+
+
+FAMILIES = ("consistency", "matching", "on_policy", "reward", "reward without likelihoods")
+
+
+def families(again: bool) -> None:
+    runs = {
+        f"{family} / {state}": [*STATES[state], *_family(family, state)]
+        for family in FAMILIES
+        for state in STATES
+    }
+    experiment("families", runs, again)
+
+
+# --- divergences ------------------------------------------------------------------------------------------------------
+
+EIGHT = "[[2,0],[1.414,1.414],[0,2],[-1.414,1.414],[-2,0],[-1.414,-1.414],[0,-2],[1.414,-1.414]]"
+
+
+def divergences(again: bool) -> None:
+    common = [
+        *("task=exact/gaussian_mixture", f"task.means={EIGHT}", "task.std=0.15", "task.teacher_steps=32"),
+        *(
+            "task.weights=[0.3,0.2,0.15,0.1,0.1,0.05,0.05,0.05]",
+            "task.network={width: 64, depth: 2}",
+            "batch=192",
+        ),
+        *("fit.updates=300", "fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "recipe=f-distill"),
+        *("student.steps=1", "updates=300", "optim.lr=1e-3", "steps=1"),
+    ]
+    kinds = ("reverse_kl", "softened", "jensen_shannon", "jeffreys", "forward_kl")
+    experiment(
+        "divergences", {kind: [*common, f"families.matching.divergence={kind}"] for kind in kinds}, again
+    )
+
+
+# --- two teachers -----------------------------------------------------------------------------------------------------
+
+CROSS = [
+    *(
+        "task=exact/gaussian_mixture",
+        "task.conditional=true",
+        "task.means=[[1.5,0],[-1.5,0],[0,1.5],[0,-1.5]]",
+    ),
+    *(
+        "task.std=0.3",
+        "task.network={width: 64, depth: 2}",
+        "task.teacher_steps=32",
+        "batch=192",
+        "fit.updates=400",
+    ),
+    *("fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048"),
+]
+"""Labels 0 and 1 lie on the x axis and are rewarded above it, 2 and 3 on the y axis and are rewarded right of it."""
+SIDES = {"up": ("[0.0,1.0]", (0, 1)), "over": ("[1.0,0.0]", (2, 3))}
+
+
+def teachers(again: bool) -> None:
+    runs: Runs = {}
+    for name, (direction, _) in SIDES.items():
+        reward = f"{{{name}: {{_target_: omnidistill.exact.rewards.Half, direction: {direction}}}}}"
+        runs[name] = [
+            *CROSS, "recipe=diffusion-nft", f"families.negative_aware.rewards={reward}",
+            "families.negative_aware.weights={right: 0.0}", "student.steps=16", "updates=250", "optim.lr=1e-3",
+            "steps=4,32",
+        ]  # fmt: skip
+    runs["student"] = [
+        *CROSS, "recipe=diffusionopd", "teachers.up=DIR/up", "teachers.over=DIR/over", "route.up=[0,1]",
+        "updates=300", "optim.lr=2e-3", "student.steps=4", "steps=4",
+    ]  # fmt: skip
+    runs["plain"] = [
+        *CROSS,
+        "recipe=diffusionopd",
+        "updates=300",
+        "optim.lr=2e-3",
+        "student.steps=4",
+        "steps=4",
+    ]
+    experiment("teachers", runs, again, _two_rewards)
+
+
+def _two_rewards(folder: Path, count: int = 4096) -> dict[str, Any]:
+    """The mean of each reward over samples of its labels, with half the 95 % interval: of the base, of each teacher, of
+    the student."""
+    found: dict[str, Any] = {}
+    for who, steps in (("plain", 4), ("up", 32), ("over", 32), ("student", 4)):
+        model = omnidistill.load(folder / who)
+        for name, (direction, labels) in SIDES.items():
+            judge = Half(json.loads(direction))
+            condition = torch.tensor(labels).repeat(count // 2)
+            samples = model.sample(count, steps=steps, seed=1, condition=condition)
+            found[f"{who}: {name}"] = _mean(judge(samples, None, Context()))
+    for name in SIDES:
+        base, expert, student = (found[f"{who}: {name}"]["mean"] for who in ("plain", name, "student"))
+        found[f"share of the gain: {name}"] = (student - base) / (expert - base)
+    return found
+
+
+def _mean(values: torch.Tensor) -> dict[str, float]:
+    return {
+        "mean": float(values.double().mean()),
+        "half": float(1.96 * values.double().std() / len(values) ** 0.5),
+    }
+
+
+# --- on-policy forms of text ------------------------------------------------------------------------------------------
+
+
+def forms(again: bool) -> None:
+    common = [
+        *TEXT,
+        "recipe=gkd",
+        "families.on_policy.share=1.0",
+        "updates=300",
+        "optim.lr=1e-3",
+        "steps=2,4",
+    ]
+    plain = "families.on_policy.beta=null"
+    runs = {
+        "forward": [*common, plain, "families.on_policy.divergence=forward"],
+        "reverse": [*common, plain, "families.on_policy.divergence=backward"],
+        "jensen_shannon": [*common, "families.on_policy.beta=0.5"],
+    }
+    experiment("forms", runs, again)
+
+
+# --- rewards and guards -----------------------------------------------------------------------------------------------
+
+
+def guards(again: bool) -> None:
+    near = f"{{near: {{_target_: omnidistill.exact.rewards.Nearest, points: {RING}}}}}"
+    common = [
+        *MIXTURE, "recipe=dmd2-reward", f"families.reward.watched={near}", "student.steps=1", "updates=400",
+        "optim.lr=1e-3", "steps=1", "log.every=10", "objective.regression=1", "families.regression.pairs=4096",
+    ]  # fmt: skip
+    alone = ["objective.matching=0", "objective.adversarial=0", "objective.regression=0"]
+    runs = {
+        "teacher's law alone": [*common, "objective.reward=0.001"],
+        "guarded": [*common, "objective.reward=0.1"],
+        "unguarded": [*common, *alone, "objective.reward=1"],
+        "anchored": [*common, *alone, "objective.reward=1", "families.reward.anchor=8"],
+    }
+    experiment("guards", runs, again)
+
+
+# --- runs that go wrong on purpose ------------------------------------------------------------------------------------
+
+
+def health(again: bool) -> None:
+    near = f"{{near: {{_target_: omnidistill.exact.rewards.Nearest, points: {RING}}}}}"
+    common = [*MIXTURE, "steps=1", "log.every=10", "log.lag=50", "optim.decay=constant"]
+    scores = [*common, "recipe=diff-instruct"]
+    rewarded = [*common, "recipe=r0", f"families.reward.watched={near}", "updates=200", "optim.lr=1e-3"]
+    few = "families.matching.critic_updates=5"
+    runs = {
+        "collapse": [*scores, "families.matching.critic=none", "updates=200", "optim.lr=2e-3"],
+        "collapse, mended": [*scores, few, "updates=200", "optim.lr=1e-3"],
+        "oscillation": [*scores, "families.matching.critic_lr=0.05", "updates=200", "optim.lr=2e-2"],
+        "over-optimisation": [*rewarded, "families.reward.anchor=0"],
+        "over-optimisation, mended": [*rewarded, "families.reward.anchor=30"],
+    }
+    experiment("health", runs, again)
+
+
+# --- a reward beside distribution matching, on real data --------------------------------------------------------------
+
+
+REAL = ["recipe=dmd2-reward", "evaluation.transitions=[]", "log.lag=0"]
+
+
+def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool) -> None:
+    """A run with a reward and one in which it has next to no weight, so that both are measured by it."""
+    runs = {"with": f"objective.{key}={weight}", "without": f"objective.{key}=1e-9"}
+    experiment(name, {run: [*REAL, *task, given] for run, given in runs.items()}, again)
+
+
+def image(again: bool) -> None:
+    task = ["task=image/fashion_mnist", "evaluation.samples=1000", "steps=1", "updates=150"]
+    beside("image", task, "reward", 0.02, again)
+
+
+def enhancement(again: bool) -> None:
+    beside("enhancement", ["task=speech/enhancement", "steps=1", "updates=100"], "reward", 0.05, again)
+
+
+def text(again: bool) -> None:
+    task = ["task=text/brown", "steps=4", "student.steps=4", "updates=120"]
+    beside("text", task, "policy_gradient", 0.05, again)
+
+
+EXPERIMENTS: Mapping[str, Callable[[bool], None]] = {
+    "families": families,
+    "divergences": divergences,
+    "teachers": teachers,
+    "forms": forms,
+    "guards": guards,
+    "health": health,
+    "image": image,
+    "enhancement": enhancement,
+    "text": text,
+}
