@@ -275,17 +275,24 @@ def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool)
 
 
 def image(again: bool) -> None:
-    task = ["task=image/fashion_mnist", "evaluation.samples=1000", "steps=1", "updates=150"]
-    beside("image", task, "reward", 0.02, again)
+    task = ["task=image/fashion_mnist", "evaluation.samples=500", "steps=1", "updates=80", "optim.warmup=10"]
+    beside("image", task, "reward", 0.05, again)
 
 
 def enhancement(again: bool) -> None:
-    beside("enhancement", ["task=speech/enhancement", "steps=1", "updates=100"], "reward", 0.05, again)
+    task = [
+        *("task=speech/enhancement", "steps=1", "updates=40", "batch=8", "optim.warmup=5"),
+        *("families.matching.critic_updates=1", "objective.adversarial=0", "ema=0.95"),
+    ]
+    beside("enhancement", task, "reward", 0.1, again)
 
 
 def text(again: bool) -> None:
-    task = ["task=text/brown", "steps=4", "student.steps=4", "updates=120"]
-    beside("text", task, "policy_gradient", 0.05, again)
+    task = [
+        *("task=text/brown", "steps=4", "student.steps=4", "updates=60", "ema=0.95"),
+        *("families.matching.critic_updates=1", "evaluation.samples=256"),
+    ]
+    beside("text", task, "policy_gradient", 0.02, again)
 
 
 EXPERIMENTS: Mapping[str, Callable[[bool], None]] = {

@@ -438,3 +438,25 @@ def test_rewards_and_matching_add_by_weight(closed):
     batch, like = closed.free(8)
     step = closed.step("student", models, batch, like, student=StudentSpec(2, FewStep()))
     assert set(both.losses("student", step).terms) == {"matching", "policy_gradient", "anchor"}
+
+
+def test_hyper_sds_later_stages_begin_where_they_have_a_weight():
+    from omnidistill.configuration.compose import compose
+    from omnidistill.runs import setup
+
+    given = [
+        "task=exact/gaussian_mixture",
+        "task.network={width: 8, depth: 1}",
+        "recipe=hyper-sd",
+        "out=unused",
+    ]
+    near = "families.reward.rewards={near: {_target_: omnidistill.exact.rewards.Towards, point: [1.0]}}"
+    for more, begins in (
+        ((), {}),
+        (("objective.reward=0.1", near), {"reward": 0.7}),
+        (("objective.reward=0.1", near, "objective.matching=1"), {"reward": 0.7, "matching": 0.85}),
+    ):
+        cfg = compose("config", [*given, *more])
+        objective = setup.objective_of(cfg, setup.task_of(cfg))
+        assert objective.begins == begins and {"segments", "adversarial"} <= objective.parts.keys()
+        assert set(objective.parts) == {"segments", "adversarial", *begins}
