@@ -116,6 +116,7 @@ def _sampler(handed: Handed) -> str:
 
 def _scores(folder: Path) -> str:
     """A table of the metric that gaps are counted from, with its interval where one was measured."""
+    from omnidistill.evaluation.intervals import LEVEL
     from omnidistill.evaluation.metrics_file import read_metrics
 
     try:
@@ -124,7 +125,8 @@ def _scores(folder: Path) -> str:
         return ""
     primary = document["primary"]["name"]
     better = document["primary"]["better"]
-    rows = [f"| who | steps | calls | {primary} ({better} is better) |", "|---|---|---|---|"]
+    share = f"{100 * LEVEL:g} % interval"
+    rows = [f"| who | steps | calls | {primary} ({better} is better) [{share}] |", "|---|---|---|---|"]
     for who in ("teacher", "student"):
         for row in document[who]:
             value = row["metrics"].get(primary)

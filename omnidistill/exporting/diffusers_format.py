@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,11 @@ def describe(handed: Handed, found: Scheduled) -> None:
     told = {
         key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in found.told.items()
     }
-    said = {"scheduler": type(found.scheduler).__name__, "set_timesteps": told, "times": list(found.times)}
+    said: dict[str, Any] = {
+        "scheduler": type(found.scheduler).__name__,
+        "set_timesteps": told,
+        "times": list(found.times),
+    }
     if handed.recipe.guidance is not None:
         said["guidance_in_the_weights"] = handed.recipe.guidance
     write_text(json.dumps(said, indent=1) + "\n", handed.out / "sampling.json")

@@ -64,9 +64,11 @@ def write(handed: Handed) -> None:
     inputs = [start * _spread(inner), *([] if noise is None else [noise]), *given]
     labels = ["x_1", *([] if noise is None else ["noise"]), *names]
     batch = _exported(module, inputs, labels, handed, noise is not None)
-    shapes = {name: list(value.shape) for name, value in zip(labels, inputs, strict=True)}
+    shapes: dict[str, list[Any]] = {
+        name: list(value.shape) for name, value in zip(labels, inputs, strict=True)
+    }
     for name, shape in shapes.items():
-        shape[1 if name == "noise" else 0] = "batch" if batch else COUNT  # type: ignore[call-overload]
+        shape[1 if name == "noise" else 0] = "batch" if batch else COUNT
     about = {"steps": handed.steps, "inputs": shapes, "start_std": _spread(inner), "times": _times(walk)}
     write_text(json.dumps(about, indent=1) + "\n", handed.out / "sampling.json")
     handed.said["sample"] = _code(handed, labels, inputs, _spread(inner))

@@ -15,6 +15,7 @@ from omnidistill.exporting.plain import last_layers, told_shift
 from omnidistill.exporting.run import COUNT, Handed
 from omnidistill.exporting.walk import differs, network_of, planned
 from omnidistill.interop.diffusers_network import DiffusersNetwork, inner
+from omnidistill.networks.masked_lm import MaskedLM
 from omnidistill.training.safetensors_file import write_safetensors
 
 
@@ -37,17 +38,16 @@ def write(handed: Handed) -> None:
     except ImportError as error:
         raise UserError("format=peft needs peft: pip install 'omnidistill[adapters]'") from error
     denoiser, _ = network_of(handed.student.denoiser)
-    plan = planned(handed.student.denoiser, handed.student.sampler, handed.steps)
-    shift = told_shift(denoiser, plan)
-    network: nn.Module = (
-        denoiser.network.network if isinstance(denoiser.network, Second) else denoiser.network
-    )  # type: ignore[assignment]
-    bare = inner(network)
-    whole = [name for name in described["whole"] if isinstance(denoiser.network, Second) is False]
-    if whole:
+    network, shift = denoiser.network, None
+    if isinstance(network, Second):
+        plan = planned(handed.student.denoiser, handed.student.sampler, handed.steps)
+        network, shift = network.network, told_shift(denoiser, plan)
+    elif described["whole"]:
+        whole = described["whole"][0]
         raise UserError(
-            f"'{whole[0]}' was trained as a whole beside the adapters; format=diffusers or safetensors"
+            f"'{whole}' was trained as a whole beside the adapters; format=diffusers or safetensors"
         )
+    bare = network.model if isinstance(network, MaskedLM) else inner(network)
     layers = {name: module for name, module in bare.named_modules() if isinstance(module, LoraLayer)}
     biased = _biased(bare, layers, shift, denoiser.time_module)
     rank = int(described["rank"])
@@ -72,7 +72,7 @@ def write(handed: Handed) -> None:
         handed.out / "adapter_model.safetensors",
         {"format": "pt"},
     )
-    if isinstance(network, DiffusersNetwork) or hasattr(bare, "save_pretrained"):
+    if isinstance(network, DiffusersNetwork):
         _of_diffusers(handed, network, bare, tensors)
         return
     _sample_code(handed, type(bare).__name__)
@@ -149,7 +149,7 @@ network = PeftModel.from_pretrained(network, "{handed.out.name}").eval()  # over
 
 
 def _compare_answers(handed: Handed, network: nn.Module, bare: nn.Module) -> None:
-    """One answer of the adapted network against the student's own: what walks it is the same sampler."""
+    """Samples of the adapted network against the student's own: what walks it is the same sampler."""
     import copy
 
     from peft import PeftModel
@@ -160,7 +160,13 @@ def _compare_answers(handed: Handed, network: nn.Module, bare: nn.Module) -> Non
     base.load_state_dict(_base_of(bare))
     again = PeftModel.from_pretrained(base.eval(), str(handed.out)).eval()
     student = copy.deepcopy(handed.student)
-    network_of(student.denoiser)[0].network = again
-    context = handed.student.context(COUNT)
+    denoiser = network_of(student.denoiser)[0]
+    if isinstance(network, MaskedLM):
+        denoiser.network.model = again
+    else:
+        denoiser.network = again
+        # What it was told is in the adapter.
+        denoiser.told_target = denoiser.wants_target = denoiser.wants_guidance = False
+    context = handed.context(COUNT)
     wanted = handed.student.sample(COUNT, handed.steps, context=context)
     handed.compare("peft", differs(student.sample(COUNT, handed.steps, context=context), wanted))

@@ -70,7 +70,9 @@ class Handed:
         return network.example(count, generator(seed, "export")) if hasattr(network, "example") else None
 
     def context(self, count: int) -> Context:
-        return Context(self.condition(count))
+        """The same with all that the task gives beside it."""
+        task = self.student.task is not None
+        return self.student.context(count) if task else Context(self.condition(count))
 
     def compare(self, what: str, difference: float) -> None:
         """

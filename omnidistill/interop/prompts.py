@@ -31,6 +31,8 @@ class Prompted(DiffusersNetwork):
         words, width: of the states of one.
     """
 
+    states: Tensor
+
     def __init__(
         self, kind: str, options: Mapping[str, Any], prompts: Sequence[str], words: int, width: int
     ) -> None:

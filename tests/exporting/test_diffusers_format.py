@@ -203,3 +203,26 @@ def test_whole_weights_in_a_folder_of_our_own(tmp_path: Path) -> None:
     assert torch.equal(again.sample(2), before.sample(2))
     recipe = replace(Recipe(task=None, reading={}), steps=4)
     assert again.steps == recipe.steps
+
+
+MODELS = {
+    "UNet2DModel with classes": "eps",
+    "UNet2DConditionModel of SDXL": "eps",
+    "DiTTransformer2DModel": "eps",
+    "PixArtTransformer2DModel": "eps",
+    "SD3Transformer2DModel": "flow",
+    "FluxTransformer2DModel": "flow",
+    "SanaTransformer2DModel": "flow",
+    "LTXVideoTransformer3DModel": "flow",
+    "CogVideoXTransformer3DModel": "cogvideo",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_class_is_handed_over(name: str, tmp_path: Path) -> None:
+    out = omnidistill.export(student(tmp_path, MODELS[name], name, steps=2), "diffusers", tmp_path / "out")
+    assert "differ from the student's by at most" in (out / "README.md").read_text()
+    part = "unet" if name.startswith("UNet") else "transformer"
+    theirs = getattr(diffusers, name.partition(" ")[0]).from_pretrained(out / part)
+    for key, value in tiny.model(name).state_dict().items():
+        assert torch.equal(theirs.state_dict()[key], value)

@@ -252,6 +252,20 @@ def test_a_network_of_ones_own_class(own_module, tmp_path):
     assert again["student"][0]["interval"] is not None
 
 
+def test_weights_in_a_checkpoint_of_lightning(own_module, tmp_path):
+    from omnidistill.runs import setup
+    from omnidistill.training.safetensors_file import read_safetensors
+
+    state = read_safetensors(tmp_path / "net.safetensors")[0]
+    held = {"state_dict": {f"net.{name}": value for name, value in state.items()}, "epoch": 3}
+    torch.save(held, tmp_path / "last.ckpt")
+    words = [word.replace("net.safetensors", "last.ckpt") for word in SHAPED]
+    cfg = compose("config", [*words, "recipe=diff-instruct", "out=out"])
+    teacher = setup.teacher_of(cfg, setup.task_of(cfg), "cpu")
+    for name, value in teacher.network.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
 def test_without_data_the_teachers_own_samples_are_what_students_are_held_against(own_module, tmp_path):
     distil.distill(compose("config", [*SHAPED, "recipe=diff-instruct", "out=out", "evaluation.samples=64"]))
     document = json.loads(Path("out/metrics.json").read_text())
