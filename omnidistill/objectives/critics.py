@@ -18,6 +18,7 @@ from torch import Tensor
 from omnidistill.context import Context, labels_of, relabelled
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import Calls, RoleSpec
+from omnidistill.objectives.localised import SOURCE
 from omnidistill.objectives.reduction import reduce
 from omnidistill.objectives.step import Step
 from omnidistill.paths import GaussianPath, Path
@@ -48,7 +49,7 @@ class Critic(Protocol):
         ...
 
     def cost(self, role: str, real: str) -> Calls:
-        """Network calls of a belief (role `student`), or of an update of one of its roles."""
+        """Network calls of a belief (role `student`), but for that of a source, or of an update of one of its roles."""
         ...
 
 
@@ -141,6 +142,36 @@ class Later(_Untrained):
         # eps(x_u, u) - eps = alpha_u (x0 - D) / sigma_u, whatever the anchor.
         gap = (alpha_u / sigma_u) * (x0 - answer.parameters)
         return answer.replace(x0 - (sigma / alpha) * gap)
+
+    def cost(self, role: str, real: str) -> Calls:
+        return {real: 1} if role == "student" else {}
+
+
+@dataclass(frozen=True)
+class Delta(_Untrained):
+    """The noise that the teacher finds in the source, what the student was at the start, under the source's own
+    condition: `eps_fake = eps(x_t + alpha (x_source - x0), t, label)`, with the same noise (Hertz et al. 2023, Delta
+    Denoising Score, arXiv:2304.07090). What is wrong with both predictions cancels, and an edit is left, which ends:
+
+        D_fake = x0 + D(source noised) - x_source
+
+    Args:
+        label: of the source; None: the condition that the sample is asked under.
+    """
+
+    label: int | None = None
+    roles = SOURCE
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return GAUSSIAN | ({"condition"} if self.label is not None else set())
+
+    def belief(self, step: Step, x_t: Tensor, t: Tensor, real: str) -> Posterior:
+        alpha, _, _ = _shaped(step.path, t, x_t)
+        x0, source = step.rollout.x0.detach(), step.begun
+        context = step.context if self.label is None else _under(step.context, self.label)
+        answer = step[real](x_t + (alpha * (source - x0)).to(x_t.dtype), t, context)
+        return answer.replace(x0 + answer.parameters - source)
 
     def cost(self, role: str, real: str) -> Calls:
         return {real: 1} if role == "student" else {}

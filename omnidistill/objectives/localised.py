@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, RoleSpec
+from omnidistill.objectives.base import RoleSpec
 from omnidistill.objectives.step import Step
+
+SOURCE = {"source": RoleSpec(start="student", refresh=0)}
+"""The student of the start."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Localised:
     @property
     def roles(self) -> Mapping[str, RoleSpec]:
         """The student of the start, where samples are held to it."""
-        return {"source": RoleSpec(start="student", refresh=0)} if self.stay else {}
+        return SOURCE if self.stay else {}
 
     def __call__(self, step: Step, gap: Tensor) -> Tensor:
         mask = step.context.mask
@@ -58,13 +61,4 @@ class Localised:
         moved = moved * kept.reshape(wide)
         if not self.stay:
             return moved
-        rollout = step.rollout
-        with torch.no_grad():
-            source = step["source"](rollout.x_t, rollout.t, rollout.context).sample(
-                None, rollout.context.mask
-            )
-        return (1.0 - self.stay) * moved + self.stay * (rollout.x0.detach() - source)
-
-    def cost(self) -> Calls:
-        """Network calls of a student's update."""
-        return {"source": 1} if self.stay else {}
+        return (1.0 - self.stay) * moved + self.stay * (step.rollout.x0.detach() - step.begun)

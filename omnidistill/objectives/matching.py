@@ -396,7 +396,7 @@ class Matching:
                 calls | ({"fake_score": asked} if self.asks else {}),
                 getattr(self.times, "calls", {}),
                 self.stand_in.cost(role, self.real) if self.stand_in else {},
-                self.shape.cost() if self.shape else {},
+                {"source": 1} if "source" in self.roles else {},
             )
         if role == self.real != "teacher":
             return {self.real: 1}

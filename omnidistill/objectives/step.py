@@ -77,6 +77,7 @@ class Step:
         self.logged = logged
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
+        self._begun: Tensor | None = None
         self._noised: dict[Times, Noised] = {}
         self._wanted: list[Times] = []
         self._expected: list[Question] = []
@@ -170,6 +171,16 @@ class Step:
                         *asked, g=self.g, data=data, structure=self.structure, whole=whole, onwards=own
                     )
         return self._rollout
+
+    @property
+    def begun(self) -> Tensor:
+        """What the student of the start (role `source`) makes of the rollout's input, asked once; without gradient."""
+        if self._begun is None:
+            rollout = self.rollout
+            with torch.no_grad():
+                belief = self["source"](rollout.x_t, rollout.t, rollout.context)
+                self._begun = belief.sample(None, rollout.context.mask)
+        return self._begun
 
     def _steps(self) -> int:
         """How many steps the rollout's walk has."""

@@ -17,7 +17,7 @@ from omnidistill.exact import GaussianMixtureTask
 from omnidistill.exact.gaussian_mixture import MixtureDenoiser
 from omnidistill.exact.mixture import Mixture
 from omnidistill.objectives import Matching
-from omnidistill.objectives.critics import Corrective, Later, Negative
+from omnidistill.objectives.critics import Corrective, Delta, Later, Negative
 from omnidistill.objectives.localised import Localised
 from omnidistill.objectives.noising import Inverted, Seeded, Selected, telling
 from omnidistill.random import generator
@@ -302,6 +302,39 @@ def test_a_sample_is_drawn_back_to_what_it_was(closed):
     )
 
 
+def test_an_edit_is_left_of_two_predictions_and_ends(closed):
+    """The gap of noises is eps(x_t, target) - eps(source_t, source label); at x0 = source + the difference of the two
+    classes' means it is zero for every noise."""
+    teacher, batch, like = labelled(1)
+    means = teacher.mixture.means
+    start = closed.student(0.2, 0.5, FLOW)
+
+    class Moved(torch.nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.by = torch.nn.Parameter(by)
+
+        def forward(self, x, t, condition):
+            return start.network(x, t) + self.by
+
+    objective = Matching(Delta(0), times=At(0.6), **PLAIN)
+    assert objective.roles["source"].refresh == 0
+    for by, rests in ((means[1] - means[0], True), (torch.zeros(2, dtype=torch.float64), False)):
+        cast = {"teacher": teacher, "student": NetworkDenoiser(Moved(by), FLOW, "x0"), "source": start}
+        step = closed.step("student", cast, batch, like, null=3)
+        x_t, t = step.noised(objective.times)
+        alpha, _, sigma = FLOW.coefficients(0.6)
+        gap = objective._fake(step, x_t, t).gap(teacher(x_t, t, step.context))
+        source_t = x_t - alpha * by
+        there = Context(condition=torch.zeros(64, dtype=torch.long))
+        noises = [
+            (state - alpha * teacher(state, t, context).parameters) / sigma
+            for state, context in ((x_t, step.context), (source_t, there))
+        ]
+        torch.testing.assert_close(alpha / sigma * gap, noises[0] - noises[1])
+        assert (float(gap.detach().abs().max()) < 1e-9) == rests
+
+
 def test_annealed_times_fall(closed):
     times, g = Annealed(0.1, 0.9, 0.3, power=0.5), generator("annealed")
     for over, top in ((0.0, 0.9), (0.25, 0.6), (1.0, 0.3)):
@@ -320,6 +353,7 @@ def test_annealed_times_fall(closed):
         Matching("none", guidance=7.5, **PLAIN),
         Matching(Negative(2), guidance=7.5, **PLAIN),
         Matching(Negative(None, 0.0), guidance=7.5, shape=Localised(stay=0.1), **PLAIN),
+        Matching(Delta(1), guidance=7.5, shape=Localised(stay=0.1), **PLAIN),
         Matching(Later(), guidance=7.5, times=Seeded(steps=3, guidance=7.5), **PLAIN),
         Matching(Corrective(), guidance=7.5, **PLAIN),
         Matching(critic_teacher=-0.75, guidance=7.5, **PLAIN),
