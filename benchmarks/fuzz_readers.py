@@ -100,6 +100,66 @@ TOKENIZER = {
 }
 
 
+CACHE = {
+    **{
+        "schema": 1,
+        "task": "t",
+        "data": "d",
+        "encoder": "vae",
+        "digest": "e",
+        "shape": [2],
+        "dtype": "float32",
+    },
+    **{"sizes": {"train": 3, "held_out": 2}, "shard": 2, "labels": ["a"], "conditions": "", "made_by": {}},
+}
+STORE = {
+    **{"schema": 1, "task": "t", "path": "p", "teacher": "d", "sampler": "s", "steps": 1, "guidance": 1.0},
+    **{
+        "states": False,
+        "times": [1.0, 0.0],
+        "seed": 0,
+        "size": 3,
+        "shard": 2,
+        "controlled": False,
+        "made_by": {},
+    },
+}
+BERT = {
+    **{"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 5, "hidden_size": 8},
+    **{
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "max_position_embeddings": 32,
+    },
+    "mask_token_id": 2,
+}
+LLADA = {
+    **{
+        "model_type": "llada",
+        "d_model": 8,
+        "n_heads": 2,
+        "n_kv_heads": 1,
+        "n_layers": 1,
+        "mlp_hidden_size": 8,
+    },
+    **{
+        "block_type": "llama",
+        "layer_norm_type": "rms",
+        "activation_type": "silu",
+        "rope": True,
+        "rope_theta": 1e4,
+    },
+    **{
+        "vocab_size": 3,
+        "embedding_size": 5,
+        "max_sequence_length": 32,
+        "rms_norm_eps": 1e-5,
+        "mask_token_id": 2,
+    },
+}
+
+
 def _bytes(value: Any) -> bytes:
     return json.dumps(value, indent=1).encode()
 
@@ -242,6 +302,52 @@ def register(reader: Callable[..., Callable[..., Any]]) -> None:
         for _, said in read(folder / "a.jsonl"):
             if isinstance(said, str):
                 normalise(said)
+
+    @reader("cache.json", seeds=[_bytes(CACHE)], form="json")
+    def cached(data: bytes, folder: Path) -> None:
+        """A received cache, whose shards are of the undamaged header."""
+        import torch
+
+        from omnidistill.context import Context
+        from omnidistill.training import cache
+
+        (folder / "cache.json").write_bytes(_bytes(CACHE))
+        header = cache.read_header(folder)
+        for split, index, rows in (("train", 0, 2), ("train", 1, 1), ("held_out", 0, 2)):
+            context = Context(condition=torch.zeros(rows, dtype=torch.long))
+            cache.write_shard(folder, header, split, index, torch.zeros(rows, 2), context)
+        (folder / "cache.json").write_bytes(data)
+        cache.Cache(folder).batch(2, torch.Generator())
+
+    @reader("store.json", seeds=[_bytes(STORE)], form="json")
+    def stored(data: bytes, folder: Path) -> None:
+        """Received trajectories."""
+        import torch
+
+        from omnidistill.context import Context
+        from omnidistill.training import store
+
+        (folder / "store.json").write_bytes(_bytes(STORE))
+        header = store.read_header(folder)
+        for index, rows in ((0, 2), (1, 1)):
+            store.write_shard(folder, header, index, torch.zeros(rows, 2, 2), Context())
+        (folder / "store.json").write_bytes(data)
+        store.read(folder, store.read_header(folder)).rows(torch.tensor([0, 2]))
+
+    @reader("transformers' config.json", seeds=[_bytes(BERT), _bytes(LLADA)], form="json")
+    def language_model(data: bytes, folder: Path) -> None:
+        """A folder of transformers as a teacher, up to its weights."""
+        from omnidistill.configuration.instantiation import build
+        from omnidistill.interop import folder as libraries
+        from omnidistill.training.memory import check_network
+
+        (folder / "tokenizer.json").write_bytes(_bytes(TOKENIZER))
+        (folder / "config.json").write_bytes(data)
+        known = libraries.describe(folder, {})
+        if known is not None:
+            foreign = build(known["foreign"])
+            check_network(foreign.made)
+            foreign.made()
 
     @reader("tokenizer.json", seeds=[_bytes(TOKENIZER)], form="json")
     def tokenizer(data: bytes, folder: Path) -> None:

@@ -71,7 +71,13 @@ class Foreign:
             raise UserError(
                 "the network is a class of your own, which no file holds; give load(..., network=)"
             )
-        made = self.network()
+        try:
+            made = self.network()
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # of the user's class, or of a library that is given damaged options
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(f"the network cannot be built as it is described ({said})") from error
         if not isinstance(made, nn.Module):
             raise UserError(f"network= makes a {type(made).__name__}; it must be a torch.nn.Module")
         return single(made, say=False)

@@ -4,6 +4,7 @@ tokens and how to read it. Nothing in it is run: classes are those of the instal
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ def describe(folder: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
     config = received.read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         return None
+    if '"_target_"' in json.dumps(config):
+        raise UserError(f"{folder / 'config.json'} names components to be built, which no model's options do")
+    try:
+        return _described(folder, config, task)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder / 'config.json'} does not describe its model ({said})") from error
+
+
+def _described(folder: Path, config: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     kind = config["model_type"]
     causal = _causal(folder, config)
     options = {key: value for key, value in config.items() if key not in NOT_THE_NETWORK}
@@ -65,7 +78,7 @@ def describe(folder: Path, task: Mapping[str, Any]) -> dict[str, Any] | None:
     tokenizer = str(task.get("tokenizer") or folder)
     vocab, mask_id = _tokens(folder, tokenizer, config, task.get("mask_token"))
     columns = options.get("vocab_size")
-    if not isinstance(columns, int) or not mask_id < columns or vocab > columns:
+    if not isinstance(columns, int) or not 0 <= mask_id < columns or vocab > columns:
         raise UserError(
             f"{folder} has logits of {columns} tokens, its tokenizer {vocab} and the mask {mask_id}; "
             "task.tokenizer=FILE names the model's own"

@@ -99,11 +99,16 @@ def read_header(folder: FilePath) -> Header:
         sizes = {split: int(document["sizes"][split]) for split in SPLITS}
         shape = tuple(int(size) for size in document["shape"])
         header = Header(**{**document, "shape": shape, "sizes": sizes, "labels": tuple(document["labels"])})
-        if header.shard < 1 or min(sizes.values()) < 1 or header.dtype not in DTYPES:
+        if (
+            type(header.shard) is not int
+            or header.shard < 1
+            or min(sizes.values()) < 1
+            or header.dtype not in DTYPES
+        ):
             raise ValueError(f"shard {header.shard}, sizes {sizes}, dtype {header.dtype}")
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{file} is no header of a cache ({error})") from error
     return header
 

@@ -42,7 +42,9 @@ class Shards:
 
     def whole(self, count: int) -> list[int]:
         """The shards that are there; their content is not looked at."""
-        return [index for index in range(count) if self.place(index).is_file()]
+        # A header may claim any number of them, so it is the folder that is looked through.
+        numbers = [int(file.stem) for file in self.folder.glob("*.safetensors") if file.stem.isdecimal()]
+        return sorted(index for index in numbers if index < count and self.place(index).is_file())
 
     def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Writes rows, whole or not at all."""

@@ -90,11 +90,13 @@ def read_header(folder: FilePath) -> Header:
         if document.pop("schema") != SCHEMA:
             raise UserError(f"{file} has another schema than {SCHEMA}; it was written by another version")
         header = Header(**{**document, "times": tuple(map(float, document["times"]))})
+        if {*map(type, (header.shard, header.size, header.steps))} != {int}:
+            raise ValueError(f"size {header.size}, shard {header.shard}, steps {header.steps}")
         if not (header.shard >= 1 and header.size >= 1 and header.steps >= 1):
             raise ValueError(f"size {header.size}, shard {header.shard}, steps {header.steps}")
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{file} is no header of trajectories ({error})") from error
     return header
 
