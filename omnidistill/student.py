@@ -442,6 +442,7 @@ def _named(foreign: Mapping[str, Any], file: FilePath, trust: Sequence[str]) -> 
             raise UserError(
                 f"{file}: foreign is a {type(made).__name__}, which is no description of a network"
             )
+        check_network(made.made)
         return made.made(), made.path
 
 

@@ -15,6 +15,7 @@ from omnidistill.errors import UserError
 from omnidistill.exporting.run import Handed
 
 UNKNOWN = "not said where the teacher lies; find it out before you pass this on"
+OWN = "that of the network it was given from Python, or Apache-2.0 where it came with this package"
 
 
 def write_card(handed: Handed, format: str) -> Path:
@@ -47,7 +48,7 @@ def write_card(handed: Handed, format: str) -> Path:
             f"- {key}: {value}"
             for key, value in {
                 "teacher": _teacher(handed, config),
-                "licence of the teacher": licence or UNKNOWN,
+                "licence of the teacher": licence or (UNKNOWN if config.get("teacher") else OWN),
                 "data": _data(config),
                 "recipe": f"{name}, {recipe.get('paper', 'no paper')}",
                 "training": f"{made.get('updates', '?')} updates, seed {made.get('seed', '?')}",

@@ -75,11 +75,7 @@ def write(handed: Handed) -> None:
     handed.said["inputs"] = (
         "Inputs: `x_1`, noise of standard deviation "
         f"{_spread(inner):g}"
-        + (
-            f"; `noise`, {walk.drawn} draws of unit variance, one a step that draws"
-            if noise is not None
-            else ""
-        )
+        + (f"; `noise`, of unit variance, {walk.drawn} for the steps that draw" if noise is not None else "")
         + (f"; {', '.join(f'`{name}`' for name in names)}" if names else "")
         + f". Output: samples. {'Any batch.' if batch else f'Batches of {COUNT}.'}"
     )

@@ -150,8 +150,9 @@ def _flow(stochastic: bool, times: list[float]) -> Scheduled:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     n = len(times)
-    # Its own grid runs from 1 to 1/1000 and is then stretched to end where it is told: at the last of n even steps.
-    for terminal in ([1.0 / n] if n > 1 else []) + [None]:
+    # Its own grid runs from 1 to 1/1000 and is then stretched to end where it is told: at the last of the steps, which
+    # makes even ones the student's, and any two.
+    for terminal in ([times[-1]] if n > 1 else []) + [None]:
         made = FlowMatchEulerDiscreteScheduler(stochastic_sampling=stochastic, shift_terminal=terminal)
         made.set_timesteps(n)
         if torch.allclose(made.sigmas[:-1].double(), torch.tensor(times).double(), atol=1e-6):

@@ -60,6 +60,13 @@ CASES = [
     ("flow", "ode", {}, "FlowMatchEulerDiscreteScheduler", {"num_inference_steps": 4}),
     ("flow", "renoise", {}, "FlowMatchEulerDiscreteScheduler", {"num_inference_steps": 4}),
     ("flow", "ode", {"shift": 3.0}, "FlowMatchEulerDiscreteScheduler", {"sigmas": [1.0, 0.9, 0.75, 0.5]}),
+    (
+        "flow",
+        "renoise",
+        {"shift": 3.0, "steps": 2},
+        "FlowMatchEulerDiscreteScheduler",
+        {"num_inference_steps": 2},
+    ),
     ("flow", "ode", {"steps": 1}, "FlowMatchEulerDiscreteScheduler", {"num_inference_steps": 1}),
     ("edm", "ode", {}, "EDMEulerScheduler", None),
 ]
