@@ -34,7 +34,11 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`F.group_norm` in x's dtype; while a tangent flows, in float32 and back, and on contiguous memory: its forward
-    derivative views its input, which fails on the channels_last layout."""
+    derivative views its input, which fails on the channels_last layout.
+
+    Where weights alone want a gradient (what lies before is frozen) torch's backward kernel for channels_last on the
+    CPU writes to an input gradient that is not there and ends the process; the contiguous one asks."""
     if not tangent_flows():
-        return F.group_norm(x, groups, weight, bias, eps)
+        alone = torch.is_grad_enabled() and weight.requires_grad and not x.requires_grad
+        return F.group_norm(x.contiguous() if alone else x, groups, weight, bias, eps)
     return F.group_norm(exact(x).contiguous(), groups, exact(weight), exact(bias), eps).to(x.dtype)

@@ -26,20 +26,22 @@ class Backtracking(Matching):
     Args:
         targets: how many targets there are one after another, the teacher among them.
         degradation: share of the run that the first stage takes.
+        back: share of the second stage in which what was kept is the target; the teacher is it for the rest.
         options: as of `Matching`, whose critic this is.
     """
 
-    def __init__(self, targets: int = 4, degradation: float = 0.2, **options: Any) -> None:
+    def __init__(self, targets: int = 4, degradation: float = 0.2, back: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
-        if targets < 1 or not 0.0 < degradation < 1.0:
+        if targets < 1 or not 0.0 < degradation < 1.0 or not 0.0 < back <= 1.0:
             raise UserError(
-                f"backtracking needs targets >= 1 and 0 < degradation < 1, got {targets} and {degradation}"
+                "backtracking needs targets >= 1, 0 < degradation < 1 and 0 < back <= 1, got "
+                f"{targets}, {degradation} and {back}"
             )
         if self.critic != "fake_score" or self.real != "teacher":
             raise UserError(
                 "backtracking has a critic of its own and the teacher at its end; leave critic and real out"
             )
-        self.targets, self.degradation = targets, degradation
+        self.targets, self.degradation, self.back = targets, degradation, back
         self.roles |= {"student": RoleSpec(since=degradation)}
         # The k-th is kept when so much of the first stage is over; the teacher is what is there before it.
         self.roles |= {
@@ -49,8 +51,8 @@ class Backtracking(Matching):
 
     def target(self, over: float) -> str:
         """Who is the teacher when this share of the run is over."""
-        done = max(0.0, over - self.degradation) / (1.0 - self.degradation)
-        left = self.targets - 1 - min(int(done * self.targets), self.targets - 1)
+        done = max(0.0, over - self.degradation) / (1.0 - self.degradation) / self.back
+        left = self.targets - 1 - min(int(done * (self.targets - 1)), self.targets - 1)
         return f"way_{left}" if left else "teacher"
 
     def _real(self, step: Step, x_t: Tensor, t: Tensor) -> Posterior:

@@ -89,6 +89,8 @@ CASES = {
     "std": ([*POINTS, "updates=300", "families.segments.bank=1024"], 4, 40.0),
     "get-deq": ([*SMALL, "updates=250", "families.regression.pairs=1024"], 1, 85.0),
     "boot": ([*SMALL, "updates=300"], 1, 70.0),
+    "embedding-loss": ([*SMALL, "fit.lr=2e-3", "optim.lr=1e-3", "updates=150"], 1, 60.0),
+    "tfd": ([*SMALL, "fit.lr=2e-3", "optim.lr=1e-3", "updates=300"], 1, 65.0),
     "sfd": ([*SMALL, "updates=250", "families.trajectories.bank=1024"], 2, 55.0),
     # Wide components: one step of the teacher gives their means, and what is to be learned is their width.
     "swiftbrush": (
@@ -100,7 +102,19 @@ CASES = {
 }
 
 
-LONG = {"std", "ctm", "hyper-sd", "swiftbrush", "slam", "tdd", "ect", "align-your-flow", "lcm"}
+LONG = {
+    "std",
+    "tfd",
+    "embedding-loss",
+    "ctm",
+    "hyper-sd",
+    "swiftbrush",
+    "slam",
+    "tdd",
+    "ect",
+    "align-your-flow",
+    "lcm",
+}
 """Each has a sibling of its family among the others, and a claim."""
 
 
@@ -132,7 +146,7 @@ def test_closes_the_gap_and_its_start_does_not(recipe: str, tmp_path: Path) -> N
     calls = module.calls
     assert calls["student"] >= module.update
     assert (calls["teacher"] > 0) is (
-        recipe not in ("ect", "shortcut", "meanflow", "get-deq", "sfd")
+        recipe not in ("ect", "shortcut", "meanflow", "get-deq", "sfd", "tfd")
     )  # which only start from it, or from what it made before
 
 

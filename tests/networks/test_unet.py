@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -103,3 +106,21 @@ def test_masked_norm_equals_the_norm_of_the_real_part() -> None:
     x = noise(2, 32, 4, 10)
     real = (torch.arange(10) < 6).float().reshape(1, 1, 1, 10).expand(2, 1, 1, 10)
     torch.testing.assert_close(norm(x, real)[..., :6], norm(x[..., :6]), rtol=1e-4, atol=1e-5)
+
+
+def test_norms_learn_over_frozen_convolutions_in_channels_last():
+    """In a process of its own: where torch's kernel has no gradient of the input to write to, it ends the process."""
+    code = (
+        "import torch\n"
+        "from omnidistill.networks.grid import Norm\n"
+        "norm = Norm(32)\n"
+        "x = torch.randn(2, 32, 4, 4)\n"
+        "found = []\n"
+        "for layout in (torch.contiguous_format, torch.channels_last):\n"
+        "    norm.zero_grad()\n"
+        "    norm(x.contiguous(memory_format=layout)).pow(3).sum().backward()\n"
+        "    found.append(norm.weight.grad.clone())\n"
+        "torch.testing.assert_close(*found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

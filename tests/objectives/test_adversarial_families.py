@@ -214,9 +214,10 @@ def test_wrong_options_are_said_in_a_line(make, says):
 
 
 def test_targets_lead_back_to_the_teacher():
-    objective = Backtracking(targets=4, degradation=0.2)
+    objective = Backtracking(targets=4, degradation=0.2, back=0.75)
     asked = [objective.target(over) for over in (0.0, 0.2, 0.399, 0.41, 0.61, 0.79, 0.81, 0.999)]
     assert asked == ["way_3", "way_3", "way_3", "way_2", "way_1", "way_1", "teacher", "teacher"]
+    assert Backtracking(targets=1).target(0.0) == "teacher"
     kept = {name: spec.at for name, spec in objective.roles.items() if spec.copies}
     assert kept == pytest.approx({"way_1": 0.05, "way_2": 0.1, "way_3": 0.15})
     assert objective.roles["student"].rests(0.19) and not objective.roles["student"].rests(0.2)
