@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.random import normal
@@ -37,8 +38,9 @@ def check(kind: str, r1: float, r2: float, sigma: float) -> None:
 
 
 def exact(logits: Logits, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
-    """`|grad D(x)|^2`, with its own graph to the parameters of D."""
-    with torch.enable_grad():
+    """`|grad D(x)|^2`, with its own graph to the parameters of D. Attention goes by plain products meanwhile: the fused
+    kernels have no second derivative."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(mean(logits(x)).sum(), x, create_graph=True)
         return gradient.square().flatten(1).sum(1)

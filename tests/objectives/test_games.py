@@ -150,6 +150,18 @@ def test_the_perturbed_penalty_tends_to_the_exact_one():
     assert errors[0] > 10.0 * error > errors[2]
 
 
+def test_the_exact_penalty_differentiates_twice_through_attention():
+    layer = nn.Linear(8, 8)
+
+    def logits(x):
+        q = layer(x).reshape(3, 1, 4, 8)
+        return nn.functional.scaled_dot_product_attention(q, q, q).flatten(1).pow(2).sum(1)
+
+    x = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(3))
+    penalties.exact(logits, x).mean().backward()
+    assert float(layer.weight.grad.abs().max()) > 0.0
+
+
 def test_penalties_of_a_jury_are_those_of_its_mean():
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     d = Quadratic()
