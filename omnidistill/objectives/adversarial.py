@@ -53,7 +53,8 @@ class Adversarial:
             with `teacher_steps` steps.
         paired: real samples are noised with the rollout's noise to its time; a pair differs by the samples alone.
         r1, r2, penalty, sigma: see `objectives.penalties`.
-        updates: of the discriminator for one of the student, where no other objective says.
+        updates, lr: of the discriminator for one of the student, and its learning rate as a multiple of the student's
+            (two time scales: Heusel et al. 2017), where no other objective says.
         mismatch: weight of what the discriminator learns about conditions from real samples under another's:
             `mismatched: contrastive`, `softplus(D(x, c') - D(x, c))` (Novack et al. 2025, ARC, arXiv:2505.08175), or
             `fake`, they count as fake (Kang et al. 2024, Diffusion2GAN, arXiv:2405.05967).
@@ -87,6 +88,7 @@ class Adversarial:
         mismatch: float = 0.0,
         mismatched: str = "contrastive",
         updates: int | None = None,
+        lr: float | None = None,
         name: str = "discriminator",
     ) -> None:
         for what, value, known in (
@@ -125,7 +127,9 @@ class Adversarial:
             return Jury(widths, width, heads, drawn, renewed)
 
         self.roles = {
-            critic: RoleSpec(start=start, updates=updates, modules={name: build}, frozen=frozen or None)
+            critic: RoleSpec(
+                start=start, updates=updates, lr=lr, modules={name: build}, frozen=frozen or None
+            )
         }
 
     # --- what is asked --------------------------------------------------------------------------------------------
