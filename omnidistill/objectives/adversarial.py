@@ -121,10 +121,15 @@ class Adversarial:
         alone = self.layers == DECLARED and heads is None
 
         def build(denoiser: Denoiser) -> nn.Module:
+            made: nn.Module
             if alone:
-                return Head(denoiser.feature_channels(), width)
-            widths = list(denoiser.feature_widths(self.layers).values())
-            return Jury(widths, width, heads, drawn, renewed)
+                made = Head(denoiser.feature_channels(), width)
+            else:
+                widths = list(denoiser.feature_widths(self.layers).values())
+                made = Jury(widths, width, heads, drawn, renewed)
+            # For who takes its logits for something else, see `Matching`.
+            made.reads = (critic, self.layers, heads, loss)  # type: ignore[assignment]
+            return made
 
         self.roles = {
             critic: RoleSpec(

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.context import Context, labels_of, relabelled
+from omnidistill.denoisers.features import DECLARED
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import gaps
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
@@ -59,6 +60,8 @@ from omnidistill.weights import weight
 CRITICS = ("fake_score", "shared", "frozen", "unconditional", "student", "none")
 GRADIENTS = ("gap", "identity")
 FORMS = ("score", "x0")
+FITTING = ("fake_score", DECLARED, None, "softplus")
+"""What a head reads, and how it was trained, whose logit is log p/q."""
 
 
 class Matching:
@@ -329,7 +332,14 @@ class Matching:
             raise UserError(
                 "a divergence other than reverse_kl reads density ratios off a discriminator; add objective.adversarial"
             )
-        if any(q.features and q.times not in (None, self.times) for q in step.expected):
+        head = step["discriminator"]
+        if getattr(head, "reads", FITTING) != FITTING:
+            raise UserError(
+                "the density ratio is the logit of one head on the critic's declared layer under loss=softplus; leave "
+                "families.adversarial.critic, layers, heads and loss out"
+            )
+        seen = (q for q in step.expected if q.model == "fake_score" and q.features)
+        if any(q.times not in (None, self.times) for q in seen):
             raise UserError(
                 f"the density ratio is read at {self.times} and its discriminator is trained elsewhere; leave "
                 "families.adversarial.times out"
@@ -337,7 +347,7 @@ class Matching:
         features = self._told(step, "student").features
         assert features is not None
         with torch.no_grad():
-            return gaps.weights(self.law, step["discriminator"](features), self.limits)
+            return gaps.weights(self.law, head(features), self.limits)
 
     def _identity(
         self, step: Step, fake: Posterior, real: Posterior, log_ratio: Tensor | None, x_t: Tensor, t: Tensor

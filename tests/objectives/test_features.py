@@ -189,6 +189,11 @@ def test_patches_of_the_critic_are_of_the_question_that_is_asked_anyway():
     check_objective(objective, TASK, batch=4)
 
 
+def test_a_divergence_is_not_troubled_by_features_at_other_times():
+    parts = {"m": Matching(divergence="jensen_shannon"), "a": Adversarial(), "f": Features()}
+    check_objective(Weighted(parts, dict.fromkeys(parts, 1.0)), TASK, batch=4)
+
+
 @pytest.mark.parametrize("kernel", ["mmd", "perceptual"])
 def test_padding_changes_neither_loss_nor_gradient(closed, kernel):
     for positions in (False, kernel == "mmd"):

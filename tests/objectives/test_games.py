@@ -9,13 +9,13 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact import GaussianMixtureTask
-from omnidistill.objectives import Adversarial, Step, Weighted, penalties
+from omnidistill.objectives import Adversarial, Matching, Step, Weighted, penalties
 from omnidistill.objectives.games import GAMES, game
 from omnidistill.objectives.heads import Head, Jury
 from omnidistill.objectives.questions import Question, Seen
 from omnidistill.objectives.verdicts import accuracies
 from omnidistill.random import generator
-from omnidistill.testing import check_objective
+from omnidistill.testing import ConformanceError, check_objective
 from omnidistill.times import Uniform
 
 P, Q, STD = 0.6, -0.4, 0.8  # real N(P, STD^2), fake N(Q, STD^2)
@@ -316,6 +316,12 @@ def test_a_jury_reads_each_layer_and_some_of_it_is_renewed():
     assert 0.6 < float(renewed / fresh) < 1.4
 
 
+def weighed(**options):
+    """Matching by a density ratio that is read off a discriminator with these options."""
+    parts = {"m": Matching(divergence="jensen_shannon"), "a": Adversarial(**options)}
+    return Weighted(parts, dict.fromkeys(parts, 1.0))
+
+
 @pytest.mark.parametrize("make, says", [
     (lambda: Adversarial(loss="hing"), "unknown loss of a discriminator 'hing'; did you mean hinge"),
     (lambda: Adversarial(penalty="exakt"), "unknown penalty of a discriminator 'exakt'; did you mean exact"),
@@ -327,9 +333,11 @@ def test_a_jury_reads_each_layer_and_some_of_it_is_renewed():
     (lambda: Adversarial(view=lambda x: x, paired=True), "view"),
     (lambda: check_objective(Adversarial(start="teacher", layers=["blocks.layer.0"]), TASK), "blocks.layers.0"),
     (lambda: check_objective(Adversarial(start="teacher", layers="all", heads=1), TASK), "unread"),
+    (lambda: check_objective(weighed(loss="hinge"), TASK), "loss=softplus"),
+    (lambda: check_objective(weighed(layers="all"), TASK), "leave families.adversarial.critic, layers"),
 ])  # fmt: skip
 def test_wrong_options_are_said_in_a_line(make, says):
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises((UserError, ConformanceError), match=says) as caught:  # the suite says of whom
         make()
     assert "\n" not in str(caught.value)
 
