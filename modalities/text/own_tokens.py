@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from omnidistill.data.folder import regular, shown
+from omnidistill.data.folder import shown
 from omnidistill.data.lines import folded
 from omnidistill.errors import UserError
+from omnidistill.interop import tokenizer
 from omnidistill.modalities.text.tokens import ALPHABET, MARKER, Tokens
-
-LARGEST = 256 << 20  # bytes of a tokenizer's file
 
 
 class OwnTokens:
@@ -40,42 +39,10 @@ class OwnTokens:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise UserError(
-                "a tokenizer of your own needs the package `tokenizers` (the extra `text`)"
-            ) from error
-        file = self.source / "tokenizer.json" if self.source.is_dir() else self.source
-        if self.source.is_dir() and not file.exists():
-            return self._of_transformers()
-        regular(file, LARGEST)
-        try:
-            made = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise self._unreadable(error) from error
+        made = tokenizer.read(self.source)
         made.no_padding()
         made.no_truncation()
         return made
-
-    def _of_transformers(self) -> Any:
-        """A tokenizer saved as vocabulary and merges, which transformers turns into one of tokenizers'."""
-        try:
-            from transformers import AutoTokenizer
-
-            made = AutoTokenizer.from_pretrained(
-                str(self.source), local_files_only=True, trust_remote_code=False, use_fast=True
-            )
-            return made.backend_tokenizer
-        except Exception as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> UserError:
-        reason = shown(" ".join(str(error).split()))[:160]
-        return UserError(
-            f"cannot read the tokenizer {shown(self.source)} ({reason}); give a tokenizer.json or a folder that "
-            "save_pretrained wrote"
-        )
 
     def clean(self, text: str) -> str:
         """Composed Unicode, white space as single spaces."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omnidistill.configuration import received
 from omnidistill.errors import UserError
-from omnidistill.interop import llada
+from omnidistill.interop import llada, tokenizer
 from omnidistill.networks.masked_lm import MaskedLM
 from omnidistill.training.safetensors_file import load_strictly, read_safetensors
 
@@ -75,8 +75,8 @@ def _described(folder: Path, config: Mapping[str, Any], task: Mapping[str, Any])
     options = {key: value for key, value in config.items() if key not in NOT_THE_NETWORK}
     if kind == "llada":
         options = llada.configuration(folder, config)
-    tokenizer = str(task.get("tokenizer") or folder)
-    vocab, mask_id = _tokens(folder, tokenizer, config, task.get("mask_token"))
+    theirs = str(task.get("tokenizer") or folder)
+    vocab, mask_id = _tokens(folder, theirs, config, task.get("mask_token"))
     columns = options.get("vocab_size")
     if not isinstance(columns, int) or not 0 <= mask_id < columns or vocab > columns:
         raise UserError(
@@ -99,7 +99,7 @@ def _described(folder: Path, config: Mapping[str, Any], task: Mapping[str, Any])
     }
     path = {"_target_": "omnidistill.paths.MaskedPath", "vocab": vocab}
     foreign = {"_target_": "omnidistill.brought.Foreign", "network": network, "shape": [length], "path": path}
-    return {"foreign": foreign, "tokenizer": tokenizer, "length": length}
+    return {"foreign": foreign, "tokenizer": theirs, "length": length}
 
 
 def load(network: MaskedLM, folder: Path) -> None:
@@ -177,24 +177,19 @@ def _longest(kind: str, options: Mapping[str, Any]) -> int | None:
     return places - offset
 
 
-def _tokens(folder: Path, tokenizer: str, config: Mapping[str, Any], named: Any) -> tuple[int, int]:
+def _tokens(folder: Path, given: str, config: Mapping[str, Any], named: Any) -> tuple[int, int]:
     """How many tokens there are, and the mask's number.
 
     Raises:
         UserError: no tokenizer, or none of its tokens is the mask.
     """
-    from tokenizers import Tokenizer
-
-    file = Path(tokenizer)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    if not file.is_file():
+    file = Path(given)
+    held = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+    if not file.is_file() and not any((file / name).is_file() for name in held):
         raise UserError(
             f"{folder} has no tokenizer.json; save its tokenizer there, or give task.tokenizer=FILE"
         )
-    try:
-        made = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"cannot read the tokenizer {file} ({' '.join(str(error).split())[:160]})") from error
+    made = tokenizer.read(file)
     vocab = int(made.get_vocab_size(with_added_tokens=True))
     if named is None and isinstance(config.get("mask_token_id"), int):
         return vocab, int(config["mask_token_id"])

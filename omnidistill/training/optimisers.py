@@ -51,6 +51,7 @@ class Optimisers:
         return self.owned[role]
 
     def all(self) -> dict[str, torch.optim.Optimizer]:
+        """Of every role, made when they are first asked for."""
         if not self._made:
             self._made = {role: self._make(role) for role in self.cast.parts}
         return self._made

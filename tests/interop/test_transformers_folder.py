@@ -17,6 +17,7 @@ import omnidistill
 from omnidistill.configuration.compose import compose
 from omnidistill.context import Context
 from omnidistill.errors import UserError
+from omnidistill.modalities.text.own_tokens import OwnTokens
 from omnidistill.random import generator
 from omnidistill.runs import distil, setup
 from omnidistill.samplers import Confidence
@@ -174,6 +175,34 @@ def test_a_llada_is_read_as_the_llama_that_it_is(tmp_path):
     with torch.no_grad():
         found = teacher(torch.where(x == MASK, teacher.path.mask_id, x), 0.5).probs
     assert torch.allclose(found[:, 1::2], logits.softmax(-1)[:, 1::2], atol=1e-5)
+
+
+def test_a_dreams_own_tokenizer_is_read_without_its_code(tmp_path):
+    """Vocabulary, merges and a class in the folder, which is a Qwen2's by another name."""
+    saved(tmp_path, "dream")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {entry: number for number, entry in enumerate([*alphabet[:-4], "Ġt", "he", "Ġthe"])}
+    said = {"mask_token": "<|mask|>", "pad_token": "<|mask|>", "unk_token": None}
+    kept = {"content": "<|mask|>", "special": True}
+    kept |= dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    said |= {
+        "tokenizer_class": "DreamTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+    }
+    end = {**kept, "content": "<|endoftext|>"}
+    said |= {"added_tokens_decoder": {str(len(vocab)): end, str(len(vocab) + 1): kept}}
+    for name, content in (("vocab.json", json.dumps(vocab)), ("tokenizer_config.json", json.dumps(said))):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ t\nh e\nĠt he\n")
+    (tmp_path / "tokenization_dream.py").write_text("raise SystemExit('this was run')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"vocab_size": len(vocab) + 3, "mask_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").unlink()
+    known = compose("config", ["task=text/own", f"teacher={tmp_path}", "recipe=di-m-o", "out=out"]).task
+    assert known.foreign.network.mask_id == len(vocab) + 1 and known.foreign.network.vocab == len(vocab) + 2
+    tokens = OwnTokens(known.tokenizer)
+    assert tokens.decode(tokens.encode("a the hat")) == "a the hat" and len(tokens.encode("a the")) == 2
 
 
 def test_a_folder_is_distilled_by_one_command_text_in_and_text_out(tmp_path):
