@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from omnidistill.context import Condition
 from omnidistill.errors import UserError, unknown
-
-Config = Mapping[str, Any]
-Given = dict[str, Any]
+from omnidistill.interop import preparing
+from omnidistill.interop.preparing import Config, Given
 
 ADDED = ("text_embeds", "time_ids")
 """Conditions that a UNet2DConditionModel takes in `added_cond_kwargs` (Podell et al. 2023, SDXL)."""
@@ -56,68 +55,6 @@ class Call:
     finish: Callable[[Config, Tensor, Tensor], Tensor] | None = None
 
 
-def _sizes(config: Config, given: Given) -> Given:
-    """PixArt's resolution and aspect ratio, which its larger models want."""
-    if config.get("use_additional_conditions"):
-        added = {key: given.pop(key) for key in ("resolution", "aspect_ratio") if key in given}
-        if len(added) < 2:
-            raise UserError(
-                "this PixArt wants a condition with resolution and aspect_ratio, Float[b 2], Float[b 1]"
-            )
-    else:
-        added = {"resolution": None, "aspect_ratio": None}
-    return {**given, "added_cond_kwargs": added}
-
-
-def _flux(config: Config, given: Given) -> Given:
-    """Two by two numbers of a latent are one token, whose place is told beside it."""
-    x, states = given["hidden_states"], given["encoder_hidden_states"]
-    b, c, h, w = x.shape
-    tokens = (
-        x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, (h // 2) * (w // 2), 4 * c)
-    )
-    places = torch.zeros(h // 2, w // 2, 3, device=x.device, dtype=x.dtype)
-    places[..., 1] += torch.arange(h // 2, device=x.device)[:, None]
-    places[..., 2] += torch.arange(w // 2, device=x.device)[None]
-    words = torch.zeros(states.shape[1], 3, device=x.device, dtype=x.dtype)
-    if config.get("guidance_embeds") and "guidance" not in given:
-        raise UserError(
-            "this Flux was distilled to be told its guidance; give a condition with guidance, Float[b]"
-        )
-    return {**given, "hidden_states": tokens, "img_ids": places.reshape(-1, 3), "txt_ids": words}
-
-
-def _unflux(config: Config, answer: Tensor, x: Tensor) -> Tensor:
-    b, c, h, w = x.shape
-    return answer.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)
-
-
-def _ltx(config: Config, given: Given) -> Given:
-    """Every number of a latent video is a token; rotations at 25 frames a second, as its pipeline has them."""
-    x, states = given["hidden_states"], given["encoder_hidden_states"]
-    frames, height, width = x.shape[2:]
-    more = {"num_frames": frames, "height": height, "width": width}
-    more["rope_interpolation_scale"] = (8 / 25, 32, 32)
-    more["encoder_attention_mask"] = torch.ones(states.shape[:2], dtype=torch.long, device=x.device)
-    return {**more, **given, "hidden_states": x.flatten(2).transpose(1, 2)}
-
-
-def _unltx(config: Config, answer: Tensor, x: Tensor) -> Tensor:
-    return answer.transpose(1, 2).reshape(x.shape)
-
-
-def _cogvideo(config: Config, given: Given) -> Given:
-    if config.get("use_rotary_positional_embeddings"):
-        raise UserError(
-            "a CogVideoX with rotary places is not read; set network=package.module:Class, which computes them"
-        )
-    return given
-
-
-def _scaled(config: Config, given: Given) -> Given:
-    return {**given, "timestep": given["timestep"] * config.get("timestep_scale", 1.0)}
-
-
 UNET: dict[str, Any] = {
     "state": "sample",
     "blocks": "mid_block",
@@ -132,22 +69,24 @@ CALLS: Mapping[str, Call] = {
     "UNet2DConditionModel": Call(**UNET),
     "UNet3DConditionModel": Call(**{**UNET, "blocks": ""}, axes="c?ss"),  # it folds frames into the batch
     "DiTTransformer2DModel": Call(condition="class_labels"),
-    "PixArtTransformer2DModel": Call(width="caption_channels", prepare=_sizes),
+    "PixArtTransformer2DModel": Call(width="caption_channels", prepare=preparing.sizes),
     "SD3Transformer2DModel": Call(**JOINT, widths=(("pooled_projections", "pooled_projection_dim"),)),
     "FluxTransformer2DModel": Call(
         **JOINT,
         widths=(("pooled_projections", "pooled_projection_dim"),),
         axes="???",
         unit_time=True,
-        prepare=_flux,
-        finish=_unflux,
+        prepare=preparing.flux,
+        finish=preparing.unflux,
     ),
     "AuraFlowTransformer2DModel": Call(**JOINT, unit_time=True),
-    "SanaTransformer2DModel": Call(width="caption_channels", prepare=_scaled),
+    "SanaTransformer2DModel": Call(width="caption_channels", prepare=preparing.scaled),
     "WanTransformer3DModel": Call(width="text_dim", axes="c???", blocks="blocks"),
-    "LTXVideoTransformer3DModel": Call(width="caption_channels", axes="c???", prepare=_ltx, finish=_unltx),
+    "LTXVideoTransformer3DModel": Call(
+        width="caption_channels", axes="c???", prepare=preparing.ltx, finish=preparing.unltx
+    ),
     "CogVideoXTransformer3DModel": Call(
-        width="text_embed_dim", axes="?c??", blocks="norm_out", prepare=_cogvideo
+        width="text_embed_dim", axes="?c??", blocks="norm_out", prepare=preparing.cogvideo
     ),
 }
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from omnidistill.configuration import received
 from omnidistill.context import Condition
 from omnidistill.errors import UserError
 from omnidistill.interop.diffusers_network import DiffusersNetwork, call_of
+from omnidistill.interop.states import States
 
 NETWORK = "omnidistill.interop.prompts.Prompted"
 ENCODERS = ("CLIPTextModel",)
@@ -55,7 +55,10 @@ class Prompted(DiffusersNetwork):
 
     def learn(self, folder: Path) -> None:
         """Computes the states by the pipeline's own tokenizer and text encoder."""
-        self.states.copy_(encoded(folder, [*self.prompts, ""]))
+        states = States(folder)([*self.prompts, ""])
+        assert isinstance(states, Tensor)  # of `ENCODERS`
+        with torch.no_grad():
+            self.states.copy_(states)
 
 
 def describe(folder: Path, kind: str, options: Mapping[str, Any], labels: Any) -> dict[str, Any] | None:
@@ -76,29 +79,9 @@ def describe(folder: Path, kind: str, options: Mapping[str, Any], labels: Any) -
             f"{folder} has {name or 'none'}; compute states yourself: omnidistill.distill(..., condition=states)"
         )
     words, width = config.get("max_position_embeddings", 77), config.get("hidden_size", 512)
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    longest = received.read_json(file).get("model_max_length") if file.is_file() else None
+    words = min(words, int(longest)) if longest else words
     if told != width:
         raise UserError(f"{folder} is told states {told} wide and its text encoder makes {width}")
     return {"_target_": NETWORK, "prompts": [str(label) for label in labels], "words": words, "width": width}
-
-
-@torch.no_grad()
-def encoded(folder: Path, prompts: Sequence[str]) -> Float[Tensor, "prompts words width"]:
-    """The last hidden states of prompts, padded to the encoder's length."""
-    try:
-        from transformers import AutoTokenizer, CLIPTextModel
-    except ImportError as error:
-        raise UserError("prompts need transformers: pip install 'omnidistill[text]'") from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-    except Exception as error:  # the library raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read the text encoder of {folder} ({reason})") from error
-    words = int(encoder.config.max_position_embeddings)
-    given = tokenizer(
-        list(prompts), padding="max_length", max_length=words, truncation=True, return_tensors="pt"
-    )
-    states: Tensor = encoder.eval()(given.input_ids)[0]
-    return states

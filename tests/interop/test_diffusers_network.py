@@ -44,6 +44,17 @@ def _ltx(n: Any, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
     return LTXPipeline._unpack_latents(out, f, h, w)
 
 
+def _cogvideo(n: Any, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    from types import SimpleNamespace
+
+    from diffusers import CogVideoXPipeline
+
+    own = SimpleNamespace(vae_scale_factor_spatial=8, transformer=n)
+    f, h, w = x.shape[1], x.shape[3], x.shape[4]
+    turned = CogVideoXPipeline._prepare_rotary_positional_embeddings(own, 8 * h, 8 * w, f, "cpu")
+    return n(x, c, t, image_rotary_emb=turned).sample
+
+
 def _sdxl(n: Any, x: Tensor, t: Tensor, c: Any) -> Tensor:
     added = {key: c[key] for key in ("text_embeds", "time_ids")}
     return n(x, t, c["encoder_hidden_states"], added_cond_kwargs=added).sample
@@ -67,6 +78,8 @@ ASKED: dict[str, Callable[[Any, Tensor, Tensor, Any], Tensor]] = {
     "WanTransformer3DModel": lambda n, x, t, c: n(x, t, c).sample,
     "LTXVideoTransformer3DModel": _ltx,
     "CogVideoXTransformer3DModel": lambda n, x, t, c: n(x, c, t).sample,
+    "CogVideoXTransformer3DModel with rotary places": _cogvideo,
+    "CogVideoXTransformer3DModel 1.5": _cogvideo,
 }
 
 

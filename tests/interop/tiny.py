@@ -74,13 +74,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "attention_head_dim": 16,
         **{"sample_width": 8, "sample_height": 8, "sample_frames": 5, "max_text_seq_length": 7},
     },
+    "CogVideoXTransformer3DModel with rotary places": {
+        **{**HEADS, "in_channels": 4, "out_channels": 4, "time_embed_dim": 8, "text_embed_dim": 10},
+        "attention_head_dim": 16,
+        "use_rotary_positional_embeddings": True,
+        **{"sample_width": 8, "sample_height": 8, "sample_frames": 5, "max_text_seq_length": 7},
+    },
+    "CogVideoXTransformer3DModel 1.5": {
+        **{**HEADS, "in_channels": 4, "out_channels": 4, "time_embed_dim": 8, "text_embed_dim": 10},
+        "attention_head_dim": 16,
+        "use_rotary_positional_embeddings": True,
+        "patch_size_t": 2,
+        "patch_bias": False,
+        "sample_width": 12,
+        **{"sample_height": 8, "sample_frames": 5, "max_text_seq_length": 7},
+    },
 }
 SHAPES = {
     "UNet3D": [4, 3, 8, 8],
     "Flux": [4, 8, 8],
     "Wan": [4, 3, 8, 8],
     "LTX": [4, 3, 4, 4],
-    "Cog": [2, 4, 8, 8],
+    "Cog": [2, 4, 8, 12],
 }
 """Of those that do not say it, by how the class's name begins."""
 
