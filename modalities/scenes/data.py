@@ -113,7 +113,7 @@ def turntable(count: int) -> Float[Tensor, "count 2"]:
 
 class Codec:
     """Pictures as they are, or in latents of half their size: four channels by a fixed orthonormal map of the three
-    colours, as the linear approximation of an autoencoder has it (Metzer et al. 2022, Latent-NeRF, sec. 3.2)."""
+    colours, as the linear approximation of an autoencoder has it (Metzer et al. 2022, Latent-NeRF)."""
 
     def __init__(self, latent: bool) -> None:
         self.latent = latent

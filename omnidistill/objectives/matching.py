@@ -76,7 +76,7 @@ class Matching:
         critic_updates: critic updates per student update.
         critic_lr: its learning rate as a multiple of the student's.
         times: distribution of the noising time of the student's update. `Onwards` noises the state that the student's
-            sampler goes on with instead of the sample.
+            sampler goes on with instead of the sample; those of `noising` say where the noise comes from.
         critic_times: the same of the critic's update; `times` if not given.
         weighting: w(t), a name of `weights.WEIGHTS`.
         critic_weighting: w(t) of the critic's denoising loss, or `output`.

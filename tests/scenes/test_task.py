@@ -24,7 +24,7 @@ def condition(task, count, label, g=None):
 
 def test_it_fills_in_the_form():
     assert check_task(ToysTask(**SMALL, std=0.15), count=24, teacher_steps=8)
-    assert check_task(ToysTask(**{**SMALL, "size": 16}, latent=True, particles=3), count=24, teacher_steps=8)
+    assert check_task(ToysTask(**{**SMALL, "size": 16}, latent=True, particles=3), count=12, teacher_steps=6)
 
 
 @pytest.mark.parametrize("label", [0, 2, 3, 4])
@@ -173,12 +173,14 @@ def test_a_scene_is_distilled_by_the_command(tmp_path):
     out = tmp_path / "run"
     words = [*ARGUMENTS, "recipe=dreamfusion", "guidance=3"]
     assert main(["distill", *words, "updates=40", f"out={out}"]) == 0
-    assert main(["distill", *words, "updates=2", "optim.lr=1e-9", f"out={tmp_path / 'untrained'}"]) == 0
-    student, before = load(out), load(tmp_path / "untrained")
+    student = load(out)
     task = student.task
     context = task.contexts(12, generator(0))
     found = task.measure(student.sample(12), context, generator(0))
-    start = task.measure(before.sample(12), context, generator(0))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        untrained = task.student_network()(torch.zeros(12, *task.shape), None, context.condition)
+    start = task.measure(untrained, context, generator(0))
     assert found["psnr"] > start["psnr"] + 3.0 and found["psnr"] > 16.0
     assert (out / "samples" / "student_1.gif").is_file() and (out / "report.html").is_file()
     torch.testing.assert_close(student.sample(12), student.sample(12, seed=5))  # a scene has no noise
