@@ -60,19 +60,21 @@ class Handed:
         return tuple(self.student.shape) or tuple(self.foreign.get("shape", ()))
 
     def condition(self, count: int, seed: int = 0) -> Condition:
-        """What the compared samples are made under: drawn by the task, else as the network takes it."""
-        if self.student.task is not None:
-            return self.student.context(count, seed).condition
+        """What the compared samples are made under: as the library's network takes it, else drawn by the task."""
+        from omnidistill.denoisers.second import Second
         from omnidistill.exporting.walk import network_of
 
         network: Any = network_of(self.student.denoiser)[0].network
-        network = getattr(network, "network", network) if not hasattr(network, "example") else network
-        return network.example(count, generator(seed, "export")) if hasattr(network, "example") else None
+        network = network.network if isinstance(network, Second) else network
+        if hasattr(network, "example"):  # no data are needed for it, which may be elsewhere
+            return network.example(count, generator(seed, "export"))
+        return None if self.student.task is None else self.student.context(count, seed).condition
 
     def context(self, count: int) -> Context:
-        """The same with all that the task gives beside it."""
-        task = self.student.task is not None
-        return self.student.context(count) if task else Context(self.condition(count))
+        """The same, with all that the task gives beside it where it is the task's."""
+        if self.student.task is None or self.foreign:
+            return Context(self.condition(count))
+        return self.student.context(count)
 
     def compare(self, what: str, difference: float) -> None:
         """
