@@ -235,8 +235,10 @@ def test_a_folder_is_distilled_by_one_command_text_in_and_text_out(tmp_path):
 def test_blocks_in_the_order_of_confidence(tmp_path):
     """With one token a step the order is that of sureness within each block, from left to right."""
     saved(tmp_path, "bert")
-    task, teacher = asked(tmp_path, "task.length=16")
-    sampler = Confidence(block=4, temperature=0.0)
+    decoding = "task.sampler={_target_: omnidistill.samplers.Confidence, block: 4, temperature: 0.0}"
+    task, teacher = asked(tmp_path, "task.length=16", decoding)
+    sampler = task.sampler()
+    assert isinstance(sampler, Confidence)
     context = task.contexts(2, generator(0))
     made = sampler.sample(teacher, task.like(2, context=context), 16, context, g=generator(0), keep=True)
     open_ = torch.stack([state == teacher.path.mask_id for state in made.states])
