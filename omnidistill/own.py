@@ -210,6 +210,7 @@ def distill(
         student, description, module = train_student(cfg, task, teacher, folder, device, everywhere=True)
         if out is not None and ranks.main:
             made = {**description.made_by, "shape": list(shape)}
+            made |= {} if teacher.source is None else {"teacher": teacher.source}
             named = replace(description, task=None, made_by=made, foreign=teacher.named)
             save(student, named, folder)
             keep_teacher(cfg, task, teacher, student, folder, own=True)

@@ -103,6 +103,9 @@ class NetworkDenoiser(Denoiser):
     named: Mapping[str, Any] | None = None
     """How network and path are described in a file, where they can be: `brought.Foreign` as a configuration."""
 
+    source: str | None = None
+    """The folder that it was read from."""
+
     def __init__(
         self,
         network: nn.Module,

@@ -48,7 +48,8 @@ def write_card(handed: Handed, format: str) -> Path:
             f"- {key}: {value}"
             for key, value in {
                 "teacher": _teacher(handed, config),
-                "licence of the teacher": licence or (UNKNOWN if config.get("teacher") else OWN),
+                "licence of the teacher": licence
+                or (UNKNOWN if config.get("teacher") or made.get("teacher") else OWN),
                 "data": _data(config),
                 "recipe": f"{name}, {recipe.get('paper', 'no paper')}",
                 "training": f"{made.get('updates', '?')} updates, seed {made.get('seed', '?')}",
@@ -93,7 +94,8 @@ def _config(folder: Path) -> Mapping[str, Any]:
 def _teacher(handed: Handed, config: Mapping[str, Any]) -> str:
     network = handed.foreign.get("network")
     kind = network.get("kind") if isinstance(network, Mapping) else None
-    named = Path(str(config["teacher"])).name if config.get("teacher") else None
+    source = config.get("teacher") or handed.recipe.made_by.get("teacher")
+    named = Path(str(source)).name if source else None
     task = (handed.recipe.task or {}).get("name") or (config.get("task") or {}).get("name")
     return ", ".join(str(part) for part in (named, kind, task) if part) or "a module from Python"
 

@@ -160,7 +160,7 @@ def export(
     there = out.exists()
     if there and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out} is there already; give a folder that is not, or an empty one")
-    teacher = FilePath(pipeline) if pipeline is not None else teacher_of(folder)
+    teacher = FilePath(pipeline) if pipeline is not None else teacher_of(folder, recipe)
     if pipeline is not None and not FilePath(pipeline).is_dir():
         raise UserError(f"pipeline={pipeline} is no folder; give that of the teacher's pipeline")
     out.mkdir(parents=True, exist_ok=True)
@@ -180,13 +180,14 @@ def export(
     return out
 
 
-def teacher_of(folder: FilePath) -> FilePath | None:
+def teacher_of(folder: FilePath, recipe: Recipe) -> FilePath | None:
     """The folder of the run's teacher, where it was a folder and is there still."""
     from omnidistill.configuration import received
 
     file = folder / "config.yaml"
     said = received.read_yaml(file) if file.is_file() else None
     named = said.get("teacher") if isinstance(said, Mapping) else None
+    named = named or recipe.made_by.get("teacher")  # which Python was given
     if not isinstance(named, str) or not FilePath(named).is_dir():
         return None
     return FilePath(named)

@@ -82,7 +82,7 @@ def teacher(
         )
     with torch.random.fork_rng(devices=[]):
         made = build(trusting(known["foreign"], ())).opened(source)
-    made.named = known["foreign"]
+    made.named, made.source = known["foreign"], str(source)
     return made
 
 

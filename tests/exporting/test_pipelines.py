@@ -148,7 +148,7 @@ def test_wan(tmp_path: Path) -> None:
     run = distilled(
         tmp_path, "dmd2", [4, 2, 4, 4], 8, steps=2, options=["families.matching.critic_updates=1"]
     )
-    out = omnidistill.export(run, "diffusers", tmp_path / "out", pipeline=tmp_path / "teacher")
+    out = omnidistill.export(run, "diffusers", tmp_path / "out")
     pipeline = diffusers.WanPipeline.from_pretrained(out, tokenizer=None)
     pipeline.set_progress_bar_config(disable=True)
     states = torch.randn(1, WORDS, 8, generator=generator("states"))
