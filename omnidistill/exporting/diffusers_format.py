@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from omnidistill.random import generator
 from omnidistill.samplers import FewStep
 
 INDEX = "model_index.json"
+NAME = re.compile(r"\w+")
+COPIED = (".json", ".safetensors", ".txt", ".model")
 ALONE = {"UNet2DModel": "DDPMPipeline"}
 """Pipelines that need nothing but a model and a scheduler."""
 
@@ -139,10 +142,10 @@ def _pipeline(handed: Handed, model: Model) -> str | None:
         if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
             raise UserError(f"{source / INDEX} names no pipeline")
         for name, value in index.items():
-            if name in (model.part, "scheduler") or not isinstance(value, list) or Path(name).name != name:
+            if name in (model.part, "scheduler") or not isinstance(value, list):
                 continue
-            if (source / name).is_dir():
-                shutil.copytree(source / name, handed.out / name)
+            if NAME.fullmatch(name) and (source / name).is_dir():
+                _copy(source / name, handed.out / name, source)
         index["scheduler"] = ["diffusers", named]
         write_text(json.dumps(index, indent=2) + "\n", handed.out / INDEX)
         return str(index["_class_name"])
@@ -159,13 +162,31 @@ def _pipeline(handed: Handed, model: Model) -> str | None:
     return alone
 
 
+def _copy(part: Path, out: Path, folder: Path) -> None:
+    """The configuration, vocabulary and safetensors of a part; code and pickles stay behind.
+
+    Raises:
+        UserError: a link that leads out of the folder, or out of the hub's cache that it lies in.
+    """
+    root = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
+    for file in sorted(part.rglob("*")):
+        if not file.is_file() or file.suffix not in COPIED:
+            continue
+        if not file.resolve().is_relative_to(root):
+            raise UserError(f"{file} leads out of {folder}; put the file itself there")
+        target = out / file.relative_to(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
 def _code(handed: Handed, model: Model, pipeline: str | None) -> str:
     """How to sample, in a few lines that run as they stand, beside the folder."""
     told, place = model.found.told, handed.out.name
     if pipeline is not None:
         import diffusers
 
-        takes = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+        kind = getattr(diffusers, pipeline, None) if pipeline.endswith("Pipeline") else None
+        takes = inspect.signature(kind.__call__).parameters if kind is not None else {}
         key = next(iter(told))
         if key in takes:
             words = [f"{key}={told[key]!r}"]

@@ -203,6 +203,22 @@ def test_a_licence_is_the_teachers(tmp_path: Path) -> None:
     assert "license: openrail" in card and "licence of the teacher: openrail" in card
 
 
+def test_nothing_but_its_own_files_is_taken_from_a_pipeline(tmp_path: Path) -> None:
+    run = student(tmp_path, "eps")
+    index = {"_class_name": "DDPMPipeline", "unet": ["a", "b"], "extra": ["a", "b"], "..": ["a", "b"]}
+    (tmp_path / "teacher" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "teacher" / "extra").mkdir()
+    (tmp_path / "secret.json").write_text("{}")
+    for name in ("config.json", "code.py", "weights.bin"):
+        (tmp_path / "teacher" / "extra" / name).write_text("{}")
+    out = omnidistill.export(run, "diffusers", tmp_path / "out", pipeline=tmp_path / "teacher")
+    assert [file.name for file in (out / "extra").iterdir()] == ["config.json"]
+    assert not (out / "secret.json").exists() and not (tmp_path / "run" / "teacher").exists()
+    (tmp_path / "teacher" / "extra" / "link.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(UserError, match="leads out of"):
+        omnidistill.export(run, "diffusers", tmp_path / "none", pipeline=tmp_path / "teacher")
+
+
 def test_whole_weights_in_a_folder_of_our_own(tmp_path: Path) -> None:
     run = student(tmp_path, "eps")
     out = omnidistill.export(run, "safetensors", tmp_path / "out")
