@@ -30,6 +30,8 @@ HEADER = "cache.json"
 NULL = "null.safetensors"
 """The condition of one sample that means "none"."""
 SPLITS = ("train", "held_out")
+MOST = 1 << 48
+"""Rows that a header may claim."""
 DTYPES = {"float32": torch.float32, "int64": torch.long}
 
 
@@ -101,8 +103,8 @@ def read_header(folder: FilePath) -> Header:
         header = Header(**{**document, "shape": shape, "sizes": sizes, "labels": tuple(document["labels"])})
         if (
             type(header.shard) is not int
-            or header.shard < 1
-            or min(sizes.values()) < 1
+            or not 1 <= header.shard < MOST
+            or not 1 <= min(sizes.values()) <= max(sizes.values()) < MOST
             or header.dtype not in DTYPES
         ):
             raise ValueError(f"shard {header.shard}, sizes {sizes}, dtype {header.dtype}")
