@@ -188,7 +188,11 @@ SECTIONS: Mapping[str, Section] = {
 of steps; of rewards, which are black boxes here (the right half of the plane, the share of one token, the
 extent of a cloud), the teacher's mean and the student's, with the distance from the data that it costs.
 Consistency on tokens is `sdtt`, matching `di-m-o`, on-policy `gkd`; elsewhere `consistency-models`, `dmd2`,
-`diffusionopd`; rewards are `pso`, and `diffusion-nft` without likelihoods.""",
+`diffusionopd`; rewards are `pso`, and `diffusion-nft` without likelihoods. On tokens consistency and
+on-policy distillation are about nothing here: a belief that factorises over positions does not depend on
+the step that it is for (it is a martingale), and this teacher's is exact already; matching, whose students
+start from random tokens, is not bound by that. A student of one step of `dmd2` is worse with more, as
+docs/matching.md says of several steps.""",
         _families,
     ),
     "divergences": (
@@ -212,15 +216,17 @@ counted from the student that the exact teacher makes (`plain`).""",
     ),
     "guards": (
         "Rewards with a guard and without",
-        """`dmd2-reward`, one step; the reward is nearness to a point at x = 1, where the mixture has nothing; nearness
-to the nearest mode is watched and not maximised. The guard is stated beforehand: the student's mean reward
-rises above the teacher's while at most 10 % of samples are stray. `unguarded` has the reward alone,
-`anchored` the reward and `families.reward.anchor=8`.""",
+        """The reward is nearness to x = 4, where the mixture has nothing; nearness to the nearest mode is watched and
+not maximised. The guard is stated beforehand: the mean reward rises above the teacher's while at most 10 % of
+the samples are stray. `beside dmd2` is `dmd2-reward` of one step with a weight of 0.02; `alone` is `r0` of four
+steps without its anchor, and with `families.reward.anchor=100`.""",
         _guards,
     ),
     "health": (
         "Runs that go wrong on purpose",
-        """And the lines that say so, in metrics.json and on the page; beside each what mends it.""",
+        """And the lines that say so, in metrics.json and on the page: `diff-instruct` without a critic, and with a
+student much faster than its critic. A reward that is over-optimised is in the table above. What mends each is
+in the line itself; tests/training/test_watch.py has the runs beside which are quiet.""",
         _health,
     ),
     "image": (
