@@ -259,10 +259,34 @@ def guards(again: bool) -> None:
 
 def health(again: bool) -> None:
     common = [*MIXTURE, "steps=1", "log.every=8", "log.lag=0", "optim.decay=constant", "recipe=diff-instruct"]
-    wild = ["families.matching.normaliser=none", "families.matching.critic_updates=1"]
+    one = [
+        *(
+            "task=exact/gaussian_mixture",
+            "task.means=[[0,0]]",
+            "task.std=1.0",
+            "task.network={width: 16, depth: 1}",
+        ),
+        *(
+            "batch=64",
+            "fit.updates=60",
+            "fit.lr=1e-2",
+            "task.teacher_steps=8",
+            "evaluation.transitions=[]",
+            "steps=1",
+        ),
+        *("recipe=diff-instruct", "families.matching.normaliser=none", "families.matching.critic_updates=1"),
+        *(
+            "updates=100",
+            "optim.lr=5e-2",
+            "optim.decay=constant",
+            "optim.warmup=0",
+            "log.every=4",
+            "log.lag=0",
+        ),
+    ]
     runs = {
         "collapse": [*common, "families.matching.critic=none", "updates=120", "optim.lr=2e-3"],
-        "oscillation": [*common, *wild, "updates=160", "optim.lr=2e-2"],
+        "oscillation": one,
     }
     experiment("health", runs, again)
 

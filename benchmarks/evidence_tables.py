@@ -224,9 +224,9 @@ steps without its anchor, and with `families.reward.anchor=100`.""",
     ),
     "health": (
         "Runs that go wrong on purpose",
-        """And the lines that say so, in metrics.json and on the page: `diff-instruct` without a critic, and with a
-student much faster than its critic. A reward that is over-optimised is in the table above. What mends each is
-in the line itself; tests/training/test_watch.py has the runs beside which are quiet.""",
+        """And the lines that say so, in metrics.json and on the page: `diff-instruct` without a critic, and on one
+Gaussian with a student much faster than its critic. A reward that is over-optimised is in the table above.
+What mends each is in the line itself; tests/training/test_watch.py has runs beside them that are quiet.""",
         _health,
     ),
     "image": (
