@@ -245,7 +245,7 @@ for PESQ as a loss. Held out: PESQ itself, ESTOI, SI-SDR.""",
     "text": (
         "DMD2 with a reward: text",
         """`dmd2-reward` on `text/brown`: Di[M]O's gap, and by the likelihood of the student's own walk the share of
-one letter. Held out: the n-gram judge and the distances of bigrams and unigrams.""",
+one letter. Held out: the n-gram judge's bits per character, entropy, pairs of words, real words.""",
         _beside,
     ),
 }
