@@ -199,7 +199,7 @@ def ours(network: nn.Module, task: Any, batch: int, case: str) -> Distillation:
     settings = Settings(updates=10**6, batch=batch, seed=0, optim=Optim(lr=1e-5, betas=(0.9, 0.99), clip=1.0))
     return Distillation(
         cast(student, teacher, objective, 0.999), teacher, objective, settings, task.like,
-        student=StudentSpec(FewStep(), 1), null=task.null,
+        student=StudentSpec(sampler=FewStep()), null=task.null,
     )  # fmt: skip
 
 
