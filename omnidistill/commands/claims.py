@@ -56,7 +56,7 @@ def claim(arguments: Arguments) -> None:
     for said, figure in found["figures"].items():
         print(f"  {'yes' if figure['holds'] else 'no '}  {said}: {_figures(figure)}")
     print(f"{WORDS[found['holds']]} ({found['seconds']:.0f} s)")
-    if not found["holds"] and asked.explanation:
+    if asked.explanation:
         print(asked.explanation)
 
 

@@ -7,7 +7,7 @@
       student: {recipe: dmd2, overrides: [updates=200], seed: 0}
     relations:
       - {better: student.student@1, than: student.teacher@4}
-    explanation: why it falls short, where it does
+    explanation: why it falls short, where it does; or what was tried before it held
 
 A point is `RUN.MODEL@STEPS`, the model `student` or `teacher`, the steps a number or `full`. Relations are listed at
 `Relation`. Such a file may have come from somebody else: it is read as a received file is, and its overrides may set

@@ -62,6 +62,12 @@ def test_a_claim_that_holds(command, claimed, tmp_path) -> None:
     assert [p["steps"] for p in document["student"]] == [1]
 
 
+def test_what_was_tried_before_a_claim_held_is_said(command, claimed) -> None:
+    done = command("claim", "mine", claimed(), "threads=1")
+    assert done.status == 0 and done.out.splitlines()[-2].startswith("holds (")
+    assert done.out.splitlines()[-1] == "sixty updates are few"
+
+
 def test_a_claim_that_falls_short_says_by_how_much_and_why(command, claimed, inside) -> None:
     relations = [*GOOD["relations"], {"better": "tiny.student@1", "than": "tiny.teacher@full", "ratio": 10}]
     # A student that is hardly trained is not ten times better than the whole teacher.
