@@ -83,3 +83,9 @@ def test_three_commands_lead_from_a_pipeline_to_a_student(
     pictures = pipeline(batch_size=2, num_inference_steps=1, output_type="pil").images
     assert [picture.size for picture in pictures] == [(8, 8)] * 2
     assert "differ from the student's by at most" in Path("handed/README.md").read_text()
+
+
+def test_what_the_readme_points_at_is_there() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text())
+    assert len(targets) > 20
+    assert [target for target in targets if not (README.parent / target).exists()] == []

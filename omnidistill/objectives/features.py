@@ -29,6 +29,7 @@ from omnidistill.objectives.kernels import KERNELS, PAIRED
 from omnidistill.objectives.questions import Question
 from omnidistill.objectives.regression import banked
 from omnidistill.objectives.step import Step
+from omnidistill.paths.base import per_sample
 from omnidistill.random import normal
 from omnidistill.times import Times, Uniform
 
@@ -197,10 +198,9 @@ class Features:
             return [self._outside(x0, pair.context, pair.x0, pair.context)]
         model, times = step[self.role], self.times or Uniform()
         at = times(len(x0), path, step.g).to(x0.device)
-        alpha, _, sigma = path.coefficients(at)  # type: ignore[attr-defined]
-        shape = (-1, *(1 for _ in x0.shape[1:]))
-        noise = sigma.reshape(shape) * normal(x0, step.g, pair.context.mask)
-        both = torch.cat([(alpha.reshape(shape) * x + noise).to(x0.dtype) for x in (x0, pair.x0)])
+        sigma = per_sample(path.coefficients(at).sigma, x0, path.time_axis)  # type: ignore[attr-defined]
+        noise = sigma * normal(x0, step.g, pair.context.mask)
+        both = torch.cat([path.expected(x.to(x0.dtype), at, pair.context) + noise for x in (x0, pair.x0)])  # type: ignore[attr-defined]
         names = tuple(model.feature_widths(self.layers))
         joined = pair.context.joined(pair.context)
         _, found = model.examine(both, torch.cat((at, at)), joined, names, answered=0)

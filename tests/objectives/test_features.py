@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from omnidistill import paths
 from omnidistill.context import Batch, Context
@@ -215,6 +216,31 @@ def test_a_pairs_two_answers_get_one_noise(closed):
         step = closed.step("student", models, Batch(x_1), bank=bank)
         loss = Features("squared", space="state", pairs="teacher").losses("student", step).terms["features"]
         assert (float(loss.detach()) < 1e-20) == zero
+
+
+def test_the_states_of_a_pair_lie_on_the_path_with_its_anchor(closed):
+    """`alpha x0 + beta y + sigma eps`: without the second term a network would be asked where it never was trained."""
+    path, seen = paths.grad_tts(), []
+
+    class Network(nn.Module):
+        def feature_widths(self, layers):
+            return {"layer": 1}
+
+        def examine(self, x, t, *rest, **keywords):
+            seen.append((x, t))
+            raise InterruptedError
+
+    x_1 = torch.zeros(6, 1, dtype=torch.float64)
+    context = Context(anchor=torch.full_like(x_1, 50.0))
+    bank = {"states": torch.stack((x_1, x_1 + 2.0), 1), "times": torch.tensor([1.0, 0.0]), "context": context}
+    models = {"student": closed.student(0.2, 0.5, path), "features": Network()}
+    step = closed.step("student", models, Batch(x_1, context), bank=bank)
+    with pytest.raises(InterruptedError):
+        Features("squared", pairs="teacher", times=Uniform(0.3, 0.4)).losses("student", step)
+    ((x, t),) = seen
+    alpha, beta, sigma = path.coefficients(t[6:])
+    noise = x[6:, 0] - alpha * 2.0 - beta * 50.0
+    assert float((noise / sigma).detach().abs().max()) < 4.0
 
 
 @pytest.mark.parametrize("make, says", [
