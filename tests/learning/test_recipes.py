@@ -56,7 +56,7 @@ CASES = {
     "dmd": ([*POINTS, "updates=200", "families.regression.pairs=1024"], 1, 90.0),
     "dmd2": ([*POINTS, "updates=150", "optim.lr=1e-3", "families.regression.pairs=1024"], 1, 85.0),
     "align-your-flow": ([*SMALL, "updates=300"], 1, 80.0),
-    "shortcut": ([*SMALL, "updates=300"], 1, 55.0),
+    "shortcut": ([*SMALL, "updates=600"], 1, 55.0),
     "flow-map-matching": ([*SMALL, "updates=300"], 1, 80.0),
     "pdd": ([*SMALL, "updates=250"], 1, 80.0),
     "anyflow": ([*SMALL, "updates=150"], 1, 60.0),
