@@ -21,7 +21,10 @@ Calls = Mapping[str, int]
 
 
 class Losses(NamedTuple):
-    """Named scalars to be weighted and summed by somebody else, and detached diagnostics to be logged."""
+    """Named scalars to be weighted and summed by somebody else, and detached diagnostics to be logged.
+
+    A diagnostic is a mean over the samples; or, if it is one over some of them, [2]: their sum and their number.
+    """
 
     terms: Mapping[str, Tensor]
     diagnostics: Mapping[str, Tensor] = MappingProxyType({})

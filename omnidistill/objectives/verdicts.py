@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from omnidistill.objectives.games import Game
@@ -16,7 +17,8 @@ def accuracies(
 ) -> dict[str, Tensor]:
     """`adversarial/accuracy`, the same by bins of time (`.../accuracy/0.25-0.5`), and the mean margin of the logits.
 
-    A bin without samples has the accuracy of all, so that parts of a batch can be averaged.
+    A bin's is of real and fake samples together, as their sum and their number: how many a part of a batch has differs
+    from part to part, and some have none.
     """
     right, also = (side.flatten(1).mean(1) if side.ndim > 1 else side for side in game.accuracy(real, fake))
     whole = 0.5 * (right.mean() + also.mean())
@@ -24,10 +26,9 @@ def accuracies(
     low, high = path.span
     for i in range(BINS):
         edges = [low + (high - low) * k / BINS for k in (i, i + 1)]
-        parts = []
+        found = right.new_zeros(2)
         for side, t in ((right, at_real), (also, at_fake)):
             inside = (t >= edges[0]) & ((t < edges[1]) | (i == BINS - 1))
-            count = inside.sum()
-            parts.append((side * inside).sum() / count if count else whole)
-        shown[f"adversarial/accuracy/{edges[0]:.2g}-{edges[1]:.2g}"] = 0.5 * (parts[0] + parts[1])
+            found = found + torch.stack(((side * inside).sum(), inside.sum().to(side.dtype)))
+        shown[f"adversarial/accuracy/{edges[0]:.2g}-{edges[1]:.2g}"] = found
     return shown

@@ -94,14 +94,19 @@ class Ranks:
                 parts.append(parameter.grad)
         add_up(parts)
 
-    def merged(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """The sums by name of what each process found; some may have found what others have not."""
+    def merged(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """The sums by name of what each process found, numbers or lists of them; some may have found what others have
+        not."""
         if self.world == 1:
             return dict(figures)
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, dict(figures))
         names = dict.fromkeys(name for one in found for name in one)
-        return {name: sum(one.get(name, 0.0) for one in found) for name in names}
+        return {name: _sum([one[name] for one in found if name in one]) for name in names}
+
+
+def _sum(values: list[Any]) -> Any:
+    return [sum(parts) for parts in zip(*values, strict=True)] if isinstance(values[0], list) else sum(values)
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:

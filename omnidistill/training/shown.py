@@ -28,7 +28,10 @@ class Shown:
             self.terms, self.diagnostics, self.total = losses.terms, losses.diagnostics, total.detach()
         else:
             self.terms, self.diagnostics = (
-                {name: share * value.detach() + kept.get(name, 0.0) for name, value in found.items()}
+                {
+                    name: (share if value.ndim == 0 else 1.0) * value.detach() + kept.get(name, 0.0)
+                    for name, value in found.items()
+                }
                 for kept, found in ((self.terms, losses.terms), (self.diagnostics, losses.diagnostics))
             )
             self.total = self.total.to(total.device) + share * total.detach()
@@ -60,7 +63,9 @@ class Shown:
         self.terms, self.diagnostics = (
             {
                 name: torch.tensor(value)
-                for name, value in ranks.merged({name: float(value) for name, value in found.items()}).items()
+                for name, value in ranks.merged(
+                    {name: value.tolist() for name, value in found.items()}
+                ).items()
             }
             for found in (self.terms, self.diagnostics)
         )
@@ -86,4 +91,8 @@ class Shown:
                 shown[f"diagnostics/grad_ratio/{name}"] = norm / norms[0]
         shown |= {f"{self.role}/{name}": float(value.detach()) for name, value in self.terms.items()}
         shown |= {f"{self.role}/grad_norm": float(self.norm), f"{self.role}/lr": self.lr}
-        return shown | {f"diagnostics/{name}": float(value) for name, value in self.diagnostics.items()}
+        return shown | {
+            f"diagnostics/{name}": float(value if value.ndim == 0 else value[0] / value[1])
+            for name, value in self.diagnostics.items()
+            if value.ndim == 0 or value[1] > 0
+        }

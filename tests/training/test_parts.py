@@ -12,6 +12,7 @@ from omnidistill.samplers import FewStep
 from omnidistill.training.checkpoint import read_safetensors
 from omnidistill.training.parts import Draws, PartGenerator, cut, rows
 from omnidistill.training.settings import Optim, Settings
+from omnidistill.training.shown import Shown
 
 
 def gradients(engine, folder, accumulate, batch=16, objective=None, log_every=1):
@@ -169,3 +170,15 @@ def test_a_role_spec_with_an_adapter_merges():
     assert one.merged(two, "critic").adapter == {"rank": 4} == two.merged(one, "critic").adapter
     with pytest.raises(UserError, match=r"critic\.adapter"):
         one.merged(RoleSpec(adapter={"rank": 2}), "critic")
+
+
+def test_a_mean_over_some_of_the_samples_is_merged_by_their_number():
+    """Three of four are right in one part and none of one in the other: 3 of 5, where the mean of means is 3/8; a bin
+    that nobody fell into is not shown."""
+    shown = Shown("fake_score", [], True, each=False)
+    for right, count in ((3.0, 4.0), (0.0, 1.0)):
+        found = {"bin": torch.tensor([right, count]), "empty": torch.zeros(2), "whole": torch.tensor(right)}
+        shown.add(Losses({}, found), torch.zeros(()), 0.5)
+    figures = shown.figures()
+    assert (figures["diagnostics/bin"], figures["diagnostics/whole"]) == (pytest.approx(0.6), 1.5)
+    assert "diagnostics/empty" not in figures
