@@ -17,6 +17,7 @@ from matrix_tables import basis, closed, figure, markdown
 HERE = Path(__file__).parent
 MATRIX = HERE / "results" / "matrix"
 ALIGNMENT = HERE / "results" / "coordinates_alignment.json"
+PEERS = HERE / "results" / "peers.json"
 SAMPLERS = HERE / "results" / "enhancement_samplers.json"
 ON_MIXTURE = HERE / "results" / "recipes_on_mixture" / "table.md"
 TARGET = HERE.parent / "docs" / "results.md"
@@ -178,6 +179,26 @@ def _headline(documents: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _peers(document: dict[str, Any]) -> list[str]:
+    """Milliseconds an update here and in a peer's library."""
+    peer = document["peer"]
+    return [
+        "## Beside a peer's step",
+        "",
+        "`python benchmarks/peers.py --fastgen FOLDER`: a DMD2 update of the same network and batch, turn by turn, "
+        f"here and in {peer['name']} {peer['version']}; above 1 ours is the faster. The head on the critic is more "
+        "work: it trains the critic's trunk, which the peer's does not.",
+        "",
+        "| case | here ms | there ms | theirs over ours |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {case['ours_ms']:.0f} | {case['peer_ms']:.0f} | {case['speed']:.2f} |"
+            for name, case in document["cases"].items()
+        ),
+        "",
+    ]
+
+
 def _fill(text: str, name: str, content: str) -> str:
     """`content` between the comments `<!-- figures: name -->` and `<!-- end -->`."""
     start, end = f"<!-- figures: {name} -->", "<!-- end -->"
@@ -227,6 +248,8 @@ def main() -> None:
             lines.append(f"| {name} | {' | '.join(both)} | {case['ratio']} | {case['goal']} |")
         lines.append("")
         machines.add(_machine(overhead["environment"]))
+    if PEERS.is_file():
+        lines += _peers(json.loads(PEERS.read_text()))
     if SAMPLERS.is_file():
         lines += _samplers(json.loads(SAMPLERS.read_text()))
     if ALIGNMENT.is_file():
