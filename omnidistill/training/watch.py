@@ -16,7 +16,7 @@ STEERS = 10.0  # times the first term's gradient
 FLOORED = 0.5  # of the samples
 SURE = 0.95  # of a discriminator's verdicts, and more of them right, at some time
 WINDOW = 8  # logged points over which a gap is watched
-GREW = 3.0  # times the least gap since the start
+GREW = 3.0  # times the least gap since its first rise
 LOUD = 3.0  # times the noise from point to point
 SMALL = 0.1  # of a reward's size
 
@@ -103,8 +103,11 @@ def _unsteady(series: Series) -> str | None:
     late = _lately(own, WINDOW)
     if not late or own is None:
         return None
-    least = min(own)
-    if fmean(late[-3:]) > GREW * least and own.index(least) < len(own) - 3:
+    # A critic that starts as the teacher has a gap of nothing: what it rises to first is where it is counted from.
+    half = len(own) // 2
+    start = next((i for i in range(half) if own[i + 1] < own[i]), half)
+    least = min(own[start:])
+    if fmean(late[-3:]) > GREW * least and own.index(least, start) < len(own) - 3:
         return (
             f"the gap between critic and teacher grows: {late[-1]:.3g} after {least:.3g}; lower optim.lr or let the "
             "critic learn faster"
