@@ -77,6 +77,10 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     tuned = _tuning(root, last(given, "task") or "", last(given, "recipe"), directory)
     cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
     _trust(cfg, given)
+    if str(cfg.get("teacher") or "").startswith("hub:"):
+        from omnidistill.interop.hub import fetched
+
+        cfg.teacher = fetched(cfg.teacher)  # the run remembers the folder
     if str(cfg.task.get("name")).endswith(f"/{listing.OWN}"):
         if root == "train":
             raise UserError(

@@ -17,6 +17,7 @@ from omnidistill.configuration.instantiation import build, reachable, trusting
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.interop import folder as libraries
+from omnidistill.interop import hub
 from omnidistill.paths import Path, rectified_flow
 from omnidistill.student import read_denoiser, read_recipe
 from omnidistill.tasks import Task
@@ -41,7 +42,7 @@ def teacher(
     Args:
         source: a folder of diffusers, of a model with its scheduler or of a pipeline; of transformers; of
             `omnidistill train` or `distill`; or a file of weights, safetensors or a checkpoint of Lightning or torch
-            that holds tensors and plain values alone.
+            that holds tensors and plain values alone; or `hub:ORGANISATION/NAME[@REVISION]`, where there is a network.
         network: of a file: its class, `package.module:Class` or what makes a fresh one.
         path, reading: of a file: the path that it was trained on, the rectified flow if not given, and keywords of
             `NetworkDenoiser`; of diffusers' folders they are read off the scheduler, and a reading counts above that.
@@ -57,7 +58,7 @@ def teacher(
         >>> teacher = omnidistill.teacher("my_pipeline")
         >>> student = omnidistill.distill(teacher, "dmd2", data=latents, condition=states, out="runs/mine")
     """
-    source = FilePath(source)
+    source = FilePath(hub.fetched(source) if isinstance(source, str) else source)
     if not source.exists():
         raise UserError(
             f"'{source}' is no folder and no file; give that of a teacher, of diffusers or of transformers"
