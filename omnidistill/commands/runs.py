@@ -29,7 +29,7 @@ KEYS = {
 DISTIL_KEYS = {
     "task=T": "what is generated: a name of `omnidistill tasks`",
     "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
-    "teacher=PATH": "a trained teacher; by default the task's own; task=MODALITY/own takes what it is from it",
+    "teacher=PATH": "a trained teacher, or hub:ORGANISATION/NAME; by default the task's; MODALITY/own is read off it",
     "teachers.NAME=PATH": "several teachers, each for the labels in route.NAME=[...]; one may answer for the rest",
     "network=M:C": "the class of your own network, whose weights teacher=FILE.safetensors holds",
     "metrics=M:F": "a function of your own, (samples, context, rows) -> {name: number}, beside the task's metrics",
@@ -38,6 +38,9 @@ DISTIL_KEYS = {
     "teacher_check=false": "takes a teacher even if it does not denoise the data",
     "steps=1,2,4": "step counts to evaluate",
     **KEYS,
+    "accumulate=N": "parts in which a batch is worked off: less memory, the same numbers",
+    "recompute=true": "blocks are computed again in the backward pass: less memory, the same numbers",
+    "teacher_on_cpu=true": "with strategy=fsdp: the teacher lies in the CPU's memory between its calls",
     "evaluation.samples=N": "samples a metric is computed from",
     "student.steps=N": "sampler steps that the student is trained for; `steps` only says at which it is judged",
     "student.transition=T": "how it goes from step to step: renoise, ode or ancestral",

@@ -1,5 +1,7 @@
 """`hub:ORGANISATION/NAME` as a teacher. The service itself is not asked: its snapshot is a folder on the disk."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ pytest.importorskip("diffusers")
 import huggingface_hub
 
 import omnidistill
-from omnidistill.configuration.compose import compose
+from omnidistill.configuration.compose import compose, load_config
 from omnidistill.context import Context
 from omnidistill.errors import UserError
 from omnidistill.interop import hub
@@ -66,3 +68,13 @@ def test_what_cannot_be_had_is_one_line(service, text, says):
         hub.fetched(text)
     assert says in str(error.value) and "\n" not in str(error.value)
     assert hub.fetched("runs/teacher") == "runs/teacher"
+
+
+def test_a_received_configuration_fetches_nothing(service, tmp_path):
+    _, asked = service
+    run = tmp_path / "received"
+    run.mkdir()
+    (run / "config.yaml").write_text("teacher: hub:me/tiny\n")
+    with contextlib.suppress(UserError):
+        load_config(run)
+    assert asked == []
