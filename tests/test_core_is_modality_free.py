@@ -85,6 +85,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "exporting/": {"images": "where pipelines of diffusers put their samples"},
     "interop/": {
         "video": "in the names of diffusers' classes",
+        "audio": "in the name of one of them",
         "image": "in the options of its schedulers and pipelines",
     },
     "networks/": {"pixel": "torch's pixel_shuffle, which is space to depth"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,9 +44,11 @@ View = Callable[[GaussianPath, Tensor], Tensor]
 TIME_INPUTS: dict[str, View] = {
     "t": lambda path, t: t,
     "1000t": lambda path, t: 1000.0 * t,
+    "1000(1-t)": lambda path, t: 1000.0 * (1.0 - t),
     "sigma": lambda path, t: path.noise_level(t),
     "log_sigma/4": lambda path, t: 0.25 * torch.log(path.noise_level(t)),
     "250log_sigma": lambda path, t: 250.0 * torch.log(path.noise_level(t)),
+    "2atan_sigma/pi": lambda path, t: 2.0 / math.pi * torch.atan(path.noise_level(t)),
     "index": lambda path, t: path.index(t),  # type: ignore[attr-defined]
 }
 
@@ -82,8 +85,9 @@ class NetworkDenoiser(Denoiser):
             keywords `anchor`, `mask`, `target_time` where there are any, and `guidance` where it wants to be told.
         path: the corruption the network was trained on.
         parameterisation: one of `PARAMETERISATIONS` for a Gaussian path, or `logits` for tokens and their one-hots.
-        time_input: the time as the network wants it: `t`, `1000t`, `sigma`, `log_sigma/4`, `250log_sigma` (the same,
-            times 1000), or `index`, the place in the table of a discrete path (diffusers' timestep, 0 to 999).
+        time_input: the time as the network wants it: `t`, `1000t`, `1000(1-t)` (0 is noise there), `sigma`,
+            `log_sigma/4`, `250log_sigma` (the same, times 1000), `2atan_sigma/pi` (t of the cosine schedule), or
+            `index`, the place in the table of a discrete path (diffusers' timestep, 0 to 999).
         sigma_data: the data's standard deviation, for `edm`, `trigflow`, `consistency` and `unit_input`.
         unit_input: divide the input by `sqrt(sigma^2 + sigma_data^2 alpha^2)`, the c_in of Karras et al. (2022).
         target_time: the network takes the time to jump to as a keyword.

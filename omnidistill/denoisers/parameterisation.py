@@ -9,6 +9,7 @@
 | `score` | -eps/sigma | 1/alpha | sigma^2/alpha |
 | `v` | alpha eps - sigma x0 | alpha/n^2 | -sigma/n^2, n^2 = alpha^2 + sigma^2 |
 | `flow` | dx_t/dt at fixed x0, eps | sigma'/w | -sigma/w, w = sigma' alpha - sigma alpha' |
+| `flow_to_data` | -dx_t/dt | sigma'/w | sigma/w |
 | `edm` | Karras F | d^2 alpha/m^2 | d sigma/m, m^2 = sigma^2 + d^2 alpha^2 |
 | `trigflow` | -F | d^2 alpha/m^2 | -d sigma/m |
 | `consistency` | F | d^2/((l - l0)^2 + d^2) / alpha | d (l - l0)/sqrt(l^2 + d^2), l = sigma/alpha, l0 = l(span[0]) |
@@ -71,6 +72,11 @@ def _flow(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
     return Affine(sigma_rate / w, -sigma / w, beta_rate)
 
 
+def _flow_to_data(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
+    a, b, o = _flow(path, t, d, at)
+    return Affine(a, -b, -o)
+
+
 def _edm(path: GaussianPath, t: Tensor, d: float, at: Coefficients) -> Affine:
     alpha, _, sigma = at
     square = sigma**2 + (d * alpha) ** 2
@@ -98,6 +104,7 @@ PARAMETERISATIONS: dict[str, Callable[[GaussianPath, Tensor, float, Coefficients
     "score": _score,
     "v": _v,
     "flow": _flow,
+    "flow_to_data": _flow_to_data,
     "edm": _edm,
     "trigflow": _trigflow,
     "consistency": _consistency,

@@ -72,6 +72,7 @@ def scheduled(
     if name == "rectified_flow" and flow and transition in ("ode", "renoise"):
         return _flow(transition == "renoise", times)
     known = inner.unit_input and inner.parameterisation in PRECONDITIONED.values()
+    known = known and inner.time_input == "log_sigma/4"
     if name == "edm" and known and transition == "ode":
         return _edm(inner, times)
     raise UserError(

@@ -88,6 +88,25 @@ CALLS: Mapping[str, Call] = {
     "CogVideoXTransformer3DModel": Call(
         width="text_embed_dim", axes="?c??", blocks="norm_out", prepare=preparing.cogvideo
     ),
+    "HunyuanVideoTransformer3DModel": Call(
+        width="text_embed_dim",
+        widths=(("pooled_projections", "pooled_projection_dim"),),
+        axes="c???",
+        blocks="norm_out",
+        prepare=preparing.hunyuan,
+    ),
+    "MochiTransformer3DModel": Call(
+        width="text_embed_dim", axes="c???", blocks="norm_out", prepare=preparing.worded
+    ),
+    "QwenImageTransformer2DModel": Call(
+        **JOINT, axes="???", unit_time=True, prepare=preparing.qwen, finish=preparing.unflux
+    ),
+    "StableAudioDiTModel": Call(
+        width="cross_attention_input_dim",
+        widths=(("global_hidden_states", "global_states_input_dim"),),
+        axes="cs",
+        prepare=preparing.prepended,
+    ),
 }
 
 

@@ -30,10 +30,7 @@ def sizes(config: Config, given: Given) -> Given:
 def flux(config: Config, given: Given) -> Given:
     """Two by two numbers of a latent are one token, whose place is told beside it."""
     x, states = given["hidden_states"], given["encoder_hidden_states"]
-    b, c, h, w = x.shape
-    tokens = (
-        x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, (h // 2) * (w // 2), 4 * c)
-    )
+    h, w = x.shape[2:]
     places = torch.zeros(h // 2, w // 2, 3, device=x.device, dtype=x.dtype)
     places[..., 1] += torch.arange(h // 2, device=x.device)[:, None]
     places[..., 2] += torch.arange(w // 2, device=x.device)[None]
@@ -42,7 +39,12 @@ def flux(config: Config, given: Given) -> Given:
         raise UserError(
             "this Flux was distilled to be told its guidance; give a condition with guidance, Float[b]"
         )
-    return {**given, "hidden_states": tokens, "img_ids": places.reshape(-1, 3), "txt_ids": words}
+    return {**given, "hidden_states": _packed(x), "img_ids": places.reshape(-1, 3), "txt_ids": words}
+
+
+def _packed(x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, (h // 2) * (w // 2), 4 * c)
 
 
 def unflux(config: Config, answer: Tensor, x: Tensor) -> Tensor:
@@ -100,3 +102,60 @@ def _region(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, in
 def scaled(config: Config, given: Given) -> Given:
     """Sana's own unit of time."""
     return {**given, "timestep": given["timestep"] * config.get("timestep_scale", 1.0)}
+
+
+def qwen(config: Config, given: Given) -> Given:
+    """Packed as Flux's; how many tokens there are in each direction is told beside it."""
+    x = given["hidden_states"]
+    sides = [(1, x.shape[2] // 2, x.shape[3] // 2)]
+    return {**given, "hidden_states": _packed(x), "img_shapes": [sides] * len(x)}
+
+
+def worded(config: Config, given: Given) -> Given:
+    """A mask of the text's tokens, all of them where none is given."""
+    states = given["encoder_hidden_states"]
+    mask = given.get("encoder_attention_mask")
+    real = (
+        torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask.bool()
+    )
+    return {**given, "encoder_attention_mask": real}
+
+
+def hunyuan(config: Config, given: Given) -> Given:
+    """HunyuanVideo's guidance in thousandths, as its pipeline tells it to a model that was distilled to be told."""
+    if config.get("image_condition_type"):
+        raise UserError(
+            "this HunyuanVideo goes on from a picture, which is not read; network= takes a class of yours"
+        )
+    given = worded(config, given)
+    if not config.get("guidance_embeds"):
+        return given
+    if "guidance" not in given:
+        raise UserError(
+            "this HunyuanVideo was distilled to be told its guidance; give a condition with guidance, Float[b]"
+        )
+    return {**given, "guidance": 1000.0 * given["guidance"]}
+
+
+def prepended(config: Config, given: Given) -> Given:
+    """Stable Audio: rotations of the places in time, behind that of the global states, in half of each head.
+
+    Its pipeline hides padded words by states of 0 and not by a mask; one that is given does the same (the model itself
+    would add it to the attention's logits).
+    """
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+    x = given["hidden_states"]
+    places = x.shape[-1] + 1
+    turned = get_1d_rotary_pos_embed(
+        config["attention_head_dim"] // 2, places, use_real=True, repeat_interleave_real=False
+    )
+    mask = given.pop("encoder_attention_mask", None)
+    if mask is not None:
+        given["encoder_hidden_states"] = given["encoder_hidden_states"] * mask.to(x.dtype).unsqueeze(-1)
+    rotary = tuple(part.to(x.device) for part in turned)
+    return {
+        **given,
+        "global_hidden_states": given["global_hidden_states"].view(len(x), 1, -1),
+        "rotary_embedding": rotary,
+    }

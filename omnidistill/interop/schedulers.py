@@ -21,7 +21,8 @@ CHAINS = (
 )
 """Chains of N steps (Ho et al. 2020), whatever walks them; some may be told to walk a flow instead."""
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
-KARRAS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+COSINE = ("CosineDPMSolverMultistepScheduler",)
+KARRAS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", *COSINE)
 CONSISTENCY = ("CMStochasticIterativeScheduler",)
 KNOWN = (*CHAINS, *FLOWS, *KARRAS, *CONSISTENCY)
 
@@ -73,11 +74,11 @@ def _levels(
     if name in FLOWS or asked == "flow_prediction" or own.get("use_flow_sigmas"):
         if name not in FLOWS and asked != "flow_prediction":
             raise _unread(where, name, f"use_flow_sigmas with prediction_type={asked!r}")
-        if own.get("invert_sigmas"):
-            raise _unread(where, name, "invert_sigmas=true")
         if own.num_train_timesteps != 1000:
             raise _unread(where, name, f"num_train_timesteps={own.num_train_timesteps} of a flow")
         reading = {"parameterisation": "flow", "time_input": "1000t"}
+        if own.get("invert_sigmas"):  # Mochi's: time 0 is noise, and the velocity leads to the data
+            reading = {"parameterisation": "flow_to_data", "time_input": "1000(1-t)"}
         return {"_target_": "omnidistill.paths.named.rectified_flow"}, reading, _shift(own, where, tokens)
     continuous = own.get("timestep_type") == "continuous"
     if name in KARRAS or (continuous and asked == "v_prediction"):
@@ -85,7 +86,7 @@ def _levels(
             raise _unread(where, name, f"prediction_type={asked!r}")
         reading = {
             "parameterisation": PRECONDITIONED[asked],
-            "time_input": "log_sigma/4",
+            "time_input": "2atan_sigma/pi" if name in COSINE else "log_sigma/4",
             "sigma_data": float(own.get("sigma_data", 1.0)),
             "unit_input": True,
         }
@@ -116,6 +117,10 @@ def _made(name: str, config: Mapping[str, Any], where: str) -> Any:
     options = {key: value for key, value in config.items() if key in takes}
     try:
         return kind(**options)
+    except ImportError as error:  # of a library that the class wants: torchsde
+        raise UserError(
+            f"{name} in {where} needs more than is installed: pip install 'omnidistill[diffusers]'"
+        ) from error
     except Exception as error:  # whatever a class says to values that it does not take
         raise UserError(f"{where} says no levels of noise: {' '.join(str(error).split())[:300]}") from error
 

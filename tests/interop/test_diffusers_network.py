@@ -60,6 +60,36 @@ def _sdxl(n: Any, x: Tensor, t: Tensor, c: Any) -> Tensor:
     return n(x, t, c["encoder_hidden_states"], added_cond_kwargs=added).sample
 
 
+def _hunyuan(n: Any, x: Tensor, t: Tensor, c: Any) -> Tensor:
+    told = {**c, "encoder_attention_mask": torch.ones(c["encoder_hidden_states"].shape[:2])}
+    told |= {"guidance": 1000 * c["guidance"]} if "guidance" in c else {}
+    return n(x, t, **told, return_dict=False)[0]
+
+
+def _mochi(n: Any, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    """Its own scheduler inverts time; beside another one the class answers as all others do."""
+    mask = torch.ones(c.shape[:2], dtype=torch.bool)
+    return n(x, c, t, encoder_attention_mask=mask, return_dict=False)[0]
+
+
+def _qwen(n: Any, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    from diffusers import QwenImagePipeline
+
+    b, k, h, w = x.shape
+    packed = QwenImagePipeline._pack_latents(x, b, k, h, w)
+    sides = [[(1, h // 2, w // 2)]] * b
+    out = n(packed, timestep=t / 1000, encoder_hidden_states=c, img_shapes=sides, return_dict=False)[0]
+    return QwenImagePipeline._unpack_latents(out, 8 * h, 8 * w, 8)[:, :, 0]
+
+
+def _stable_audio(n: Any, x: Tensor, t: Tensor, c: Any) -> Tensor:
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+    turned = get_1d_rotary_pos_embed(4, x.shape[-1] + 1, use_real=True, repeat_interleave_real=False)
+    states, whole = c["encoder_hidden_states"], c["global_hidden_states"][:, None]
+    return n(x, t, states, whole, rotary_embedding=turned, return_dict=False)[0]
+
+
 ASKED: dict[str, Callable[[Any, Tensor, Tensor, Any], Tensor]] = {
     "UNet2DModel": lambda n, x, t, c: n(x, t).sample,
     "UNet2DModel with classes": lambda n, x, t, c: n(x, t, class_labels=c).sample,
@@ -80,6 +110,11 @@ ASKED: dict[str, Callable[[Any, Tensor, Tensor, Any], Tensor]] = {
     "CogVideoXTransformer3DModel": lambda n, x, t, c: n(x, c, t).sample,
     "CogVideoXTransformer3DModel with rotary places": _cogvideo,
     "CogVideoXTransformer3DModel 1.5": _cogvideo,
+    "HunyuanVideoTransformer3DModel": _hunyuan,
+    "HunyuanVideoTransformer3DModel told its guidance": _hunyuan,
+    "MochiTransformer3DModel": _mochi,
+    "QwenImageTransformer2DModel": _qwen,
+    "StableAudioDiTModel": _stable_audio,
 }
 
 
@@ -130,6 +165,27 @@ def test_it_has_a_layer_for_a_discriminator_and_takes_a_second_time(name: str, t
 
 def context_of(context: Context) -> tuple[Any, ...]:
     return () if context.condition is None else (context.condition,)
+
+
+def test_words_that_are_masked_are_not_heard() -> None:
+    """The classes of which a mask is a condition of the user's."""
+    from omnidistill.interop.diffusers_network import DiffusersNetwork
+
+    for name in ("HunyuanVideoTransformer3DModel", "MochiTransformer3DModel", "StableAudioDiTModel"):
+        network = DiffusersNetwork.around(tiny.model(name), name)
+        g = generator("masked")
+        x = torch.randn(2, *(tiny.shape(name) or [4, 16]), generator=g)
+        told = network.example(2, g)
+        told = dict(told) if not isinstance(told, Tensor) else {"encoder_hidden_states": told}
+        told["encoder_attention_mask"] = torch.arange(7).expand(2, 7) < 4
+        other = dict(told)
+        hidden = torch.arange(7)[:, None] >= 4
+        other["encoder_hidden_states"] = torch.where(hidden, 9.0, told["encoder_hidden_states"])
+        heard = {**told, "encoder_attention_mask": torch.ones(2, 7)}
+        with torch.no_grad():
+            answers = [network(x, torch.full((2,), 500.0), c) for c in (told, other, heard)]
+        torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-5, msg=name)
+        assert float((answers[0] - answers[2]).abs().max()) > 1e-5, name
 
 
 def test_mistakes_are_said_in_a_line(tmp_path: Any) -> None:

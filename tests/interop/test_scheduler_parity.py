@@ -251,6 +251,28 @@ def test_a_flow(name: str, options: dict[str, Any], step: str, shift: float) -> 
         torch.testing.assert_close(found.float(), expected.detach(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_an_inverted_flow(shift: float) -> None:
+    """Mochi's: sigma is the share of the data, from 0 to 1, and noise is added by its own pipeline's start alone."""
+
+    def fresh() -> Any:
+        theirs = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True, shift=shift)
+        theirs.set_timesteps(STEPS)
+        return theirs
+
+    denoiser, levels = ours(fresh())
+    assert levels.shift == shift
+    for k in range(STEPS):
+        theirs = fresh()
+        theirs.set_begin_index(k)
+        t, s = (1.0 - float(sigma) for sigma in theirs.sigmas[k : k + 2])
+        expected = theirs.step(ANSWER, theirs.timesteps[k], NOISE).prev_sample
+        belief = denoiser(NOISE, t, Context()).mean
+        assert denoiser.network.seen[-1][1] == pytest.approx(float(theirs.timesteps[k]), abs=1e-2)
+        found = denoiser.path.bridge(NOISE, belief, t, s) if s > 0.0 else belief
+        torch.testing.assert_close(found.float(), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
 def test_a_dynamic_shift_is_that_of_the_sample(kind: str) -> None:
     theirs = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
@@ -265,6 +287,8 @@ def test_a_dynamic_shift_is_that_of_the_sample(kind: str) -> None:
 KARRAS = [
     ("EDMEuler", {}, TWO),
     ("EDMDPMSolverMultistep", {}, TWO),
+    ("CosineDPMSolverMultistep", {"sigma_data": 0.8}, TWO),
+    ("CosineDPMSolverMultistep", {"sigma_schedule": "karras"}, TWO[1:]),
     ("EulerDiscrete", {"timestep_type": "continuous", "sigma_min": 0.002, "sigma_max": 700.0}, TWO[1:]),
 ]
 
@@ -275,6 +299,10 @@ KARRAS = [
     ids=str,
 )
 def test_noise_levels_of_karras(name: str, options: dict[str, Any], prediction: str) -> None:
+    """The cosine solver draws its noise along a tree of Brownian motion; here both are given the same."""
+    stochastic = name.startswith("Cosine")
+    if stochastic:
+        pytest.importorskip("torchsde")
     kind = getattr(diffusers, f"{name}Scheduler")
     if name == "EulerDiscrete":
         options = {**options, "use_karras_sigmas": True}
@@ -282,6 +310,8 @@ def test_noise_levels_of_karras(name: str, options: dict[str, Any], prediction: 
     def fresh() -> Any:
         theirs = kind(prediction_type=prediction, **options)
         theirs.set_timesteps(STEPS)
+        if stochastic:
+            theirs.noise_sampler = lambda before, after: torch.randn(X0.shape, generator=generator("step"))
         return theirs
 
     denoiser, _ = ours(fresh())
@@ -301,7 +331,7 @@ def test_noise_levels_of_karras(name: str, options: dict[str, Any], prediction: 
         seen, when = denoiser.network.seen[-1]
         torch.testing.assert_close(seen, told, rtol=1e-5, atol=1e-5)
         assert when == pytest.approx(float(place), abs=1e-4)
-        found = path.bridge(x, belief, t, s)
+        found = path.bridge(x, belief, t, s, churn=float(stochastic), g=generator("step"))
         torch.testing.assert_close(found.float(), expected.detach(), rtol=1e-5, atol=1e-5 * max(1.0, sigma))
 
 
@@ -328,7 +358,6 @@ def test_a_consistency_model() -> None:
     [
         ({"_class_name": "IPNDMScheduler"}, "unknown scheduler in f 'IPNDMScheduler'.*set task.path"),
         ({"_class_name": "VQDiffusionScheduler"}, "set task.path"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}, "invert_sigmas=true"),
         ({"_class_name": "DDPMScheduler", "prediction_type": "score"}, "prediction_type='score'"),
         ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
         ({"_class_name": "DDPMScheduler", "beta_schedule": "none"}, "says no levels of noise"),
@@ -338,6 +367,19 @@ def test_a_consistency_model() -> None:
 def test_what_is_not_read_is_said_in_one_line(config: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         schedulers.read(config, "f")
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_scheduler_wants_installed_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dummy:
+        """As the library puts in place of a class whose own libraries are missing."""
+
+        def __init__(self, *given: Any, **more: Any) -> None:
+            raise ImportError("requires the torchsde library")
+
+    monkeypatch.setattr(diffusers, "CosineDPMSolverMultistepScheduler", Dummy)
+    with pytest.raises(UserError, match=r"pip install 'omnidistill\[diffusers\]'") as error:
+        schedulers.read({"_class_name": "CosineDPMSolverMultistepScheduler"}, "f")
     assert "\n" not in str(error.value)
 
 

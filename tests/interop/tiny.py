@@ -89,6 +89,39 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "sample_width": 12,
         **{"sample_height": 8, "sample_frames": 5, "max_text_seq_length": 7},
     },
+    "HunyuanVideoTransformer3DModel": {
+        **{**HEADS, "in_channels": 4, "out_channels": 4, "attention_head_dim": 12, "num_single_layers": 1},
+        **{
+            "num_refiner_layers": 1,
+            "guidance_embeds": False,
+            "text_embed_dim": 10,
+            "pooled_projection_dim": 6,
+        },
+        "rope_axes_dim": (4, 4, 4),
+    },
+    "HunyuanVideoTransformer3DModel told its guidance": {
+        **{**HEADS, "in_channels": 4, "out_channels": 4, "attention_head_dim": 12, "num_single_layers": 1},
+        **{
+            "num_refiner_layers": 1,
+            "guidance_embeds": True,
+            "text_embed_dim": 10,
+            "pooled_projection_dim": 6,
+        },
+        "rope_axes_dim": (4, 4, 4),
+    },
+    "MochiTransformer3DModel": {
+        **{**HEADS, "in_channels": 4, "pooled_projection_dim": 8, "text_embed_dim": 16, "time_embed_dim": 8},
+        "max_sequence_length": 7,
+    },
+    "QwenImageTransformer2DModel": {
+        **{**HEADS, "in_channels": 16, "out_channels": 4, "attention_head_dim": 12, "joint_attention_dim": 8},
+        "axes_dims_rope": (4, 4, 4),
+    },
+    "StableAudioDiTModel": {
+        **{**HEADS, "sample_size": 16, "in_channels": 4, "out_channels": 4, "attention_head_dim": 8},
+        **{"num_key_value_attention_heads": 1, "cross_attention_dim": 16, "time_proj_dim": 8},
+        **{"cross_attention_input_dim": 10, "global_states_input_dim": 20},
+    },
 }
 SHAPES = {
     "UNet3D": [4, 3, 8, 8],
@@ -96,6 +129,9 @@ SHAPES = {
     "Wan": [4, 3, 8, 8],
     "LTX": [4, 3, 4, 4],
     "Cog": [2, 4, 8, 12],
+    "Hunyuan": [4, 3, 8, 4],
+    "Mochi": [4, 3, 8, 4],
+    "Qwen": [4, 8, 12],
 }
 """Of those that do not say it, by how the class's name begins."""
 
