@@ -125,12 +125,26 @@ def _broken(path: FilePath, error: Exception) -> UserError:
 def load_strictly(
     model: nn.Module, tensors: Mapping[str, Tensor], path: FilePath, without: Collection[str] = ()
 ) -> None:
-    """`load_state_dict` whose complaint is one line: how many names differ, and the first that does.
+    """`load_state_dict` whose complaint is one line, see `refuse_others`; NaN is refused as well.
 
-    Weights that are whole numbers where the network has fractions, or the reverse, and NaN are refused as well. Names
-    `without` which the file is whole stay as they are in the model.
+    Names `without` which the file is whole stay as they are in the model.
     """
     own = {name: value for name, value in model.state_dict().items() if name not in without}
+    refuse_others(own, tensors, path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad = ~tensor.isfinite() & (tensor != own[name].to(tensor.device, tensor.dtype))
+            if bool(bad.any()):
+                raise UserError(f"{path} holds NaN or infinity in '{name}'; restore a copy from before")
+    model.load_state_dict(dict(tensors), strict=not without)
+
+
+def refuse_others(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: FilePath) -> None:
+    """Compares a file's names, shapes and kinds of numbers with a model's.
+
+    Raises:
+        UserError: how many differ, and the first that does.
+    """
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
     if missing or extra or shapes:
@@ -147,8 +161,3 @@ def load_strictly(
         if tensor.is_floating_point() != own[name].is_floating_point():
             kinds = " ".join(f"{tensor.dtype} there and {own[name].dtype} here".replace("torch.", "").split())
             raise UserError(f"{path} holds weights of another kind: '{name}' is {kinds}")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = ~tensor.isfinite() & (tensor != own[name].to(tensor.device, tensor.dtype))
-            if bool(bad.any()):
-                raise UserError(f"{path} holds NaN or infinity in '{name}'; restore a copy from before")
-    model.load_state_dict(dict(tensors), strict=not without)

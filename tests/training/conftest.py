@@ -112,6 +112,6 @@ class Engine:
     generator = staticmethod(generator)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engine() -> Engine:
     return Engine()
