@@ -122,7 +122,7 @@ class ImageTask(Task):
         """An autoencoder of diffusers, or a pipeline with one, whose text encoder reads captions."""
         whole = (source / "vae" / "config.json").is_file()
         made = Latents(source / "vae" if whole else source, self.picture)
-        states = States(source) if whole and has_states(source) else None
+        states = States(source, made.shape) if whole and has_states(source) else None
 
         def encode(batch: Batch) -> Batch:
             assert batch.x0 is not None
@@ -138,7 +138,7 @@ class ImageTask(Task):
 
         if states is None:
             return Encoding(encode, made.digest)
-        return Encoding(encode, made.digest, states.digest, states([""]))
+        return Encoding(encode, made.digest, states.digest, states.null())
 
     def encoder_digest(self) -> str:
         return self.codec.digest if isinstance(self.codec, Latents) else ""

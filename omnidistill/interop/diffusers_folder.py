@@ -11,26 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from omnidistill.configuration import received
 from omnidistill.errors import UserError
 from omnidistill.interop import prompts, schedulers
 from omnidistill.interop.diffusers_network import call_of, shape_of, tokens_of
+from omnidistill.interop.parts import PARTS, part_of, section
 from omnidistill.training.safetensors_file import read_safetensors
 
 NETWORK = "omnidistill.interop.diffusers_network.DiffusersNetwork"
-PARTS = ("", "unet", "transformer")
-"""Where a model lies in the folder of a model or of a pipeline."""
 USUAL = "diffusion_pytorch_model.safetensors"
-
-
-def part_of(folder: Path) -> Path | None:
-    """The folder of the model in that of a model or of a pipeline; None where there is none of diffusers."""
-    for place in (folder / part for part in PARTS):
-        if (place / "config.json").is_file() and isinstance(
-            _section(place / "config.json").get("_class_name"), str
-        ):
-            return place
-    return None
 
 
 def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -48,7 +36,7 @@ def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, 
     if model is None:
         return None
     about = about or {}
-    config = _section(model / "config.json")
+    config = section(model / "config.json")
     name = str(config["_class_name"])
     call, where = call_of(name, str(model)), str(model / "config.json")
     options = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -62,7 +50,7 @@ def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, 
         foreign |= {"path": about["path"], "reading": dict(about.get("reading") or {})}
     else:
         file = _scheduler(model, folder)
-        levels = schedulers.read(_section(file), str(file), tokens_of(options, shape))
+        levels = schedulers.read(section(file), str(file), tokens_of(options, shape))
         unit = {"time_input": "t"} if call.unit_time and levels.reading["time_input"] == "1000t" else {}
         reading = {**levels.reading, **unit, **(about.get("reading") or {})}
         foreign |= {"path": levels.path, "reading": reading, "scheduler": levels.scheduler}
@@ -71,7 +59,7 @@ def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, 
         foreign["time_module"] = about["time_module"]
     known: dict[str, Any] = {"foreign": foreign, **_beside(folder, shape)}
     classes = _classes(name, options)
-    if (told := prompts.describe(folder, name, options, about.get("labels"))) is not None:
+    if (told := prompts.describe(folder, name, options, about.get("labels"), shape)) is not None:
         foreign["network"] = {**foreign["network"], **told}
         classes = len(told["prompts"])
     return known if classes is None else {**known, "classes": classes}
@@ -80,7 +68,7 @@ def describe(folder: Path, about: Mapping[str, Any] | None = None) -> dict[str, 
 def _beside(folder: Path, shape: list[int]) -> dict[str, Any]:
     """The autoencoder of a pipeline, and the shape of what it decodes a sample to."""
     file = folder / "vae" / "config.json"
-    config = _section(file) if file.is_file() else {}
+    config = section(file) if file.is_file() else {}
     blocks, channels = config.get("block_out_channels"), config.get("in_channels", 3)
     if config.get("_class_name") != "AutoencoderKL" or not isinstance(blocks, list) or len(shape) != 3:
         return {}
@@ -118,7 +106,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
     file = weights(folder)
     if file.suffix != ".json":
         return read_safetensors(file)[0], file
-    shards = _section(file).get("weight_map")
+    shards = section(file).get("weight_map")
     if not isinstance(shards, Mapping) or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{file} is no index of weights")
     tensors: dict[str, Tensor] = {}
@@ -140,10 +128,3 @@ def _scheduler(model: Path, folder: Path) -> Path:
             "the scheduler there, or set task.path and task.reading"
         )
     return file
-
-
-def _section(file: Path) -> Mapping[str, Any]:
-    value = received.read_json(file)
-    if not isinstance(value, dict):
-        raise UserError(f"{file} holds no section of keys")
-    return value

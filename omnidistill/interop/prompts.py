@@ -1,5 +1,5 @@
-"""A network of diffusers that is told text, with some prompts as its labels: their states are computed once and kept in
-it, so that a task with labels needs neither tokenizer nor text encoder; `sample condition="a red shoe"` is a prompt.
+"""A network of diffusers that is told text, with some prompts as its labels: what it is told of them is computed once
+and kept in it, so a task with labels needs neither tokenizer nor text encoder; `sample condition="a red shoe"` is one.
 """
 
 from __future__ import annotations
@@ -11,77 +11,91 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnidistill.configuration import received
 from omnidistill.context import Condition
 from omnidistill.errors import UserError
 from omnidistill.interop.diffusers_network import DiffusersNetwork, call_of
-from omnidistill.interop.states import States
+from omnidistill.interop.states import STATES, States, join_of
 
 NETWORK = "omnidistill.interop.prompts.Prompted"
-ENCODERS = ("CLIPTextModel",)
-"""Text encoders of which the last hidden states are what the network is told, padded to the end."""
 
 
 class Prompted(DiffusersNetwork):
-    """`network(x, time, label)`: label k means the k-th prompt, the last the empty one, also where none is given.
+    """`network(x, time, label)`: label k means the k-th prompt, the last none, also where no label is given.
 
     Args:
         kind, options: as for `DiffusersNetwork`.
-        prompts: the texts, without the empty one.
-        words, width: of the states of one.
+        prompts: the texts.
+        words, width: of the states of one, where these are all that the network is told.
+        shapes: of all that it is told of one, by the names of its `forward`, where there is more.
+        shape: of a sample, of which a network may be told sizes or seconds.
     """
 
-    states: Tensor
-
     def __init__(
-        self, kind: str, options: Mapping[str, Any], prompts: Sequence[str], words: int, width: int
+        self,
+        kind: str,
+        options: Mapping[str, Any],
+        prompts: Sequence[str],
+        words: int = 0,
+        width: int = 0,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(kind, options)
         self.prompts = tuple(str(prompt) for prompt in prompts)
-        self.register_buffer("states", torch.zeros(len(self.prompts) + 1, words, width))
+        self.shape = shape
+        self.shapes = {STATES: (words, width)} if shapes is None else {k: tuple(v) for k, v in shapes.items()}
+        for name, sizes in self.shapes.items():
+            self.register_buffer(_buffer(name), torch.zeros(len(self.prompts) + 1, *sizes))
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition = None) -> Tensor:
         return super().forward(x, time, self.told(condition, len(x)))
 
     def told(self, condition: Condition, count: int) -> Condition:
+        kept = {name: self.get_buffer(_buffer(name)) for name in self.shapes}
         if condition is None:
-            condition = torch.full((count,), len(self.prompts), device=self.states.device)
+            condition = torch.full((count,), len(self.prompts), device=kept[STATES].device)
         if not isinstance(condition, Tensor) or condition.is_floating_point():
             raise UserError(f"the network knows {len(self.prompts)} prompts by number; give labels")
-        return self.states[condition]
+        found = {name: value[condition] for name, value in kept.items()}
+        return found[STATES] if len(found) == 1 else found
 
     def example(self, count: int, g: torch.Generator) -> Condition:
         return torch.randint(len(self.prompts), (count,), generator=g)
 
     def learn(self, folder: Path) -> None:
-        """Computes the states by the pipeline's own tokenizer and text encoder."""
-        states = States(folder)([*self.prompts, ""])
-        assert isinstance(states, Tensor)  # of `ENCODERS`
-        with torch.no_grad():
-            self.states.copy_(states)
+        """Computes what is told by the pipeline's own tokenizers and text encoders."""
+        states = States(folder, self.shape)
+        for rows, told in ((slice(-1), states(self.prompts)), (slice(-1, None), states.null())):
+            named = told if isinstance(told, Mapping) else {STATES: told}
+            for name, value in named.items():
+                assert isinstance(value, Tensor)
+                with torch.no_grad():
+                    self.get_buffer(_buffer(name))[rows].copy_(value)
 
 
-def describe(folder: Path, kind: str, options: Mapping[str, Any], labels: Any) -> dict[str, Any] | None:
+def _buffer(name: str) -> str:
+    return "states" if name == STATES else f"states_{name}"
+
+
+def describe(
+    folder: Path, kind: str, options: Mapping[str, Any], labels: Any, shape: Sequence[int]
+) -> dict[str, Any] | None:
     """Options of `Prompted`; None where the network is told no text or no labels are given.
 
     Raises:
-        UserError: labels, and no text encoder that is read.
+        UserError: labels, and no text encoders that are read.
     """
-    if labels is None or call_of(kind).condition == "class_labels":
+    call = call_of(kind)
+    if labels is None or call.condition == "class_labels":
         return None
-    file = folder / "text_encoder" / "config.json"
-    config = received.read_json(file) if file.is_file() else {}
-    name = next(iter(config.get("architectures") or ()), None) if isinstance(config, Mapping) else None
-    told = options.get(call_of(kind).width)
-    if name not in ENCODERS or not (folder / "tokenizer").is_dir() or options.get("addition_embed_type"):
-        raise UserError(
-            f"task.labels as prompts need one text encoder ({', '.join(ENCODERS)}) and its tokenizer beside the model; "
-            f"{folder} has {name or 'none'}; compute states yourself: omnidistill.distill(..., condition=states)"
-        )
-    words, width = config.get("max_position_embeddings", 77), config.get("hidden_size", 512)
-    file = folder / "tokenizer" / "tokenizer_config.json"
-    longest = received.read_json(file).get("model_max_length") if file.is_file() else None
-    words = min(words, int(longest)) if longest else words
+    try:
+        shapes = join_of(folder).shapes(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: a configuration of its text encoders lacks {error}") from error
+    width, told = shapes[STATES][-1], options.get(call.width) or options.get("cross_attention_dim")
     if told != width:
         raise UserError(f"{folder} is told states {told} wide and its text encoder makes {width}")
-    return {"_target_": NETWORK, "prompts": [str(label) for label in labels], "words": words, "width": width}
+    prompts = {"_target_": NETWORK, "prompts": [str(label) for label in labels]}
+    if len(shapes) == 1:
+        return {**prompts, "words": shapes[STATES][0], "width": width}
+    return {**prompts, "shapes": {name: list(sizes) for name, sizes in shapes.items()}, "shape": list(shape)}

@@ -18,7 +18,7 @@ from omnidistill.configuration.compose import compose
 from omnidistill.errors import UserError
 from omnidistill.random import generator
 from omnidistill.runs import setup
-from tests.interop import tiny
+from tests.interop import pipelines, tiny
 
 WIDTH, WORDS = 12, 9
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -78,9 +78,31 @@ def test_labels_are_prompts(tmp_path: Path) -> None:
         states, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
         assert torch.allclose(teacher.network.states[number], states[0], atol=1e-6)
     assert float((teacher.network.states[0] - teacher.network.states[1]).abs().max()) > 1e-3
-    with pytest.raises(UserError, match="need one text encoder"):
-        (tmp_path / "sd" / "text_encoder" / "config.json").write_text('{"architectures": ["T5EncoderModel"]}')
-        compose("config", [*words, "task.labels=[a,b]"])
+    for said, why in (
+        ('{"architectures": ["T5EncoderModel"]}', "lacks 'd_model'"),
+        ('{"architectures": ["T5EncoderModel"], "d_model": 99}', "its text encoder makes 99"),
+        ('{"architectures": ["GemmaModel"]}', "has GemmaModel as text encoders"),
+    ):
+        (tmp_path / "sd" / "text_encoder" / "config.json").write_text(said)
+        with pytest.raises(UserError, match=why) as error:
+            compose("config", [*words, "task.labels=[a,b]"])
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_prompts_of_several_encoders(kind: str, tmp_path: Path) -> None:
+    from omnidistill.interop.states import States
+
+    getattr(pipelines, kind)(tmp_path)
+    words = ["task=image/own", f"teacher={tmp_path}", "recipe=diff-instruct", "out=out"]
+    cfg = compose("config", [*words, "task.labels=[a dog,rain]"])
+    teacher: Any = setup.teacher_of(cfg, setup.task_of(cfg), "cpu")
+    states = States(tmp_path, (4, 8, 8))
+    for label, wanted in ((torch.tensor([1, 0]), states(["rain", "a dog"])), (None, states.null())):
+        told = teacher.network.told(label, 1)
+        assert isinstance(wanted, dict) and told.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert torch.allclose(told[name], value, atol=1e-6), name
 
 
 @pytest.mark.slow

@@ -250,6 +250,33 @@ def test_captions_are_encoded_with_the_pictures_and_condition_the_student(home, 
     assert "is missing, and other files have a caption" in capsys.readouterr().err
 
 
+def test_several_text_encoders_from_the_command_line(home, tmp_path):
+    """SDXL's: states, pooled states and sizes of each row are conditions; zeros, and the sizes, are what guidance needs."""
+    pytest.importorskip("transformers")
+    from omnidistill.interop.states import States
+    from tests.interop import pipelines
+
+    whole, photos = tmp_path / "sdxl", Path(shutil.copytree(home / "photos", tmp_path / "photos"))
+    pipelines.sdxl(whole)
+    for number, file in enumerate(sorted(photos.rglob("*.png"))):
+        file.with_suffix(".txt").write_text(("a dog barks", "rain")[number % 2])
+    data = ["task=image/own", f"task.folder={photos}", f"task.picture=[3,{SIDE},{SIDE}]", "device=cpu"]
+    assert main(["cache", *data, f"encoder={whole}", f"out={tmp_path / 'rows'}"]) == 0
+    found = omnidistill.Cache(tmp_path / "rows")
+    told = found.held_out(9).context.condition
+    wanted = States(whole)(["a dog barks", "rain"])
+    assert told.keys() == wanted.keys() == {"encoder_hidden_states", "text_embeds", "time_ids"}
+    for one in told["text_embeds"]:
+        assert float((wanted["text_embeds"] - one).abs().amax(1).min()) < 1e-5
+    emptied = cache.null_of(tmp_path / "rows", found.header)(told)
+    assert not emptied["text_embeds"].any() and torch.equal(emptied["time_ids"], told["time_ids"])
+    run = [f"teacher={whole}", f"task.folder={tmp_path / 'rows'}", f"task.autoencoder={whole / 'vae'}", *data[2:]]
+    quick = ["updates=1", "batch=4", "steps=[1]", "precision=fp32", "task.teacher_steps=2", "guidance=2"]
+    judged = ["evaluation.samples=8", "evaluation.batch=8", "recipe=consistency-models", "teacher_check=false"]
+    assert main(["distill", data[0], *run, *quick, *judged, f"out={tmp_path / 'out'}"]) == 0
+    assert omnidistill.load(tmp_path / "out").sample(2).shape == (2, 4, 8, 8)
+
+
 def test_a_function_of_ones_own_may_change_samples_and_conditions(tmp_path, monkeypatch, capsys):
     """On a task that draws its data, whose rows have to be counted; and Python trains on it."""
     (tmp_path / "my_codec.py").write_text(
