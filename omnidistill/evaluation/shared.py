@@ -3,7 +3,8 @@
     SWEEP/teacher_points/DIGEST.safetensors      one point: samples for the page, resamples, and the figures as metadata
 
 The digest is of everything that the point depends on, so a file is never out of date, only unused. Files are written
-whole or not at all; one that is broken, or is something else, is measured anew and replaced.
+whole or not at all; one that is broken, or is something else, is measured anew and replaced. Of cells that want it at
+the same time one measures, and the others wait.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from omnidistill.context import Context
+from omnidistill.data.turns import turn
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.curve import Point
@@ -134,6 +136,40 @@ class Shared:
                 raise
         except OSError:
             return
+
+    def points(
+        self,
+        steps: Sequence[int],
+        context: Context,
+        measure: Callable[[list[int], Callable[[], None]], Sequence[Point]],
+        who: str,
+    ) -> list[Point]:
+        """The points at these step counts: those that are there, and the others measured.
+
+        Args:
+            context: of the samples that a point holds.
+            measure: the points at the step counts given; calls its second argument now and then, as a sign of life.
+            who: this is, for a cell that waits.
+        """
+        there, missing = self.missing(steps, context)
+        if missing and self.folder is not None and (place := self._path(0)) is not None:
+            with turn(place.with_name(f".{place.stem}.lock"), "measures the teacher", who) as alive:
+                there, missing = self.missing(steps, context)  # another may have measured in the meantime
+                self._measure(missing, there, measure, alive)
+        else:
+            self._measure(missing, there, measure, lambda: None)
+        return [there[count] for count in steps]
+
+    def _measure(
+        self,
+        missing: list[int],
+        there: dict[int, Point],
+        measure: Callable[[list[int], Callable[[], None]], Sequence[Point]],
+        alive: Callable[[], None],
+    ) -> None:
+        for point in measure(missing, alive) if missing else ():
+            self.write(point)
+            there[point.steps] = point
 
     def missing(self, steps: Sequence[int], context: Context) -> tuple[dict[int, Point], list[int]]:
         """The points that are there, by step count, and the step counts that are to be measured."""

@@ -52,16 +52,12 @@ def judge(
     kept, context = _kept(cfg, task, teacher, options, real, out), Context()
     if kept.folder is not None:
         context = task.contexts(cfg.evaluation.samples, generator(seed, "evaluation", "contexts"))
-    there, missing = kept.missing(full, context)
-    if missing:
-        with low, _bar(missing, options, "sampling the teacher") as progress:
-            made = quality(
-                teacher, task.sampler(), task, missing, progress=progress, name="teacher", **options
-            )
-        for point in made:
-            kept.write(point)
-            there[point.steps] = point
-    teacher_points = [there[count] for count in full]
+
+    def measure(counts: list[int], alive: Callable[[], None]) -> list[Point]:
+        with low, _bar(counts, options, "sampling the teacher", alive) as progress:
+            return quality(teacher, task.sampler(), task, counts, progress=progress, name="teacher", **options)
+
+    teacher_points = kept.points(full, context, measure, str(out))
     with low, _bar(steps, options, "sampling the student") as progress:
         sampler = setup.sampler_of(cfg)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)
@@ -171,7 +167,9 @@ def _render(
 
 
 @contextmanager
-def _bar(steps: Sequence[int], options: dict[str, Any], title: str) -> Any:
+def _bar(
+    steps: Sequence[int], options: dict[str, Any], title: str, each: Callable[[], None] = lambda: None
+) -> Any:
     batches = -(-options["samples"] // options["batch"])
     with track(sum(steps) * batches, title) as advance:
         seen = 0
@@ -180,6 +178,7 @@ def _bar(steps: Sequence[int], options: dict[str, Any], title: str) -> Any:
             nonlocal seen
             advance(done - seen)
             seen = done
+            each()
 
         yield progress
 

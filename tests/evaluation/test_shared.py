@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from omnidistill.context import Context
+from omnidistill.data import turns
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.cells import Cell
@@ -64,6 +71,108 @@ def test_what_is_broken_or_foreign_is_measured_anew(shared: Shared, point) -> No
     assert shared.read(2, Context()) is None, "a link is not followed"
     other.rename(Shared(shared.folder, "other", "energy")._path(2))
     assert Shared(shared.folder, "other", "energy").read(2, Context()) is None, "content of another key"
+
+
+class Asking:
+    """A process that comes to the teacher's points, and notes each time that it measures them."""
+
+    def __init__(self, shared: Shared, point, name: str, during: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.name = shared.folder, name
+
+        def measure(counts, alive):
+            alive()
+            self.note("measures", str(counts))
+            during()
+            return [point]
+
+        def work() -> None:
+            with (self.folder / f"{name}.said").open("w") as file, contextlib.redirect_stderr(file):
+                (found,) = shared.points([point.steps], Context(), measure, name)
+            self.note("has", str(found.record() == point.record()))
+
+        self.process = multiprocessing.get_context("fork").Process(target=work)
+        self.process.start()
+
+    def note(self, *words: str) -> None:
+        (self.folder / f"{self.name}.{words[0]}").write_text(words[1])
+
+    def noted(self, word: str) -> str | None:
+        place = self.folder / f"{self.name}.{word}"
+        return place.read_text() if place.is_file() else None
+
+    def ended(self) -> int | None:
+        self.process.join(20)
+        return self.process.exitcode
+
+
+def until(happens: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_of_cells_that_begin_together_one_measures(shared: Shared, point) -> None:
+    both = [Asking(shared, point, name, lambda: time.sleep(1.0)) for name in "ab"]
+    assert [cell.ended() for cell in both] == [0, 0]
+    assert [cell.noted("has") for cell in both] == ["True", "True"]
+    first, second = sorted(both, key=lambda cell: cell.noted("measures") is None)
+    assert (first.noted("measures"), second.noted("measures")) == ("[2]", None)
+    who = f"{first.name} (process {first.process.pid} on "
+    assert first.noted("said") == ""
+    waits, waited = second.noted("said").splitlines()
+    assert waits.startswith(f"waits for {who}") and waits.endswith(", which measures the teacher")
+    assert waited.startswith("waited 0:0")
+
+
+def test_a_cell_that_is_killed_while_it_measures_is_not_waited_for(shared: Shared, point) -> None:
+    first = Asking(shared, point, "a", lambda: time.sleep(60))
+    until(lambda: first.noted("measures"))
+    second = Asking(shared, point, "b")
+    until(lambda: second.noted("said"))
+    assert second.noted("measures") is None
+    os.kill(first.process.pid, signal.SIGKILL)
+    assert (first.ended(), second.ended()) == (-signal.SIGKILL, 0)
+    assert second.noted("measures") == "[2]" and second.noted("has") == "True"
+
+
+def test_a_cell_that_gives_no_sign_of_life_is_not_waited_for(shared: Shared, point, monkeypatch) -> None:
+    monkeypatch.setattr(turns, "SILENCE", 0.5)
+    first = Asking(shared, point, "a", lambda: time.sleep(60))
+    until(lambda: first.noted("measures"))
+    second = Asking(shared, point, "b")
+    assert second.ended() == 0 and second.noted("has") == "True" and second.noted("measures") == "[2]"
+    assert "waits no more for a (process" in second.noted("said")
+    first.process.kill()
+
+
+def test_signs_of_life_are_waited_for(shared: Shared, point, monkeypatch) -> None:
+    monkeypatch.setattr(turns, "SILENCE", 0.5)
+
+    def work() -> None:
+        with turns.turn(shared.folder / "lock", "works", "a") as alive:
+            (shared.folder / "began").touch()
+            for _ in range(15):
+                time.sleep(0.1)
+                alive()
+
+    first = multiprocessing.get_context("fork").Process(target=work)
+    first.start()
+    until((shared.folder / "began").exists)
+    began = time.monotonic()
+    with turns.turn(shared.folder / "lock", "works", "b"):
+        assert time.monotonic() - began > 1.0
+
+
+def test_without_locks_everybody_measures(shared: Shared, point, monkeypatch, capsys) -> None:
+    def none(*arguments: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(turns.fcntl, "flock", none)
+    (found,) = shared.points([2], Context(), lambda counts, alive: [point], "a")
+    assert found is point and capsys.readouterr().err == ""
+    assert shared.read(2, Context()) is not None
+    assert shared.points([2], Context(), lambda counts, alive: 1 / 0, "a")[0].record() == point.record()
 
 
 def test_the_digest_is_of_weights_and_of_all_that_is_named(point) -> None:
