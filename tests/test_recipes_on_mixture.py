@@ -68,7 +68,17 @@ def test_what_has_a_record_is_not_run_again(script: ModuleType, monkeypatch: pyt
 
 def test_a_recipe_runs_on_the_mixture_or_says_why_not(script: ModuleType) -> None:
     needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
-    for name, says in (("rose-cd", "anchor"), ("di-m-o", "masked"), ("dmd2", None), ("nct", None)):
+    for name, says in (
+        ("rose-cd", "anchor"),
+        ("di-m-o", "masked"),
+        ("r0", "where a reward is"),
+        ("score-forgetting-distillation", "the law of one label to that of another"),
+        ("sdi", "nothing asks for the law of all"),
+        ("swiftbrush", None),
+        ("adversarial-score-distillation", None),
+        ("dmd2", None),
+        ("nct", None),
+    ):
         reason = script.lacks(name, needs[name])  # nct with labels
         assert reason is None if says is None else says in reason and "\n" not in reason
 
@@ -79,7 +89,7 @@ def test_a_row_is_what_a_run_measured(script: ModuleType) -> None:
         "updates=2",
         "fit.updates=2",
         "batch=8",
-        "evaluation.samples=64",
+        "evaluation.samples=256",
         "task.network={width: 8, depth: 1}",
     )
     known: dict = {}
@@ -93,3 +103,26 @@ def test_a_row_is_what_a_run_measured(script: ModuleType) -> None:
     assert not script.holds(row)
     again = script.run("scott", [], known, [*small, "task.teacher_steps=4"])
     assert again["teacher"] == row["teacher"] and again["gaps"] == row["gaps"]
+
+
+def test_what_a_recipe_needs_of_its_own_is_understood_and_the_rate_follows_from_what_is_trained(
+    script: ModuleType,
+) -> None:
+    needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
+    assert set(script.OWN) <= set(needs)
+    assert {name: script.lacks(name, needs[name]) for name in script.OWN} == dict.fromkeys(script.OWN)
+    rates = {"pdd": 2e-3, "dmd2": 1e-3, "ctm": 1e-3, "ladd": 3e-4}
+    for name, rate in rates.items():
+        assert f"optim.lr={rate}" in script.given(name, needs[name])
+    assert script.given("ladd", needs["ladd"], ["updates=9"])[-2:] == ["updates=9", "recipe=ladd"]
+
+
+def test_nothing_is_trained_where_the_teacher_leaves_no_gap(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "train_student", None)
+    found = script.run("lora-cfg-distill", ["condition"], {}, ["evaluation.samples=64"])
+    assert found == {
+        "recipe": "lora-cfg-distill",
+        "reason": "no gap to close: the teacher at 16 steps is as good as in full",
+    }

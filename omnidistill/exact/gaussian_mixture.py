@@ -74,7 +74,7 @@ class GaussianMixtureTask(Task):
         path: a Gaussian path without an anchor, or the name of its constructor.
         conditional: contexts carry the component as a class label; the null label is k.
         teacher_steps: the teacher's full number of steps.
-        network: keywords of `MLP`: width, depth.
+        network: keywords of `MLP`: width, depth, ratio.
         seed: of the directions that `sliced_wasserstein` projects on.
 
     Raises:
@@ -113,8 +113,11 @@ class GaussianMixtureTask(Task):
         self.shape = (self.mixture.dim,)
         self.teacher_steps = whole("teacher_steps", teacher_steps)
         self.classes = self.null = self.mixture.count if conditional else None
-        size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth"))}
-        self._network: dict[str, Any] = {key: whole(f"network.{key}", value) for key, value in size.items()}
+        size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth", "ratio"))}
+        self._network: dict[str, Any] = {
+            key: (parameters.positive if key == "ratio" else whole)(f"network.{key}", value)
+            for key, value in size.items()
+        }
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Fresh draws of the mixture, in both splits: no sample is ever seen twice, so none is held out by name."""

@@ -43,9 +43,9 @@ class Waves(nn.Module):
 class LinearEmbedding(nn.Module):
     """Waves and a linear layer. `silent` zeroes it: see `TimeEmbedding`."""
 
-    def __init__(self, width: int, frequencies: int = 16, silent: bool = False) -> None:
+    def __init__(self, width: int, frequencies: int = 16, silent: bool = False, ratio: float = 100.0) -> None:
         super().__init__()
-        self.waves = Waves(frequencies)
+        self.waves = Waves(frequencies, ratio)
         self.linear = nn.Linear(2 * frequencies, width)
         if silent:
             zero(self.linear)

@@ -60,6 +60,9 @@ class MLP(nn.Module):
         num_classes: labels are 0 ... num_classes - 1, and num_classes is the null label, also taken where no
             condition is given. None: unconditional.
         anchor: the network reads a second vector, the anchor.
+        ratio: of the fastest wave of an embedding of time to the slowest, which is half a radian a unit. Beliefs that
+            change slowly with t are better told so where a derivative in t is learned from: that of a wave of w radians
+            is w times its error.
         target_time, guidance: adds an embedding of the second time or of the guidance scale, zero at the start, so
             that the network equals the one without it until it is trained.
     """
@@ -79,18 +82,19 @@ class MLP(nn.Module):
         target_time: bool = False,
         guidance: bool = False,
         embedding: int = 64,
+        ratio: float = 100.0,
     ) -> None:
         super().__init__()
         self.num_classes, self.anchored, self.feature_channels = num_classes, anchor, width
         self.feature_layers = {**{f"blocks.layers.{i}": width for i in range(depth)}, "blocks": width}
-        self.time = LinearEmbedding(embedding)
+        self.time = LinearEmbedding(embedding, ratio=ratio)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, embedding)
         self.first = nn.Linear(dim * (2 if anchor else 1), width)
         self.blocks = Blocks(width, depth, embedding)
         self.last = zero(nn.Linear(width, dim))
         self.reusable = stacked("blocks.layers", depth)
         # Made last: the layers above draw the same initial weights with and without them.
-        self.target_time = LinearEmbedding(embedding, silent=True) if target_time else None
+        self.target_time = LinearEmbedding(embedding, silent=True, ratio=ratio) if target_time else None
         self.guidance = LinearEmbedding(embedding, silent=True) if guidance else None
 
     def forward(

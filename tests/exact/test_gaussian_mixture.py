@@ -320,6 +320,21 @@ def test_second_embeddings_are_silent_until_trained() -> None:
     assert (both(x, t, labels, target_time=t) - expected).abs().max() > 1e-3, "so must a trained second time"
 
 
+def test_the_fastest_wave_bounds_how_fast_a_network_is_told_that_time_goes() -> None:
+    """d/dt of an embedding of waves up to w radians is at most w times the sum of its weights: with a tenth of the
+    waves' range a derivative along the trajectory has a tenth of what no value has taught."""
+    with torch.random.fork_rng():
+        fast, slow = (small(network=more).network(target_time=True) for more in ({}, {"ratio": 10}))
+    t = torch.linspace(0.0, 1.0, 200)
+    for network, fastest in ((fast, 50.0), (slow, 5.0)):
+        for embedding in (network.time, network.target_time):
+            torch.nn.init.ones_(embedding.linear.weight)
+            rates = embedding.waves.rates
+            assert rates.min() == 0.5 and float(rates.max()) == pytest.approx(fastest)
+            _, speed = torch.func.jvp(embedding, (t,), (torch.ones_like(t),))
+            assert 0.2 * fastest < speed.abs().max() <= (2**0.5 * rates.sum()) * 1.001
+
+
 def test_features_come_from_the_named_layer() -> None:
     task = small(network={"width": 24, "depth": 2})
     features = student(task).features(states(task, 0.5).float(), 0.5)
@@ -372,6 +387,7 @@ def test_parameters_as_a_command_line_gives_them() -> None:
         ({"teacher_steps": 0}, "teacher_steps"),
         ({"network": {"widht": 3}}, "width"),
         ({"network": {"depth": 0}}, "depth"),
+        ({"network": {"ratio": 0}}, "ratio must be above 0"),
     ],
 )
 def test_bad_parameters_are_refused_in_one_line(options: dict[str, object], message: str) -> None:
