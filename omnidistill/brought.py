@@ -29,10 +29,12 @@ from omnidistill.paths import Path, rectified_flow
 from omnidistill.random import generator
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.shapes import Counts, Resampled
-from omnidistill.tasks import Task
-from omnidistill.training.cache import Cache, is_cache
+from omnidistill.tasks import Metric, Task
+from omnidistill.training.cache import Cache, Header, header_of, is_cache, null_of
 from omnidistill.training.safetensors_file import load_strictly
 
+ROWS = "omnidistill.rows.Rows"
+"""What takes samples as they are."""
 MOST = 1024
 """Samples of the teacher that stand for data where there are none."""
 
@@ -102,6 +104,7 @@ class Brought(Task):
         data_options: all that say where data lie, in which a teacher's description does not count.
         encoder_hint: what mends a cache of another encoder than the task's.
         foreign: a network of the user's class; None for a teacher of this project's making.
+        judged_by_context: its own metrics look at samples and their contexts alone, and so serve rows of a cache, too.
         judged_plainly: whether held-out data are compared with `evaluation.plain` and not by the task's own metrics.
     """
 
@@ -109,6 +112,7 @@ class Brought(Task):
     data_key: ClassVar[str] = "folder"
     data_options: ClassVar[tuple[str, ...]] = ("folder",)
     encoder_hint: ClassVar[str] = "make another cache with it"
+    judged_by_context: ClassVar[bool] = False
     foreign: Foreign | None = None
     judged_plainly: bool = False
     _met: Batch | None = None
@@ -118,6 +122,49 @@ class Brought(Task):
     def with_data(self) -> bool:
         """Whether the user gave data of their own."""
         return getattr(self, self.data_key) is not None
+
+    @classmethod
+    def target(cls, section: Mapping[str, Any]) -> str | None:
+        """Another class for a teacher whose samples are none of this modality's own, such as `ROWS`; `section` is the
+        task's, filled in."""
+        return None
+
+    @cached_property
+    def _header(self) -> Header | None:
+        return header_of(getattr(self, self.data_key))
+
+    @staticmethod
+    def files(folder: str | None, labels: Sequence[str] | None) -> tuple[str | None, Sequence[str] | None]:
+        """What files are to be read and the names of their labels: none where a cache takes their place, which says its
+        labels itself."""
+        header = header_of(folder)
+        return (folder, labels) if header is None else (None, labels or header.labels or None)
+
+    def settle(self, classes: int | None) -> None:
+        """What a cache says that the user named as data, for the end of a constructor: rows are judged as they are, and
+        where conditions were encoded with them these are what the teacher is told.
+
+        Raises:
+            UserError: encoded conditions, and a teacher that is told classes; or other classes than the teacher's.
+        """
+        header, source = self._header, getattr(self, self.data_key)
+        if header is None:
+            return
+        named = tuple(self.labels)
+        if classes and header.labels and named and named != header.labels:
+            raise UserError(
+                f"'{source}' numbers the labels {', '.join(header.labels)}, and the teacher knows "
+                f"{', '.join(named)}; encode them again in that order (task.labels=[...])"
+            )
+        if self._plainly:
+            self.primary = Metric("energy" if header.dtype == "float32" else "bigram")
+        if header.conditions:
+            if classes:
+                raise UserError(
+                    f"the teacher knows {classes} classes, and '{source}' holds encoded conditions"
+                )
+            self.conditional, self.classes = True, None
+            self.null = null_of(FilePath(source), header)  # type: ignore[assignment]
 
     @cached_property
     def _cache(self) -> Cache | None:
@@ -131,8 +178,10 @@ class Brought(Task):
 
     @property
     def _plainly(self) -> bool:
-        """What is encoded is compared as it is: the task's own figures look at the files."""
-        return self.judged_plainly or self._cache is not None
+        """What is encoded is compared as it is where the task's own figures look at the files, or at what was not
+        encoded."""
+        encoded = self._header is not None and (bool(self._header.encoder) or not self.judged_by_context)
+        return self.judged_plainly or encoded
 
     # --- the teacher's --------------------------------------------------------------------------------------------
 

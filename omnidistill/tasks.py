@@ -194,6 +194,10 @@ class Task:
         """The samples of these numbers, Long[b], where they can be counted."""
         raise NotImplementedError("a task that counts its rows also finds them")
 
+    def alike(self, count: int, g: torch.Generator, split: str) -> Batch:
+        """Samples of one shape whatever is drawn, for a cache of data that are not counted."""
+        return self.batch(count, g, split)
+
     def encoder(self, source: FilePath) -> Encoding:
         """What encodes samples, and captions where there are any, as a library wrote it into a folder."""
         raise UserError(

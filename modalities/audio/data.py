@@ -75,6 +75,10 @@ class Clips:
         mask = torch.arange(self.clip) < chosen[:, 3:]
         return clips, mask[:, None, None], chosen[:, 0]
 
+    def recordings(self, rows: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """The number of the recording that each is cut out of."""
+        return self._rows[rows, 1]
+
     def drawn(self, labels: Labels, g: torch.Generator) -> Int[Tensor, "b"]:
         """Rows: for each label one of its clips, uniformly."""
         first = torch.searchsorted(self._rows[:, 0].contiguous(), labels)
@@ -157,7 +161,8 @@ def split(recordings: Sequence[Recording], clip: int, seconds: float) -> tuple[C
     Raises:
         UserError: a label has too little to be split.
     """
-    period, held = round(PERIOD / seconds), round(HELD_OUT / seconds)
+    # Of clips that are long beside these, rounds are longer.
+    period, held = max(round(PERIOD / seconds), 6 * clip), max(round(HELD_OUT / seconds), clip)
     train: list[tuple[int, int, int]] = []
     held_out: list[tuple[int, int, int]] = []
     for label in sorted({recording.label for recording in recordings}):

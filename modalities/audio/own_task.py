@@ -16,6 +16,8 @@ from omnidistill.errors import UserError
 from omnidistill.modalities.audio.task import SIGNATURE, TRACKS, Music
 from omnidistill.tasks import Metric
 
+LATENTS = "omnidistill.modalities.audio.latents.OwnLatents"
+
 
 class OwnSounds(Brought, Music):
     """Log-mel clips of the teacher's shape, Float[b 1 mels frames], with its signature; options as `Music` has them.
@@ -34,6 +36,7 @@ class OwnSounds(Brought, Music):
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "omnidistill.modalities.audio.task.Music": {"labels": list(TRACKS)},
         f"{__name__}.OwnSounds": {},
+        LATENTS: {},
     }
 
     def __init__(
@@ -56,9 +59,11 @@ class OwnSounds(Brought, Music):
                 )
             options |= {"frames": shape[2], "path": foreign.path}
             options["shortest"] = min(options.get("shortest", shape[2]), shape[2])
-        if folder is None and labels is None:
+        recordings, labels = self.files(folder, labels)
+        if recordings is None and labels is None:
             labels = [str(number) for number in range(classes or 1)]
-        super().__init__(folder=folder, labels=labels, name=name, **options)
+        super().__init__(folder=recordings, labels=labels, name=name, **options)
+        self.folder = folder
         self.conditional = foreign is None or bool(classes)
         self.judged_plainly = not self.conditional  # its own metrics are by label
         if foreign is not None and classes and len(self.labels) != classes:
@@ -67,6 +72,12 @@ class OwnSounds(Brought, Music):
             )
         if folder is None or self.judged_plainly:
             self.primary = Metric("energy")
+        self.settle(classes)
+
+    @classmethod
+    def target(cls, section: Mapping[str, Any]) -> str | None:
+        shape = tuple((section.get("foreign") or {}).get("shape", (1, 1, 1)))
+        return LATENTS if len(shape) == 2 else None
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Labels are not told a teacher that knows none."""
@@ -78,6 +89,6 @@ class OwnSounds(Brought, Music):
         return drawn if self.conditional else replace(drawn, condition=None)
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
-        if context.condition is None:
+        if not isinstance(context.condition, Tensor) or context.condition.is_floating_point():
             context = replace(context, condition=torch.zeros(len(x0), dtype=torch.long))
         return super().render(x0, context, target)

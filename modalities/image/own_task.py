@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import ROWS, Brought, Foreign
 from omnidistill.context import Batch, Context
 from omnidistill.data import captions
 from omnidistill.errors import UserError
@@ -21,7 +21,6 @@ from omnidistill.modalities.image.task import ImageTask
 from omnidistill.paths import GaussianPath
 from omnidistill.random import uniform
 from omnidistill.tasks import Metric
-from omnidistill.training.cache import is_cache, null_of, read_header
 
 TASK = "omnidistill.modalities.image.task"
 
@@ -51,6 +50,7 @@ class OwnImages(Brought, ImageTask):
         f"{TASK}.FashionMnist": {"classes": 10, "picture": [1, 28, 28], "labels": list(data.FASHION_CLASSES)},
         f"{TASK}.Digits": {"classes": 10, "picture": [1, 8, 8]},
         f"{__name__}.OwnImages": {},
+        ROWS: {},
     }
 
     def __init__(
@@ -89,17 +89,18 @@ class OwnImages(Brought, ImageTask):
         self.conditional, self.classes = bool(classes), classes or None
         self.null = classes or None  # type: ignore[assignment]
         self._files: dict[str, list[FilePath]] = {}
-        if folder is not None and is_cache(folder) and (header := read_header(FilePath(folder))).conditions:
-            if classes:
-                raise UserError(
-                    f"the teacher knows {classes} classes, and '{folder}' holds encoded conditions"
-                )
-            self.conditional, self.null = True, null_of(FilePath(folder), header)  # type: ignore[assignment]
+        self.settle(classes)
         self._given = None if labels is None else tuple(str(label) for label in labels)
         if self._given is not None and len(self._given) != (classes or 0):
             raise UserError(
                 f"task.labels has {len(self._given)} names, the teacher knows {classes or 0} classes"
             )
+
+    @classmethod
+    def target(cls, section: Mapping[str, Any]) -> str | None:
+        shape = tuple((section.get("foreign") or {}).get("shape", (1, 1, 1)))
+        pictures = len(shape) == 3 and shape[0] in (1, 3)
+        return None if pictures or section.get("autoencoder") is not None else ROWS
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]

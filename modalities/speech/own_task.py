@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
+
 from omnidistill.brought import Brought, Foreign
+from omnidistill.context import Batch
 from omnidistill.errors import UserError
 from omnidistill.modalities.speech.enhancement import data
 from omnidistill.modalities.speech.enhancement.spectrogram import Spectrogram
@@ -24,6 +27,7 @@ class OwnEnhancement(Brought, Enhancement):
     title = "Speech enhancement, recordings of your own"
     data_hint = "task.folder=DIR names your {train,valid,test}/{clean,noisy}"
     data_options = ("folder", "music")
+    judged_by_context = True
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "omnidistill.modalities.speech.enhancement.task.Enhancement": {},
         f"{__name__}.OwnEnhancement": {},
@@ -46,6 +50,11 @@ class OwnEnhancement(Brought, Enhancement):
                 )
             options |= {"frames": shape[2], "path": foreign.path}
         super().__init__(folder=folder, name=name, **{"dnsmos": False, **options})
+        self.settle(None)
+
+    def alike(self, count: int, g: torch.Generator, split: str) -> Batch:
+        """Crops of both splits, all of `frames` frames."""
+        return self.crops(self._train if split == "train" else self._held_out, count, g)
 
     def pairs(self, split: str) -> data.Pairs:
         if self.folder is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omnidistill.brought import Brought, Foreign
-from omnidistill.context import Context
+from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.evaluation import plain
 from omnidistill.modalities.text.task import Text
@@ -67,6 +69,7 @@ class OwnText(Brought, Text):
             self.path = foreign.path  # type: ignore[assignment]
         if self.text is None:
             self.primary = Metric("bigram")
+        self.settle(None)
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Lengths of held-out stretches, or without text all of the longest."""
@@ -74,9 +77,26 @@ class OwnText(Brought, Text):
             return super().contexts(count, g)
         return Context(mask=torch.ones(count, self.shape[0], dtype=torch.bool))
 
+    def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
+        """Rows of a cache are as long as the longest stretch there may be, those of a batch as its own longest."""
+        drawn = super().batch(count, g, split)
+        if self._cache is None or drawn.x0 is None or drawn.context.mask is None:
+            return drawn
+        longest = slice(int(drawn.context.mask.sum(1).max()))
+        mask = drawn.context.mask[:, longest]
+        return replace(drawn, x0=drawn.x0[:, longest], context=replace(drawn.context, mask=mask))
+
+    def alike(self, count: int, g: torch.Generator, split: str) -> Batch:
+        """Filled up to the longest stretch there may be."""
+        drawn = self.batch(count, g, split)
+        assert drawn.x0 is not None and drawn.context.mask is not None
+        missing = (0, self.shape[0] - drawn.x0.shape[1])
+        mask = F.pad(drawn.context.mask, missing)
+        return Batch(F.pad(drawn.x0, missing), replace(drawn.context, mask=mask))
+
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         found = super().measure(x0, context, g)
-        if self.with_data and self.split is not None:
+        if self.with_data and not self._plainly and self.split is not None:
             real, mask = self.split.held_out.padded(torch.arange(len(self.split.held_out)))
             found |= plain.Plain(real, real, mask)(x0.detach().cpu(), self._mask(context))
         return found

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import ROWS, Brought, Foreign
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.modalities.video.data import FOOTAGE
@@ -33,6 +33,7 @@ class OwnClips(Brought, Clips):
     takes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "omnidistill.modalities.video.task.Clips": {"labels": [item.label for item in FOOTAGE]},
         f"{__name__}.OwnClips": {},
+        ROWS: {},
     }
 
     def __init__(
@@ -53,9 +54,11 @@ class OwnClips(Brought, Clips):
                 )
             options |= {"frames": shape[1], "size": shape[2], "path": foreign.path}
             options["side"] = max(options.get("side", 0), shape[2])
-        if folder is None and labels is None:
+        films, labels = self.files(folder, labels)
+        if films is None and labels is None:
             labels = [str(number) for number in range(classes or 0)]
-        super().__init__(folder=folder, labels=labels, name=name, **options)
+        super().__init__(folder=films, labels=labels, name=name, **options)
+        self.folder = folder
         self.conditional = foreign is None or bool(classes)
         if foreign is not None and classes and len(self.labels) != classes:
             raise UserError(
@@ -66,6 +69,12 @@ class OwnClips(Brought, Clips):
             self.classes = self.null = None
         if folder is None or self.judged_plainly:
             self.primary = Metric("energy")
+        self.settle(classes)
+
+    @classmethod
+    def target(cls, section: Mapping[str, Any]) -> str | None:
+        shape = tuple((section.get("foreign") or {}).get("shape", (3, 1, 1, 1)))
+        return None if len(shape) == 4 and shape[0] == 3 and shape[2] == shape[3] else ROWS
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Labels are not told a teacher that knows none."""

@@ -87,7 +87,7 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
                 f"train makes a teacher, and {cfg.task.name} is for one that you have: `omnidistill distill`"
             )
         with open_dict(cfg):
-            if root != "cache":  # of data, which no teacher has to describe
+            if root != "cache" or cfg.teacher is not None:  # data need no teacher to describe them
                 cfg.task = origin.filled(_section(cfg.task), given, cfg.teacher)
     elif cfg.get("network") is not None:
         raise UserError("network= names the class of your teacher's network, for task=MODALITY/own")

@@ -51,6 +51,17 @@ def filled(task: Mapping[str, Any], given: Sequence[Override], teacher: str | No
     Raises:
         UserError: no teacher, one of another kind of task, or a class without shapes.
     """
+    section = _section(task, given, teacher)
+    return {**section, "_target_": _target(section)}
+
+
+def _target(section: Mapping[str, Any]) -> str:
+    """The class of the task: its own, or another that takes samples as this teacher makes them."""
+    made: Any = resolve(section["_target_"])
+    return str(made.target(section) or section["_target_"])
+
+
+def _section(task: Mapping[str, Any], given: Sequence[Override], teacher: str | None) -> dict[str, Any]:
     name, network = str(task.get("name")), last(given, "network")
     if network in (None, "null"):
         return _described(task, given, teacher, name)
@@ -80,7 +91,7 @@ def _described(
         from omnidistill.interop import folder as libraries
 
         if (known := libraries.describe(folder, task)) is not None:
-            takes_ = inspect.signature(resolve(task["_target_"])).parameters
+            takes_ = inspect.signature(resolve(_target({**known, **task}))).parameters
             known = {k: v for k, v in known.items() if k in takes_ or k not in libraries.WHERE_KNOWN}
             if lacks := sorted(known.keys() - takes_.keys()):
                 raise UserError(

@@ -69,6 +69,8 @@ def _beside(folder: Path, shape: list[int]) -> dict[str, Any]:
     """The autoencoder of a pipeline, and the shape of what it decodes a sample to."""
     file = folder / "vae" / "config.json"
     config = section(file) if file.is_file() else {}
+    if config.get("_class_name") == "AutoencoderOobleck" and len(shape) == 2:
+        return {"autoencoder": str(folder / "vae")}
     blocks, channels = config.get("block_out_channels"), config.get("in_channels", 3)
     if config.get("_class_name") != "AutoencoderKL" or not isinstance(blocks, list) or len(shape) != 3:
         return {}

@@ -3,6 +3,7 @@ is not made again."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from omnidistill import __version__
 from omnidistill.configuration import origin
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.configuration.instantiation import function
-from omnidistill.context import Batch, Context
+from omnidistill.context import Batch, Condition, Context
 from omnidistill.errors import UserError
 from omnidistill.progress import track
 from omnidistill.random import generator
@@ -46,14 +47,15 @@ def make(cfg: DictConfig) -> FilePath:
     sizes = {split: _size(task, split, cfg.rows) for split in SPLITS}
     with torch.no_grad():
         first = {split: _rows(task, split, 0, min(2, sizes[split]), cfg.seed) for split in SPLITS}
-        made = encoder.encode(first["train"].to(device))
+        asked = first["train"].to(device)
+        made = encoder.encode(asked)
         assert made.x0 is not None
         header = Header(
             task=task.name,
             data=_data(cfg, task, first),
             encoder=name,
             digest=encoder.digest,
-            conditions=encoder.conditions,
+            conditions=encoder.conditions or _changed(made.context.condition, asked.context.condition, encoder),
             shape=tuple(made.x0.shape[1:]),
             dtype=next((name for name, dtype in cache.DTYPES.items() if dtype == made.x0.dtype), str(made.x0.dtype)),
             sizes=sizes,
@@ -84,7 +86,20 @@ def encoder_of(name: str | None, task: Task) -> Encoding:
     if ":" not in name:
         raise UserError(f"encoder={name} is neither a folder nor package.module:function")
     made = function(origin.named("encoder", name))
-    return Encoding(lambda batch: _kept(made(batch.x0, batch.context), batch, name), _digest(made))
+    encode = functools.partial(_encoded_by, made, name)
+    return Encoding(encode, _digest(made), null=getattr(made, "null", None))
+
+
+def _encoded_by(made: Any, name: str, batch: Batch) -> Batch:
+    return _kept(made(batch.x0, batch.context), batch, name)
+
+
+def _changed(made: Condition, given: Condition, encoder: Encoding) -> str:
+    """The digest of what made other conditions than the data had; empty where these were kept."""
+    kept = made is None or made is given
+    if isinstance(made, Tensor) and isinstance(given, Tensor):
+        kept = made.shape == given.shape and torch.equal(made, given)
+    return "" if kept else encoder.digest
 
 
 def _kept(answer: Any, batch: Batch, name: str) -> Batch:
@@ -129,7 +144,7 @@ def _rows(task: Task, split: str, start: int, end: int, seed: int) -> Batch:
     if task.rows(split) is not None:
         batch = task.at(torch.arange(start, end), split)
     else:
-        batch = task.batch(end - start, generator(seed, "cache", split, start), split)
+        batch = task.alike(end - start, generator(seed, "cache", split, start), split)
     if batch.x0 is None:
         raise UserError(f"{task.name} has no data here; {task.data_hint or 'name them with task.folder=DIR'}")
     return batch

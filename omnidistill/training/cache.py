@@ -85,6 +85,11 @@ def is_cache(folder: str | FilePath) -> bool:
         return False
 
 
+def header_of(source: str | FilePath | None) -> Header | None:
+    """The header of a cache; None where a user's data are something else, or nothing."""
+    return read_header(FilePath(source)) if source is not None and is_cache(source) else None
+
+
 def read_header(folder: FilePath) -> Header:
     """
     Raises:
@@ -120,12 +125,14 @@ def write_null(folder: FilePath, header: Header, null: Condition) -> None:
     write_safetensors(flat(Context(null)), folder / NULL, {"store": header.known()})
 
 
-def null_of(folder: FilePath, header: Header) -> Callable[[Condition], Condition]:
-    """What empties conditions: the encoding of nothing, for every sample.
+def null_of(folder: FilePath, header: Header) -> Callable[[Condition], Condition] | None:
+    """What empties conditions: the encoding of nothing, for every sample; None where the user's function named none.
 
     Raises:
         UserError: the file is missing or damaged.
     """
+    if ":" in header.encoder and not (folder / NULL).is_file():
+        return None
     tensors, said = read_safetensors(folder / NULL)
     if said.get("store") != header.known():
         raise UserError(

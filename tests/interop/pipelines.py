@@ -112,7 +112,7 @@ def stable_audio(folder: Path) -> Any:
         text_encoder_dim=8, conditioning_dim=10, min_value=0, max_value=512
     )
     wave = diffusers.AutoencoderOobleck(
-        **{"encoder_hidden_size": 4, "decoder_channels": 4, "decoder_input_channels": 4, "audio_channels": 2},
+        **{"encoder_hidden_size": 8, "decoder_channels": 4, "decoder_input_channels": 4, "audio_channels": 2},
         **{"downsampling_ratios": [4, 4], "channel_multiples": [1, 2], "sampling_rate": 1600},
     )
     made = diffusers.StableAudioPipeline(

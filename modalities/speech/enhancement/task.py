@@ -106,12 +106,16 @@ class Enhancement(Task):
         """`train`: crops, all of `frames` frames. `held_out`: whole recordings of the fixed list in random order, none
         twice until all had their turn."""
         if split == "train":
-            clean, noisy = self._train.crops(count, self.spectrogram.samples_of(self.shape[-1]), g)
-            x0 = self.spectrogram.encode(clean)
-            return Batch(x0, Context(anchor=self.spectrogram.encode(noisy), reference=x0))
+            return self.crops(self._train, count, g)
         total = len(self._held_out)
         rows = torch.cat([torch.randperm(total, generator=g) for _ in range(-(-count // total))])[:count]
         return ragged([normalised(*self._held_out[int(row)]) for row in rows], self.spectrogram)
+
+    def crops(self, pairs: data.Pairs, count: int, g: torch.Generator) -> Batch:
+        """Cut out of recordings, all of `frames` frames."""
+        clean, noisy = pairs.crops(count, self.spectrogram.samples_of(self.shape[-1]), g)
+        x0 = self.spectrogram.encode(clean)
+        return Batch(x0, Context(anchor=self.spectrogram.encode(noisy), reference=x0))
 
     # --- network ----------------------------------------------------------------------------------------------------
 
