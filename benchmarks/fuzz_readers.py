@@ -197,18 +197,19 @@ def register(reader: Callable[..., Callable[..., Any]]) -> None:
     @reader("student.json", seeds=[_bytes(STUDENT), _bytes(JUMPING), _bytes(TOKENS)], form="json")
     def student(data: bytes, folder: Path) -> None:
         """Everything that loading does before weights are read, and the task and network that are described."""
-        from omnidistill import student as saved
         from omnidistill.configuration.instantiation import build, trusting
+        from omnidistill.saved.description import read_recipe
+        from omnidistill.saved.rebuilding import assemble, described_by
         from omnidistill.training.memory import check_network
 
         (folder / "student.json").write_bytes(data)
-        recipe = saved.read_recipe(folder, "student")
+        recipe = read_recipe(folder, "student")
         if recipe.task is None:
             return
-        with saved._described_by(folder / "student.json"):
+        with described_by(folder / "student.json"):
             task = build(trusting(recipe.task, ()))
             check_network(task.network)
-            saved.assemble(task.network(), task.path, recipe)
+            assemble(task.network(), task.path, recipe)
         recipe.sampler()
 
     @reader("config.yaml", seeds=[CONFIG.encode()], form="yaml")

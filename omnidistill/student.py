@@ -1,20 +1,12 @@
-"""What a run leaves behind: a few-step student that samples, saved as safetensors beside a small JSON file.
-
-`NAME.safetensors` holds the weights and `NAME.json` how to rebuild the network around them: the task's own
-configuration (allow-listed `_target_`s and plain values), how to read the output, how to sample. Loading runs no
-code but the project's, or that of an installed plug-in.
-"""
+"""What a run leaves behind: a few-step student that samples. `omnidistill.saved` says how it lies on the disk."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-import json
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -22,73 +14,49 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from omnidistill.configuration import received, student_file
 from omnidistill.context import Condition, Context, labels_of, relabelled
-from omnidistill.data.files import write_text
 from omnidistill.data.tensors import single
-from omnidistill.denoisers import Denoiser, NetworkDenoiser, PolicyDenoiser, Told, Windowed
-from omnidistill.denoisers.experts import Experts
+from omnidistill.denoisers import Denoiser, Windowed
 from omnidistill.denoisers.guidance import Null
-from omnidistill.denoisers.heads import Heads
-from omnidistill.denoisers.policies import checked, widened
 from omnidistill.denoisers.second import with_second
-from omnidistill.errors import RunError, UserError, unknown
+from omnidistill.errors import UserError, unknown
 from omnidistill.paths import Path
 from omnidistill.random import PerSample, generator
 from omnidistill.samplers import FewStep
 from omnidistill.samplers.inversion import invert, regenerate
-from omnidistill.samplers.walker import Walker, innermost, walkers
+from omnidistill.saved.description import BASE, Recipe, check_labels, described, read_recipe, save
+from omnidistill.saved.rebuilding import (
+    assemble,
+    described_by,
+    filled,
+    headed,
+    led,
+    led_again,
+    named,
+    parted,
+    read_denoiser,
+    usual_teacher,
+)
 from omnidistill.tasks import Task
-from omnidistill.training import adapters
-from omnidistill.training.memory import check_bytes, check_network
-from omnidistill.training.safetensors_file import load_strictly, read_safetensors, write_safetensors
+from omnidistill.training.memory import check_bytes
+from omnidistill.training.safetensors_file import read_safetensors
 
-SCHEMA = 1
-BASE = "base.safetensors"
-LEARNED = "inference/"
-"""What stands before the names of walkers' tensors; a slash is in no name of a network's."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything about a saved denoiser but its weights; the content of `NAME.json`.
-
-    Attributes:
-        task: the resolved configuration of the task, or None for a model made without one.
-        reading: keywords of `NetworkDenoiser`.
-        target_time, guided: whether the network has the second embeddings.
-        transition, times, shift, gamma, block: of the few-step sampler.
-        steps: the step count the student was trained for.
-        random_tokens: share of random tokens in its initial state, None for the path's own prior.
-        guidance: the scale it is told when sampling, None where it was not trained for a range.
-        made_by: recipe, seed, versions: for people.
-        adapter: rank, alpha and targets where the file holds adapters alone, and which `base` they lie over
-            (`shipped`: with the task's teacher; else a file beside it); None for whole weights.
-        inference: walkers by name (`samplers.walker`), the innermost first, each with its `_target_` and options; what
-            they have learned is in the weights' file. None for a student that is sampled plainly.
-        own_network: whether the network is the task's `student_network` rather than one like the teacher's.
-    """
-
-    task: Mapping[str, Any] | None
-    reading: Mapping[str, Any]
-    target_time: bool = False
-    guided: bool = False
-    transition: str = "renoise"
-    times: Sequence[float] | None = None
-    shift: float = 1.0
-    gamma: float | None = None
-    steps: int = 1
-    random_tokens: float | None = None
-    guidance: float | None = None
-    made_by: Mapping[str, Any] = field(default_factory=dict)
-    adapter: Mapping[str, Any] | None = None
-    block: int | None = None
-    inference: Mapping[str, Any] | None = None
-    foreign: Mapping[str, Any] | None = None
-    own_network: bool = False
-
-    def sampler(self) -> FewStep:
-        return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
+__all__ = [
+    "BASE",
+    "Recipe",
+    "Student",
+    "assemble",
+    "check_labels",
+    "described",
+    "headed",
+    "label_number",
+    "led",
+    "load",
+    "read_denoiser",
+    "read_recipe",
+    "save",
+    "usual_teacher",
+]
 
 
 @dataclass
@@ -243,216 +211,6 @@ def label_number(name: str, labels: Sequence[str]) -> int:
     return int(name)
 
 
-def described(config: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """The configuration of a task as it is saved: with the names of the labels that it found."""
-    given = "labels" in config and config["labels"] is None
-    return {**config, "labels": list(task.labels)} if given and task.labels else dict(config)
-
-
-def check_labels(recipe: Recipe, task: Task, what: str) -> None:
-    """Refuses a saved model whose labels are not the task's: its numbers would mean other things."""
-    known = tuple((recipe.task or {}).get("labels") or ())
-    if known and task.labels and known != tuple(task.labels):
-        raise UserError(
-            f"the {what} knows the labels {', '.join(known)}, the task has {', '.join(task.labels)}; "
-            "use the same data, or name them in the same order with task.labels=[...]"
-        )
-
-
-def assemble(network: nn.Module, path: Path, recipe: Recipe) -> Denoiser:
-    """The denoiser that `recipe` describes around a network: its start, its reading, the guidance it is told."""
-    if recipe.random_tokens is not None:
-        if "masked" not in path.offers:
-            raise UserError(f"student.random_tokens={recipe.random_tokens} needs a masked path, got {path}")
-        path = path.with_prior(recipe.random_tokens)  # type: ignore[attr-defined]
-    reading = {**recipe.reading, "target_time": recipe.target_time}
-    kind = PolicyDenoiser if "policy" in reading else NetworkDenoiser
-    known = {*inspect.signature(NetworkDenoiser).parameters, *inspect.signature(kind).parameters}
-    if foreign := sorted(reading.keys() - known):
-        raise unknown("key of reading", foreign[0], known)
-    denoiser = kind(network, path, **reading)
-    return denoiser if recipe.guidance is None else Told(denoiser, recipe.guidance)
-
-
-def led(denoiser: Denoiser, chain: Iterable[Walker], teacher: Denoiser | None, null: Null | None) -> Denoiser:
-    """The denoiser with walkers around it, the first the innermost."""
-    for walker in chain:
-        denoiser = walker.around(denoiser, teacher, null)
-    return denoiser
-
-
-def usual_teacher(task: Task, device: str = "cpu") -> Denoiser | None:
-    """The task's own teacher: the closed form, else the one that comes with the package."""
-    exact = task.exact_teacher()
-    if exact is not None:
-        return exact.to(device)
-    shipped = task.shipped_teacher()
-    if shipped is None or not (shipped / "teacher.json").is_file():
-        return None
-    return read_denoiser(shipped, "teacher", task, device)[0]
-
-
-def save(denoiser: Denoiser, recipe: Recipe, folder: FilePath, name: str = "student") -> None:
-    """Writes `name.safetensors` and `name.json`. The weights are those of the bare network, with what walkers around it
-    have learned; with adapters these alone, and `base.safetensors` beside them where the base did not come with the
-    package."""
-    network: nn.Module = innermost(denoiser).network  # type: ignore[assignment]
-    tensors = dict(network.state_dict())
-    if recipe.adapter is not None:
-        tensors, base = adapters.split(network, recipe.adapter["whole"])
-        recipe = replace(recipe, adapter={**recipe.adapter, "digest": adapters.of(base)})
-        if recipe.adapter["base"] == BASE:  # type: ignore[index]
-            write_safetensors(base, folder / BASE)
-    for key, walker in zip(recipe.inference or (), walkers(denoiser), strict=True):
-        tensors |= {f"{LEARNED}{key}/{part}": value for part, value in walker.learned().items()}
-    write_safetensors(tensors, folder / f"{name}.safetensors")
-    document = {"schema": SCHEMA, **asdict(recipe)}
-    write_text(json.dumps(document, indent=1) + "\n", folder / f"{name}.json")
-
-
-def read_recipe(folder: FilePath, name: str) -> Recipe:
-    """What a saved model needs to be built again, from `NAME.json` in a run's folder.
-
-    Raises:
-        UserError: no description of a saved model, or of another version.
-    """
-    path = student_file.find(folder, name)
-    document = received.read_json(path)
-    try:
-        if document.pop("schema") != SCHEMA:
-            raise UserError(f"{path} has another schema than {SCHEMA}; it was written by another version")
-        return Recipe(**student_file.check(document))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a description of a saved model ({error})") from error
-
-
-def headed(network: nn.Module, reading: Mapping[str, Any], seed: int = 0) -> nn.Module:
-    """The network with the last layer that a reading asks for: one a cell, or as wide as a policy; several of it, where
-    there are experts; else as it is."""
-    if reading.get("experts") is not None:
-        return Experts(network, *reading["experts"])
-    if reading.get("cells") is not None:
-        return Heads(network, reading["cells"])
-    made = reading.get("policy")
-    return network if made is None else widened(network, checked(*made), seed)
-
-
-def _filled(
-    network: nn.Module,
-    tensors: dict[str, Tensor],
-    folder: FilePath,
-    name: str,
-    recipe: Recipe,
-    task: Task | None = None,
-) -> nn.Module:
-    """The network with the weights of a file; over those of its base where the file holds adapters."""
-    file = folder / f"{name}.safetensors"
-    if recipe.adapter is None:
-        load_strictly(network, tensors, file)
-        return network
-    shipped = None if task is None else task.shipped_teacher()
-    place = (
-        shipped / "teacher.safetensors"
-        if recipe.adapter.get("base") == "shipped" and shipped
-        else folder / BASE
-    )
-    return adapters.join(network, recipe.adapter, read_safetensors(place)[0], tensors, file)
-
-
-@contextmanager
-def _described_by(path: FilePath) -> Iterator[None]:
-    """What goes wrong while a model is made of somebody's description is a fault of the description."""
-    try:
-        yield
-    except (UserError, RunError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{path} describes what cannot be built ({reason[:300]})") from error
-
-
-def read_denoiser(
-    folder: FilePath, name: str, task: Task, device: str = "cpu", trust: Sequence[str] = ()
-) -> tuple[Denoiser, Recipe]:
-    """The saved denoiser on a task that is already built."""
-    recipe = read_recipe(folder, name)
-    check_labels(recipe, task, name)
-    tensors, learned = _parted(read_safetensors(folder / f"{name}.safetensors")[0])
-
-    def network() -> nn.Module:
-        if recipe.own_network:
-            own = task.student_network()
-            if own is None:
-                raise UserError(f"{task.name} has no student network of its own, as {name}.json says it has")
-            return own
-        return headed(task.network(target_time=recipe.target_time, guidance=recipe.guided), recipe.reading)
-
-    with _described_by(folder / f"{name}.json"):
-        check_network(network, tensors if recipe.adapter is None else None)
-        made = _filled(network(), tensors, folder, name, recipe, task)
-        denoiser = assemble(made, task.path, recipe)
-        if recipe.inference:
-            file = folder / f"{name}.json"
-            denoiser = _led(
-                denoiser, recipe, learned, trust, file, lambda: _companion(folder, task), task.null
-            )
-        return denoiser.to(device).eval(), recipe
-
-
-def _parted(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The network's tensors, and what walkers have learned."""
-    learned = {name: value for name, value in tensors.items() if name.startswith(LEARNED)}
-    return {name: value for name, value in tensors.items() if name not in learned}, learned
-
-
-def _led(
-    denoiser: Denoiser,
-    recipe: Recipe,
-    learned: Mapping[str, Tensor],
-    trust: Sequence[str],
-    file: FilePath,
-    teacher: Callable[[], Denoiser | None],
-    null: Null | None,
-) -> Denoiser:
-    """The denoiser with the walkers that a description names around it, and what they have learned."""
-    from omnidistill.configuration.instantiation import build, trusting
-
-    chain = {name: build(trusting(options, trust)) for name, options in (recipe.inference or {}).items()}
-    for name, walker in chain.items():
-        if not isinstance(walker, Walker):
-            raise UserError(f"{file}: inference.{name} is {type(walker).__name__}, which is no walker")
-    asked = any("teacher" in walker.wants for walker in chain.values())
-    denoiser = led(denoiser, chain.values(), teacher() if asked else None, null)
-    for name, walker in chain.items():
-        mine = f"{LEARNED}{name}/"
-        own = {key.removeprefix(mine): value for key, value in learned.items() if key.startswith(mine)}
-        load_strictly(walker, own, file, walker.state_dict().keys() - walker.learned().keys())
-    return denoiser
-
-
-def _named(foreign: Mapping[str, Any], file: FilePath, trust: Sequence[str]) -> tuple[nn.Module, Path]:
-    """The network and the path of a teacher that could be named."""
-    from omnidistill.configuration.instantiation import build, trusting
-
-    with _described_by(file), torch.random.fork_rng(devices=[]):
-        made = build(trusting(foreign, trust))
-        if not hasattr(made, "opened"):
-            raise UserError(
-                f"{file}: foreign is a {type(made).__name__}, which is no description of a network"
-            )
-        check_network(made.made)
-        return made.made(), made.path
-
-
-def _companion(folder: FilePath, task: Task) -> Denoiser | None:
-    """The teacher that helps a student: of its folder, else the task's own."""
-    if (folder / "teacher.json").is_file():
-        return read_denoiser(folder, "teacher", task)[0]
-    return usual_teacher(task)
-
-
 def load(
     folder: str | FilePath,
     device: str = "cpu",
@@ -476,7 +234,7 @@ def load(
     recipe = read_recipe(folder, "student")
     if recipe.task is None:
         if network is None and path is None and recipe.foreign is not None:
-            network, path = _named(recipe.foreign, folder / "student.json", trust)
+            network, path = named(recipe.foreign, folder / "student.json", trust)
         if network is None or path is None:
             raise UserError(
                 f"the student in {folder} was made from your own module; pass load(..., network=, path=)"
@@ -489,8 +247,8 @@ def load(
             time_module=recipe.reading.get("time_module"),
         )
         network = headed(network, recipe.reading)
-        tensors, learned = _parted(read_safetensors(folder / "student.safetensors")[0])
-        network = _filled(single(network, say=False), tensors, folder, "student", recipe)
+        tensors, learned = parted(read_safetensors(folder / "student.safetensors")[0])
+        network = filled(single(network, say=False), tensors, folder, "student", recipe)
         denoiser = assemble(network, path, recipe)
         if recipe.inference:
 
@@ -498,10 +256,10 @@ def load(
                 """The teacher of one's own, whose weights lie beside the student's."""
                 described = read_recipe(folder, "teacher")
                 weights, _ = read_safetensors(folder / "teacher.safetensors")
-                whole = _filled(single(bare, say=False), weights, folder, "teacher", described)
+                whole = filled(single(bare, say=False), weights, folder, "teacher", described)
                 return assemble(whole, path, described)
 
-            denoiser = _led(denoiser, recipe, learned, trust, folder / "student.json", theirs, null)
+            denoiser = led_again(denoiser, recipe, learned, trust, folder / "student.json", theirs, null)
         denoiser = denoiser.to(device).eval()
         shape = tuple(recipe.made_by.get("shape") or (recipe.foreign or {}).get("shape") or ())
         dtype = torch.long if "categorical" in path.offers else torch.float32
@@ -511,7 +269,7 @@ def load(
     described_as, foreign = dict(recipe.task), recipe.task.get("foreign")
     if network is not None and isinstance(foreign, Mapping):
         described_as["foreign"] = {**foreign, "network": None}
-    with _described_by(folder / "student.json"):
+    with described_by(folder / "student.json"):
         task: Task = build(trusting(described_as, trust))
         if not isinstance(task, Task):
             raise UserError(f"{folder / 'student.json'}: {recipe.task['_target_']} is no task")
