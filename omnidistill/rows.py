@@ -57,7 +57,7 @@ class Rows(Brought, Task):
         if "categorical" in self.path.offers:
             self.dtype, self.primary = torch.long, Metric("bigram")
         self.conditional, self.classes = bool(classes), classes or None
-        self.null = classes or None  # type: ignore[assignment]
+        self.null = classes or None
         self.labels = tuple(str(label) for label in (labels if labels is not None else range(classes or 0)))
         if len(self.labels) != (classes or 0):
             raise UserError(
@@ -74,7 +74,7 @@ class Rows(Brought, Task):
         if self.folder is not None and not is_cache(self.folder):
             raise UserError(
                 f"nothing here makes the teacher's samples, {self.shape}, of what '{self.folder}' holds: encode it by "
-                "`omnidistill cache` and give that folder, or name the teacher's task.autoencoder"
+                "`omnidistill cache`, without teacher=, and give that folder, or name the teacher's task.autoencoder"
             )
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
@@ -84,6 +84,10 @@ class Rows(Brought, Task):
         if self.classes is None:
             return Context()
         return Context(condition=(uniform(torch.empty(count), g) * self.classes).long())
+
+    def encoder_digest(self) -> str:
+        """Of any encoder: nothing here decodes, so which one the teacher knows is the user's to say."""
+        return "" if self._header is None else self._header.digest
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture of their numbers, and these themselves."""

@@ -129,7 +129,7 @@ class OwnLatents(Rows):
         return Encoding(encode, self.codec.digest, states.digest, states.null())
 
     def encoder_digest(self) -> str:
-        return "" if self.codec is None else self.codec.digest
+        return super().encoder_digest() if self.codec is None else self.codec.digest
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture of the latents, then what they sound like; without an autoencoder the latents themselves."""

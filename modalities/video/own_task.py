@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path as FilePath
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from omnidistill.brought import ROWS, Brought, Foreign
 from omnidistill.context import Batch, Context
@@ -86,3 +88,9 @@ class OwnClips(Brought, Clips):
             return Context()
         drawn = super().contexts(count, g)
         return drawn if self.conditional else replace(drawn, condition=None)
+
+    def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
+        """By label, where conditions are labels."""
+        told = context.condition
+        labelled = isinstance(told, Tensor) and not told.is_floating_point()
+        return super().render(x0, context if labelled else replace(context, condition=None), target)

@@ -110,7 +110,8 @@ class States:
                 self.projection = StableAudioProjectionModel.from_pretrained(
                     str(folder / "projection_model"), use_safetensors=True, local_files_only=True
                 ).eval()
-        weights, lengths = {}, []
+        weights: Told = {}
+        lengths: list[str] = []
         for place, encoder in zip(places, self.encoders, strict=True):
             weights |= {f"{place}{key}": value for key, value in encoder.weights().items()}
             lengths.append(str(encoder.length))
