@@ -297,15 +297,20 @@ def health(again: bool) -> None:
 REAL = ["recipe=dmd2-reward", "evaluation.transitions=[]", "log.lag=0"]
 
 
-def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool) -> None:
-    """A run with a reward and one in which it has next to no weight, so that both are measured by it."""
-    runs = {"with": f"objective.{key}={weight}", "without": f"objective.{key}=1e-9"}
-    experiment(name, {run: [*REAL, *task, given] for run, given in runs.items()}, again)
+def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool, *free: str) -> None:
+    """A run with a reward beside DMD2's terms; one in which it has next to no weight, so that both are measured by it;
+    and one by the reward alone, without those terms and, by `free`, without its cap."""
+    runs = {
+        "with": [f"objective.{key}={weight}"],
+        "without": [f"objective.{key}=1e-9"],
+        "alone": [f"objective.{key}={weight}", "objective.matching=0", "objective.adversarial=0", *free],
+    }
+    experiment(name, {run: [*REAL, *task, *given] for run, given in runs.items()}, again)
 
 
 def image(again: bool) -> None:
     task = ["task=image/fashion_mnist", "evaluation.samples=500", "steps=1", "updates=80", "optim.warmup=10"]
-    beside("image", task, "reward", 0.05, again)
+    beside("image", task, "reward", 0.05, again, "families.reward.caps.label=1.0")
 
 
 def enhancement(again: bool) -> None:

@@ -30,7 +30,7 @@ DISTIL_KEYS = {
     "task=T": "what is generated: a name of `omnidistill tasks`",
     "recipe=R": "how it is distilled: a name of `omnidistill recipes`",
     "teacher=PATH": "a trained teacher, or hub:ORGANISATION/NAME; by default the task's; MODALITY/own is read off it",
-    "teachers.NAME=PATH": "several teachers, each for the labels in route.NAME=[...]; one may answer for the rest",
+    "teachers.NAME=PATH": "several teachers, each for the labels in route.NAME=[...], or one a turn by route=drawn",
     "network=M:C": "the class of your own network, whose weights teacher=FILE.safetensors holds",
     "metrics=M:F": "a function of your own, (samples, context, rows) -> {name: number}, beside the task's metrics",
     "primary=NAME": "the metric that gaps are counted from; NAME:higher where more is better",

@@ -163,13 +163,19 @@ def _label(key: str, value: Any) -> int | str:
     return value
 
 
+def _route(key: str, value: Any) -> dict[str, Any] | str:
+    if value == "drawn":
+        return "drawn"
+    return by_name(several(_label, least=1), "labels by the name of a teacher, or drawn")(key, value)
+
+
 _RATE = number(0, above=True)
 
 CHECKS: Mapping[str, Check] = {
     "out": text,
     "teacher": optional(text),
     "teachers": by_name(text, "folders by the name of a teacher"),
-    "route": by_name(several(_label, least=1), "labels by the name of a teacher"),
+    "route": _route,
     "pairs": optional(text),
     "teacher_check": flag,
     "network": optional(text),

@@ -1,9 +1,10 @@
-"""Several denoisers as one: each sample is answered by the one that its context names."""
+"""Several denoisers as one: each sample is answered by the one that its context names, or by one that is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from omnidistill.context import Context
@@ -23,13 +24,13 @@ class Routed(Denoiser):
 
     Args:
         denoisers: by name, on one path, with beliefs of one kind.
-        route: from a context to the index of a denoiser for each sample, in the order of the names.
+        route: from a context to the index of a denoiser for each sample, in the order of the names; None for `Drawn`.
 
     A call counts once here, and once for each denoiser that was asked.
     """
 
     def __init__(
-        self, denoisers: Mapping[str, Denoiser], route: Route, counted: Denoiser | None = None
+        self, denoisers: Mapping[str, Denoiser], route: Route | None, counted: Denoiser | None = None
     ) -> None:
         super().__init__(next(iter(denoisers.values())).path)
         # Not as submodules: they belong to whoever made them.
@@ -39,9 +40,14 @@ class Routed(Denoiser):
         """Each under guidance: the route is that of the condition, which the unconditional half no longer has."""
         return Routed({name: Guided(one, scale, null) for name, one in self.denoisers}, self.route, self)
 
+    def _which(self, context: Context, count: int) -> Tensor:
+        """Long[b]: the index of a denoiser for each of the samples."""
+        assert self.route is not None
+        return self.route(context)
+
     def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
         count = x_t.shape[0]
-        which = self.route(context).to(x_t.device)
+        which = self._which(context, count).to(x_t.device)
         if which.shape != (count,) or int(which.min()) < 0 or int(which.max()) >= len(self.denoisers):
             raise UserError(
                 f"a route gives each of {count} samples an index below {len(self.denoisers)}, got shape "
@@ -68,3 +74,20 @@ class Routed(Denoiser):
     def _count(self, denoiser: Denoiser) -> None:
         if self.counted[0] is not None:
             self.counted[0].count(2 if isinstance(denoiser, Guided) else 1)
+
+
+class Drawn(Routed):
+    """Several denoisers of which training draws one for each turn.
+
+    Asked as one denoiser, to be judged or for pairs, the i-th of n answers for rows i, i + n, ...: a batch that is
+    walked from noise to data is a mixture of theirs in equal shares.
+    """
+
+    def __init__(self, denoisers: Mapping[str, Denoiser], counted: Denoiser | None = None) -> None:
+        super().__init__(denoisers, None, counted)
+
+    def guided(self, scale: float | None, null: Null) -> Denoiser:
+        return Drawn({name: Guided(one, scale, null) for name, one in self.denoisers}, self)
+
+    def _which(self, context: Context, count: int) -> Tensor:
+        return torch.arange(count) % len(self.denoisers)

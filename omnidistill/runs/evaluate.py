@@ -134,6 +134,7 @@ def _kept(
         versions=[omnidistill.__version__, torch.__version__],
         real=real,
         **({"teachers": [digest(one) for _, one in several]} if (several := getattr(teacher, "denoisers", None)) else {}),
+        **({"route": setup.plain(cfg.route)} if several else {}),
         **({"rewards": rewards} if (rewards := setup.rewards_of(cfg)) else {}),
         **options,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from omnidistill import __version__
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.context import Context
+from omnidistill.denoisers.routed import Routed
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives.base import BankSpec
@@ -135,7 +136,7 @@ def header_of(spec: BankSpec, cfg: DictConfig, task: Task, teacher: Denoiser) ->
     return store.Header(
         task=task.name,
         path=_path_of(task),
-        teacher=digest_of(teacher, described(setup.plain(cfg.task), task)),
+        teacher=digest_of(teacher, described(setup.plain(cfg.task), task), setup.plain(cfg.get("route"))),
         sampler=_named(deterministic(task.sampler())),
         steps=spec.steps,
         guidance=float(cfg.guidance),
@@ -149,11 +150,14 @@ def header_of(spec: BankSpec, cfg: DictConfig, task: Task, teacher: Denoiser) ->
     )
 
 
-def digest_of(teacher: Denoiser, task: Mapping[str, Any]) -> str:
+def digest_of(teacher: Denoiser, task: Mapping[str, Any], route: Any = None) -> str:
     """SHA-256 of what a teacher answers by: its weights and their reading; of a closed form the task's description, but
-    for what is the student's or the evaluation's."""
+    for what is the student's or the evaluation's; of several by name all of theirs and the route."""
     while isinstance(teacher, Guided):
         teacher = teacher.denoiser
+    if isinstance(teacher, Routed):
+        several = {name: digest_of(one, task) for name, one in teacher.denoisers}
+        return hashlib.sha256(json.dumps([several, route]).encode()).hexdigest()
     if isinstance(teacher, NetworkDenoiser):
         tensors = {name: value.detach().cpu() for name, value in teacher.network.state_dict().items()}
         return digest(tensors, {key: repr(value) for key, value in teacher.reading().items()})

@@ -1,4 +1,4 @@
-"""The teacher of a run: one, or several of which each answers for labels of its own."""
+"""The teacher of a run: one, or several of which each answers for labels of its own or one is drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.denoisers.routed import Route, Routed
+from omnidistill.denoisers.routed import Drawn, Route, Routed
 from omnidistill.errors import UserError
 from omnidistill.student import label_number, read_denoiser, usual_teacher
 from omnidistill.tasks import Task
@@ -49,27 +49,29 @@ def opened(place: str, task: Task, device: str) -> Denoiser:
 
 
 def several(cfg: DictConfig, task: Task, device: str) -> Routed:
-    """`teachers={NAME: PATH, ...}` and `route={NAME: [labels], ...}`: one denoiser, in which each answers for its labels.
+    """`teachers={NAME: PATH, ...}` and `route={NAME: [labels], ...}`: one denoiser, in which each answers for its labels;
+    `route=drawn`: one of them for each turn of the training, whatever the labels.
 
     Raises:
         UserError: a task without labels, a label that no teacher or two answer for, a name that is not both.
     """
     named: dict[str, Any] = OmegaConf.to_container(cfg.teachers)  # type: ignore[assignment]
-    route: dict[str, Any] = OmegaConf.to_container(cfg.route) if cfg.get("route") else {}  # type: ignore[assignment]
+    drawn = cfg.get("route") == "drawn"
+    route: dict[str, Any] = {} if drawn or not cfg.get("route") else OmegaConf.to_container(cfg.route)  # type: ignore[assignment]
     if len(named) < 2:
         raise UserError(f"teachers={named} is one; give teacher=PATH, or several by name")
-    if task.classes is None:
+    if not drawn and task.classes is None:
         raise UserError(
-            f"teachers are told apart by the label of a sample, and {task.name} has no labels; distil from one, or in "
-            "Python give Distillation(..., route=) a function of your own"
+            f"teachers are told apart by the label of a sample, and {task.name} has no labels; distil from one, set "
+            "route=drawn, or in Python give Distillation(..., route=) a function of your own"
         )
     if strangers := sorted(route.keys() - named.keys()):
         raise UserError(f"route names {strangers[0]}, and the teachers are {', '.join(named)}")
-    table = _table(named, route, task)
+    table = None if drawn else _table(named, route, task)
     found = {name: opened(str(place), task, device).requires_grad_(False) for name, place in named.items()}
     if len({str(one.path) for one in found.values()}) > 1:
         raise UserError(f"teachers are on different paths: {', '.join(str(one.path) for one in found.values())}")
-    return Routed(found, by_label(table))
+    return Drawn(found) if table is None else Routed(found, by_label(table))
 
 
 def _table(named: dict[str, Any], route: dict[str, Any], task: Task) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.denoisers.guidance import Null
-from omnidistill.denoisers.routed import Route, Routed
+from omnidistill.denoisers.routed import Drawn, Route, Routed
 from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Objective, StudentSpec
 from omnidistill.objectives.step import Step
@@ -42,8 +42,8 @@ class Distillation(nn.Module):
     drawn alike by all processes; of data and noise each takes its rows of what the whole batch would have drawn.
 
     Args:
-        teacher: one, or several by name. Several are all there under their names; where none of them is called
-            `teacher`, `route` says who that is.
+        teacher: one (`Drawn` is another in each turn), or several by name. Several are all there under their names;
+            where none of them is called `teacher`, `route` says who that is.
         route: `drawn`, one of several teachers for each turn; or a function from the context to the index of a teacher
             for each sample, Long[b], in the order of their names.
         ranks: this process among several; a batch of `settings.batch` samples is theirs together.
@@ -187,14 +187,16 @@ class Distillation(nn.Module):
 
     def _models(self, turn: int) -> dict[str, nn.Module]:
         models = dict(self.trained.items()) | dict(self.teachers.items())
-        if self.teacher is not None:
-            models[TEACHER] = self.teacher
-        elif self.routed is not None:
-            models[TEACHER] = self.routed
-        elif TEACHER not in self.teachers and len(self.teachers):
-            names = list(self.teachers)
+        whole = self.routed if self.teacher is None else self.teacher
+        if isinstance(whole, Drawn):
+            among = [one for _, one in whole.denoisers]
+        else:
+            among = [] if whole is not None or TEACHER in self.teachers else list(self.teachers.values())
+        if among:
             g = generator(self.settings.seed, "which teacher", self.update, turn)
-            models[TEACHER] = self.teachers[names[int(torch.randint(len(names), (), generator=g))]]
+            whole = among[int(torch.randint(len(among), (), generator=g))]
+        if whole is not None:
+            models[TEACHER] = whole
         return models
 
     def _step(
