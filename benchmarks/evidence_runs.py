@@ -135,10 +135,15 @@ def divergences(again: bool) -> None:
         ),
         *("student.steps=1", "updates=200", "optim.lr=1e-3", "steps=1"),
     ]
-    kinds = ("reverse_kl", "jensen_shannon", "forward_kl")
-    experiment(
-        "divergences", {kind: [*common, f"families.matching.divergence={kind}"] for kind in kinds}, again
-    )
+    starved = [
+        "student.network={width: 8, depth: 1}",
+        "families.matching.times={_target_: omnidistill.times.Uniform, low: 0.02, high: 0.4}",
+    ]
+    runs = {}
+    for more, name in (([], ""), (starved, ", starved")):
+        for kind in ("reverse_kl", "jensen_shannon", "forward_kl"):
+            runs[f"{kind}{name}"] = [*common, *more, f"families.matching.divergence={kind}"]
+    experiment("divergences", runs, again)
 
 
 # --- two teachers -----------------------------------------------------------------------------------------------------
@@ -317,8 +322,9 @@ def enhancement(again: bool) -> None:
     task = [
         *("task=speech/enhancement", "steps=1", "updates=40", "batch=8", "optim.warmup=5"),
         *("families.matching.critic_updates=1", "objective.adversarial=0", "ema=0.95"),
+        *("evaluation.samples=16", "task.teacher_steps=8"),
     ]
-    beside("enhancement", task, "reward", 0.1, again)
+    beside("enhancement", task, "reward", 0.03, again)
 
 
 def text(again: bool) -> None:

@@ -18,7 +18,7 @@ from omnidistill.errors import UserError
 LISTS = ("steps", "trust", "optim.betas")
 PATHS = ("out", "teacher", "pairs", "configs")
 GROUPS = ("task", "recipe")
-NAMED = ("student.inference.", "teachers.", "route.")
+NAMED = ("student.inference.", "student.network.", "teachers.", "route.")
 """Sections whose keys are names that the user chooses."""
 
 _FORM = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[A-Za-z_][\w./@:-]*)(?:=(?P<text>.*))?", re.DOTALL)

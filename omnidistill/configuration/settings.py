@@ -134,6 +134,13 @@ def _policy(key: str, value: Any) -> dict[str, Any]:
     return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
 
 
+def options(key: str, value: Any) -> dict[str, Any]:
+    """Options of something that says itself which it has."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{key} is a section of options by name, or null; got {_shown(value)}")
+    return dict(value)
+
+
 def inference(key: str, value: Any) -> dict[str, Any]:
     """Walkers by name, each a section with a `_target_`."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
@@ -223,6 +230,7 @@ CHECKS: Mapping[str, Check] = {
     "student.adapter": optional(_adapter),
     "student.frozen": optional(several(text, least=1)),
     "student.random_tokens": optional(number(0, 1)),
+    "student.network": optional(options),
     "student.inference": optional(inference),
     "fit.updates": whole(0),
     "fit.batch": optional(whole(1)),

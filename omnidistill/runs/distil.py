@@ -87,7 +87,10 @@ def train_student(
     asked = teacher.calls - asked
     wanted = setup.wants_origin(task, objective)
     origin = setup.origin_of(cfg, task, teacher, out, device) if wanted else None
-    student, recipe = setup.student_of(cfg, task, origin, device)
+    like_cfg, like_task = setup.of_student(cfg, task)
+    other = like_task is not task
+    start = setup.fitted(like_cfg, like_task, teacher, out, device, "fit_student") if other else origin
+    student, recipe = setup.student_of(like_cfg, like_task, start, device)
     check_told(objective, recipe, student)
     ranks = here(cfg.strategy)
     torch.manual_seed(cfg.seed)  # initial weights of discriminator heads
@@ -106,7 +109,8 @@ def train_student(
     run(module, task, out, device=device, resume=cfg.resume, title=f"distilling by {cfg.recipe.name}")
     # What was asked before training began is counted apart: it does not grow with the number of updates.
     module.calls["teacher_bank"] = round(asked)
-    module.calls["teacher_fit"] = 0 if isinstance(teacher, NetworkDenoiser) or not wanted else cfg.fit.updates
+    fits = int(wanted and not isinstance(teacher, NetworkDenoiser | Routed)) + int(other)
+    module.calls["teacher_fit"] = fits * cfg.fit.updates
     before = teacher.calls
     student = setup.finished(gathered(module, average).eval(), recipe, cfg, task, teacher, device)
     module.calls["teacher_settled"] = round(teacher.calls - before)

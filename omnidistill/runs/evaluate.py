@@ -201,7 +201,7 @@ def evaluate(
     task = setup.task_of(cfg)
     if setup.rewards_of(cfg):
         setup.judged_by_rewards(task, setup.objective_of(cfg, task))
-    student, recipe = read_denoiser(out, "student", task, device)
+    student, recipe = read_denoiser(out, "student", setup.of_student(cfg, task)[1], device)
     bare = setup.teacher_of(cfg, task, device)
     student = _as_asked(cfg, task, student, recipe, bare, device)
     teacher = setup.guided(bare, task, cfg.guidance)

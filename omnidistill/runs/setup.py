@@ -124,12 +124,19 @@ def origin_of(
     teacher = base_of(cfg, task, teacher, device)
     if isinstance(teacher, NetworkDenoiser):
         return twin(teacher) if adapter_of(cfg) is None else twin(teacher, teacher.parameters())
+    return fitted(cfg, task, teacher, folder, device)
+
+
+def fitted(
+    cfg: DictConfig, task: Task, teacher: Denoiser, folder: FilePath, device: str, name: str = "fit"
+) -> NetworkDenoiser:
+    """The task's network, fitted in `fit.updates` to the teacher's beliefs; where there are none, as it is made."""
     check_network(task.network)
     torch.manual_seed(cfg.seed)  # layers draw their initial weights without a generator
     network = NetworkDenoiser(task.network().to(device), task.path, **task.reading())
     if cfg.fit.updates < 1:
         return network
-    kept = folder / "checkpoints" / "fit.safetensors"
+    kept = folder / "checkpoints" / f"{name}.safetensors"
     if cfg.resume and kept.is_file():
         load_strictly(network, read_safetensors(kept)[0], kept)
         return network
@@ -155,7 +162,7 @@ def origin_of(
     run(
         module,
         task,
-        folder / "checkpoints" / "fit",
+        folder / "checkpoints" / name,
         device=device,
         title="fitting a network to the teacher",
         log=False,
@@ -274,10 +281,30 @@ def wants_origin(task: Task, objective: Weighted) -> bool:
     return task.student_network() is None or any(spec.start == TEACHER for spec in objective.roles.values())
 
 
+def of_student(cfg: DictConfig, task: Task) -> tuple[DictConfig, Task]:
+    """Configuration and task as the student's network has them: `student.network` over `task.network`."""
+    given = plain((cfg.get("student") or {}).get("network"))
+    if not given:
+        return cfg, task
+    if "network" not in cfg.task or not isinstance(plain(cfg.task.network), Mapping | None):
+        raise UserError(
+            f"student.network={given} are other options than those of task.network, and {task.name} has none; "
+            "leave it out"
+        )
+    if adapter_of(cfg) is not None:
+        raise UserError(
+            f"student.network={given} is another network than the teacher's, and an adapter lies over the teacher's; "
+            "leave student.adapter out"
+        )
+    other = OmegaConf.merge(cfg, {"task": {"network": {**(plain(cfg.task.network) or {}), **given}}})
+    assert isinstance(other, DictConfig)
+    return other, task_of(other)
+
+
 def _of_its_own(cfg: DictConfig, task: Task, network: nn.Module, device: str) -> tuple[Denoiser, Recipe]:
     """A student that is no copy of the teacher: what its network answers is the sample."""
     options = cfg.student
-    for name in ("cells", "policy", "adapter", "guidance", "inference", "target_time", "new_condition"):
+    for name in ("cells", "policy", "adapter", "guidance", "inference", "target_time", "new_condition", "network"):
         if options.get(name):
             raise UserError(
                 f"the student of {task.name} is a network of its own, no copy of the teacher's; leave "
