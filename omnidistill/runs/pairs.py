@@ -16,8 +16,8 @@ from torch import Tensor
 from omnidistill import __version__
 from omnidistill.configuration.compose import build, save_config
 from omnidistill.context import Context
-from omnidistill.denoisers.routed import Routed
 from omnidistill.denoisers import Denoiser, Guided, NetworkDenoiser
+from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives.base import BankSpec
 from omnidistill.progress import track
