@@ -186,8 +186,10 @@ class BridgeTask(Task):
         self.title = f"Linear-Gaussian bridge: {modes} modes in {dim} dimensions"
         self.shape = (dim,)
         self.teacher_steps = whole("teacher_steps", teacher_steps)
-        size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth"))}
-        self._network: dict[str, Any] = {key: whole(f"network.{key}", value) for key, value in size.items()}
+        size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth", "iterations"))}
+        self._network: dict[str, Any] = {
+            key: whole(f"network.{key}", value, int(key != "iterations")) for key, value in size.items()
+        }
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Fresh pairs, in both splits: none is ever seen twice."""

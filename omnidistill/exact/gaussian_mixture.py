@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -113,10 +114,11 @@ class GaussianMixtureTask(Task):
         self.shape = (self.mixture.dim,)
         self.teacher_steps = whole("teacher_steps", teacher_steps)
         self.classes = self.null = self.mixture.count if conditional else None
-        size = {"width": 256, "depth": 4, **keywords("network", network, ("width", "depth", "ratio"))}
+        known = ("width", "depth", "ratio", "iterations")
+        size = {"width": 256, "depth": 4, **keywords("network", network, known)}
+        checks: dict[str, Callable[[str, Any], Any]] = {"ratio": parameters.positive, "iterations": partial(whole, least=0)}
         self._network: dict[str, Any] = {
-            key: (parameters.positive if key == "ratio" else whole)(f"network.{key}", value)
-            for key, value in size.items()
+            key: checks.get(key, whole)(f"network.{key}", value) for key, value in size.items()
         }
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:

@@ -29,14 +29,33 @@ class Block(nn.Module):
         )
 
 
+class Tied(Block):
+    """One matrix asked again and again about its own answer, and each time told u: `z <- z + W silu(norm(z) * scale +
+    shift + u)` from z = 0, the fixed point of which is looked for (Geng, Pokle and Kolter 2023, GET, arXiv:2401.08639;
+    as in the released code a fixed number of times, with the gradient through all of them)."""
+
+    def __init__(self, width: int, times: int) -> None:
+        super().__init__(width)
+        self.inject, self.times = nn.Linear(width, width, bias=False), times
+
+    def forward(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        told, z = shift + self.inject(h), torch.zeros_like(h)
+        for _ in range(self.times):
+            z = super().forward(z, scale, told)
+        return z
+
+
 class Blocks(nn.Module):
     """The residual blocks and the one linear layer that makes the scale and shift they share (adaLN-single: Chen et
-    al. 2023, PixArt-alpha, sec. 2.3). One a block would cost as much as the blocks themselves."""
+    al. 2023, PixArt-alpha, sec. 2.3). One a block would cost as much as the blocks themselves. With `iterations` a
+    `Tied` one is the last."""
 
-    def __init__(self, width: int, depth: int, embedding: int) -> None:
+    def __init__(self, width: int, depth: int, embedding: int, iterations: int = 0) -> None:
         super().__init__()
         self.film = nn.Linear(embedding, 2 * width)
         self.layers = nn.ModuleList(Block(width) for _ in range(depth))
+        if iterations:
+            self.layers.append(Tied(width, iterations))
 
     def forward(self, h: Tensor, film: Tensor, asked: Asked | None = None) -> Tensor:
         """With `asked` none but the samples to go on with are gone on with after the last layer asked for."""
@@ -57,6 +76,7 @@ class MLP(nn.Module):
     Args:
         dim: d of x; the output has the same shape.
         width, depth: hidden units, and residual blocks of one matrix each.
+        iterations: of one weight-tied block behind them (`Tied`); 0: there is none.
         num_classes: labels are 0 ... num_classes - 1, and num_classes is the null label, also taken where no
             condition is given. None: unconditional.
         anchor: the network reads a second vector, the anchor.
@@ -83,16 +103,18 @@ class MLP(nn.Module):
         guidance: bool = False,
         embedding: int = 64,
         ratio: float = 100.0,
+        iterations: int = 0,
     ) -> None:
         super().__init__()
         self.num_classes, self.anchored, self.feature_channels = num_classes, anchor, width
-        self.feature_layers = {**{f"blocks.layers.{i}": width for i in range(depth)}, "blocks": width}
+        count = depth + (iterations > 0)
+        self.feature_layers = {**{f"blocks.layers.{i}": width for i in range(count)}, "blocks": width}
         self.time = LinearEmbedding(embedding, ratio=ratio)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, embedding)
         self.first = nn.Linear(dim * (2 if anchor else 1), width)
-        self.blocks = Blocks(width, depth, embedding)
+        self.blocks = Blocks(width, depth, embedding, iterations)
         self.last = zero(nn.Linear(width, dim))
-        self.reusable = stacked("blocks.layers", depth)
+        self.reusable = stacked("blocks.layers", count)
         # Made last: the layers above draw the same initial weights with and without them.
         self.target_time = LinearEmbedding(embedding, silent=True, ratio=ratio) if target_time else None
         self.guidance = LinearEmbedding(embedding, silent=True) if guidance else None

@@ -85,10 +85,10 @@ def train_student(
     else:
         bank = pairs.stored(FilePath(cfg.pairs), objective.bank, cfg, task, guided)
     asked = teacher.calls - asked
-    wanted = setup.wants_origin(task, objective)
-    origin = setup.origin_of(cfg, task, teacher, out, device) if wanted else None
     like_cfg, like_task = setup.of_student(cfg, task)
     other = like_task is not task
+    wanted = setup.wants_origin(task, objective, other)
+    origin = setup.origin_of(cfg, task, teacher, out, device) if wanted else None
     start = setup.fitted(like_cfg, like_task, teacher, out, device, "fit_student") if other else origin
     student, recipe = setup.student_of(like_cfg, like_task, start, device)
     check_told(objective, recipe, student)

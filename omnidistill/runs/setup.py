@@ -276,9 +276,11 @@ def check_inference(cfg: DictConfig, task: Task) -> None:
     led(network, chain, network, task.null)
 
 
-def wants_origin(task: Task, objective: Weighted) -> bool:
-    """Whether anybody starts as the teacher: a critic, or the student, unless that is a network of its own."""
-    return task.student_network() is None or any(spec.start == TEACHER for spec in objective.roles.values())
+def wants_origin(task: Task, objective: Weighted, other: bool = False) -> bool:
+    """Whether anybody starts as the teacher: a critic, or the student, unless that is a network of its own, or `other`
+    than the teacher's."""
+    student = task.student_network() is None and not other
+    return student or any(spec.start == TEACHER for spec in objective.roles.values())
 
 
 def of_student(cfg: DictConfig, task: Task) -> tuple[DictConfig, Task]:
