@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from matrix_tables import markdown
@@ -164,42 +163,21 @@ def _health(record: Record) -> list[str]:
     return markdown(rows)
 
 
-Guard = Callable[[Record, Record, Record, Record], bool]
-"""Whether a student is still good enough: of its point, the teacher's at full steps and at the student's, and that of
-the same training without the reward."""
-
-
-def _beside(record: Record, guard: Guard) -> list[str]:
+def _beside(record: Record) -> list[str]:
     runs = record["runs"]
     first = next(iter(runs.values()))
     steps = next(iter(first["student"]))
-    names = [name for name in first["student"][steps] if name not in ("nfe", "interval", "pesq_failed")]
+    names = [name for name in first["student"][steps] if name not in ("nfe", "interval")]
     primary = first["primary"]["name"]
     names.sort(key=lambda name: (not name.startswith("reward_"), name != primary, name))
-    rows = [["", "steps", *names, "guard"]]
-    few, full = (first["teacher"][count] for count in (steps, max(first["teacher"], key=int)))
-    points = [("teacher", max(first["teacher"], key=int), full, ""), ("teacher", steps, few, "")]
-    for name, run in runs.items():
-        point = run["student"][steps]
-        held = guard(point, full, few, runs["without"]["student"][steps])
-        said = {"alone": "student, the reward alone"}.get(name, f"student {name} the reward")
-        points.append((said, steps, point, "holds" if held else "broken"))
-    for who, count, point, verdict in points:
+    rows = [["", "steps", *names]]
+    full = max(first["teacher"], key=int)
+    points = [("teacher", full, first["teacher"][full]), ("teacher", steps, first["teacher"][steps])]
+    points += [(f"student {name} the reward", steps, run["student"][steps]) for name, run in runs.items()]
+    for who, count, point in points:
         cells = [_within(point, name) if name == primary else _number(point.get(name)) for name in names]
-        rows.append([who, count, *cells, verdict])
+        rows.append([who, count, *cells])
     return markdown(rows)
-
-
-def _image_guard(own: Record, full: Record, few: Record, without: Record) -> bool:
-    return bool(own["frechet"] <= without["interval"][1])
-
-
-def _enhancement_guard(own: Record, full: Record, few: Record, without: Record) -> bool:
-    return all(own[name] >= 0.95 * full[name] for name in ("pesq", "dnsmos_ovrl"))
-
-
-def _text_guard(own: Record, full: Record, few: Record, without: Record) -> bool:
-    return bool(own["entropy_ratio"] >= 0.95 and own["bits_per_char"] <= few["bits_per_char"])
 
 
 Section = tuple[str, str, Callable[[Record], Sequence[str]]]
@@ -219,11 +197,7 @@ docs/matching.md says of several steps.""",
     ),
     "divergences": (
         "Reverse KL, forward KL and what lies between",
-        """`f-distill` by the weight of its gap: eight modes of 30 to 5 %, one step, no pairs beside it. Compared at all
-levels of noise, at the highest of which the modes are one, a student that can cover them all does so whatever the
-divergence, and there is no mode seeking to be seen. `starved` is a student of eight hidden units in one block, compared
-at little noise alone (times up to 0.4), where modes lie apart: reverse KL settles for fewer modes and strays least,
-forward KL covers more and strays.""",
+        """`f-distill` by the weight of its gap: eight modes of 30 to 5 %, one step, no pairs beside it.""",
         _divergences,
     ),
     "forms": (
@@ -258,27 +232,20 @@ What mends each is in the line itself; tests/training/test_watch.py has runs bes
     "image": (
         "DMD2 with a reward: pictures",
         """`dmd2-reward` on `image/fashion_mnist` in latents; the reward is the classifier's log probability of the
-label, of the decoded picture, capped at -0.02. Not optimised: Fréchet distance, precision, recall (in the features of
-the same classifier, so not independent of the reward). The guard is stated beforehand: a Fréchet distance of at most
-the upper end of the interval of the same training without the reward. The last row has no matching, no discriminator
-and no cap.""",
-        partial(_beside, guard=_image_guard),
+label, of the decoded picture. Not optimised: Fréchet distance, precision, recall (in the features of the
+same classifier, so not independent of the reward).""",
+        _beside,
     ),
     "enhancement": (
         "DMD2 with a reward: speech enhancement",
         """`dmd2-reward` on `speech/enhancement`; the reward is likeness of loudness patterns (`LogMel`), which stands
-for PESQ as a loss. Held out: PESQ itself, DNSMOS, ESTOI, SI-SDR; the Fréchet distance is of log-mel patches, and so
-not independent of the reward. The teacher takes eight steps, at which it is as good as at its thirty (docs/results.md).
-The guard is stated beforehand: PESQ and the overall DNSMOS at least 95 % of the teacher's. The last row has no
-matching.""",
-        partial(_beside, guard=_enhancement_guard),
+for PESQ as a loss. Held out: PESQ itself, ESTOI, SI-SDR.""",
+        _beside,
     ),
     "text": (
         "DMD2 with a reward: text",
         """`dmd2-reward` on `text/brown`: Di[M]O's gap, and by the likelihood of the student's own walk the share of
-one letter. Held out: the n-gram judge's bits per character, entropy, pairs of words, real words. The guard is stated
-beforehand: an entropy ratio of at least 0.95, and no more bits a character than the teacher at as many steps. The last
-row has no matching.""",
-        partial(_beside, guard=_text_guard),
+one letter. Held out: the n-gram judge's bits per character, entropy, pairs of words, real words.""",
+        _beside,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from omnidistill.configuration import origin
@@ -298,8 +299,9 @@ def of_student(cfg: DictConfig, task: Task) -> tuple[DictConfig, Task]:
             f"student.network={given} is another network than the teacher's, and an adapter lies over the teacher's; "
             "leave student.adapter out"
         )
-    other = OmegaConf.merge(cfg, {"task": {"network": {**(plain(cfg.task.network) or {}), **given}}})
-    assert isinstance(other, DictConfig)
+    other = copy.deepcopy(cfg)
+    with open_dict(other):
+        other.task.network = {**(plain(cfg.task.network) or {}), **given}
     return other, task_of(other)
 
 

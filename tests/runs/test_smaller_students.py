@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import open_dict
 
 import omnidistill
 from omnidistill.cli import main
@@ -86,6 +87,7 @@ def test_what_cannot_be_is_one_line(more, line):
 def test_a_task_whose_network_has_no_options_has_no_smaller_one():
     cfg = compose("config", [*TINY, "recipe=dmd2", "out=unused", "student.network={width: 4}"])
     task = setup.task_of(cfg)
-    del cfg.task["network"]
+    with open_dict(cfg.task):
+        del cfg.task["network"]
     with pytest.raises(UserError, match=r"those of task\.network, and exact/gaussian_mixture has none"):
         setup.of_student(cfg, task)
