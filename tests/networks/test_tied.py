@@ -13,7 +13,9 @@ def test_it_is_as_many_blocks_of_the_same_weights() -> None:
     h, scale, shift = (torch.randn(5, 6, dtype=torch.float64) for _ in range(3))
     blocks = [Block(6).double() for _ in range(4)]
     for block in blocks:
-        block.load_state_dict({name: value for name, value in tied.state_dict().items() if "inject" not in name})
+        block.load_state_dict(
+            {name: value for name, value in tied.state_dict().items() if "inject" not in name}
+        )
     z = torch.zeros_like(h)
     for block in blocks:
         z = block(z, scale, shift + h @ tied.inject.weight.detach().T)
