@@ -187,11 +187,12 @@ class Distillation(nn.Module):
 
     def _models(self, turn: int) -> dict[str, nn.Module]:
         models = dict(self.trained.items()) | dict(self.teachers.items())
-        whole = self.routed if self.teacher is None else self.teacher
+        whole: nn.Module | None = self.routed if self.teacher is None else self.teacher
+        among: list[nn.Module] = []
         if isinstance(whole, Drawn):
             among = [one for _, one in whole.denoisers]
-        else:
-            among = [] if whole is not None or TEACHER in self.teachers else list(self.teachers.values())
+        elif whole is None and TEACHER not in self.teachers:
+            among = list(self.teachers.values())
         if among:
             g = generator(self.settings.seed, "which teacher", self.update, turn)
             whole = among[int(torch.randint(len(among), (), generator=g))]
