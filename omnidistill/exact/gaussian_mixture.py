@@ -116,7 +116,10 @@ class GaussianMixtureTask(Task):
         self.classes = self.null = self.mixture.count if conditional else None
         known = ("width", "depth", "ratio", "iterations")
         size = {"width": 256, "depth": 4, **keywords("network", network, known)}
-        checks: dict[str, Callable[[str, Any], Any]] = {"ratio": parameters.positive, "iterations": partial(whole, least=0)}
+        checks: dict[str, Callable[[str, Any], Any]] = {
+            "ratio": parameters.positive,
+            "iterations": partial(whole, least=0),
+        }
         self._network: dict[str, Any] = {
             key: checks.get(key, whole)(f"network.{key}", value) for key, value in size.items()
         }
