@@ -89,12 +89,12 @@ class OwnImages(Brought, ImageTask):
         self.conditional, self.classes = bool(classes), classes or None
         self.null = classes or None  # type: ignore[assignment]
         self._files: dict[str, list[FilePath]] = {}
-        self.settle(classes)
         self._given = None if labels is None else tuple(str(label) for label in labels)
         if self._given is not None and len(self._given) != (classes or 0):
             raise UserError(
                 f"task.labels has {len(self._given)} names, the teacher knows {classes or 0} classes"
             )
+        self.settle(classes)
 
     @classmethod
     def target(cls, section: Mapping[str, Any]) -> str | None:
