@@ -99,8 +99,8 @@ class OwnImages(Brought, ImageTask):
     @classmethod
     def target(cls, section: Mapping[str, Any]) -> str | None:
         shape = tuple((section.get("foreign") or {}).get("shape", (1, 1, 1)))
-        pictures = len(shape) == 3 and shape[0] in (1, 3)
-        return None if pictures or section.get("autoencoder") is not None else ROWS
+        latents = len(shape) == 3 and shape[0] not in (1, 3)
+        return ROWS if latents and section.get("autoencoder") is None else None
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -76,7 +76,7 @@ class OwnClips(Brought, Clips):
     @classmethod
     def target(cls, section: Mapping[str, Any]) -> str | None:
         shape = tuple((section.get("foreign") or {}).get("shape", (3, 1, 1, 1)))
-        return None if len(shape) == 4 and shape[0] == 3 and shape[2] == shape[3] else ROWS
+        return ROWS if len(shape) == 4 and shape[0] != 3 else None
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Labels are not told a teacher that knows none."""
