@@ -55,9 +55,12 @@ def make(cfg: DictConfig) -> FilePath:
             data=_data(cfg, task, first),
             encoder=name,
             digest=encoder.digest,
-            conditions=encoder.conditions or _changed(made.context.condition, asked.context.condition, encoder),
+            conditions=encoder.conditions
+            or _changed(made.context.condition, asked.context.condition, encoder),
             shape=tuple(made.x0.shape[1:]),
-            dtype=next((name for name, dtype in cache.DTYPES.items() if dtype == made.x0.dtype), str(made.x0.dtype)),
+            dtype=next(
+                (name for name, dtype in cache.DTYPES.items() if dtype == made.x0.dtype), str(made.x0.dtype)
+            ),
             sizes=sizes,
             shard=SHARD,
             labels=tuple(task.labels),
@@ -108,8 +111,8 @@ def _kept(answer: Any, batch: Batch, name: str) -> Batch:
         answer = Batch(answer, batch.context)
     if not isinstance(answer, Batch) or answer.x0 is None or len(answer.x0) != batch.count:
         raise UserError(
-            f"encoder={name} answers a {type(answer).__name__}; it is called with (samples, context) and answers as many "
-            "samples, or a Batch of them with their context"
+            f"encoder={name} answers a {type(answer).__name__}; it is called with (samples, context) and answers as "
+            "many samples, or a Batch of them with their context"
         )
     return answer
 
@@ -132,7 +135,9 @@ def _size(task: Task, split: str, rows: int | None) -> int:
             f"the data of {task.name} are drawn and not counted (stretches, crops, noise); rows=N says how many to keep"
         )
     if known == 0:
-        raise UserError(f"{task.name} has no data of {split} here; {task.data_hint or 'name them with task.folder=DIR'}")
+        raise UserError(
+            f"{task.name} has no data of {split} here; {task.data_hint or 'name them with task.folder=DIR'}"
+        )
     if known is not None:
         return known if rows is None else min(rows, known)
     assert rows is not None
@@ -168,8 +173,14 @@ def _same(out: FilePath, there: Header, wanted: Header) -> Header:
         if a != b:
             short = name in ("digest", "conditions", "data")
             a, b = (f"{x[:12]}..." if short and x else x for x in (a, b))
-            what = {"digest": "an encoder of digest", "conditions": "a text encoder of digest", "data": "data of digest"}.get(name, name)
-            raise UserError(f"'{out}' holds rows of {what} {a}, and these would be of {b}; choose another out")
+            what = {
+                "digest": "an encoder of digest",
+                "conditions": "a text encoder of digest",
+                "data": "data of digest",
+            }.get(name, name)
+            raise UserError(
+                f"'{out}' holds rows of {what} {a}, and these would be of {b}; choose another out"
+            )
     return there
 
 

@@ -38,7 +38,9 @@ class Paper:
 
     @property
     def key(self) -> str:
-        first = re.sub(r"[^A-Za-z]", "", self.authors.split(" et al")[0].split(",")[0].split(" and ")[0]).lower()
+        first = re.sub(
+            r"[^A-Za-z]", "", self.authors.split(" et al")[0].split(",")[0].split(" and ")[0]
+        ).lower()
         words = re.findall(r"[A-Za-z]{4,}", self.title)
         return f"{first}{self.year}{(words[0].lower() if words else self.arxiv.replace('.', ''))}"
 
@@ -86,7 +88,12 @@ def used(folder: str | Path) -> dict[str, list[Paper]]:
     recipe = cfg.get("recipe")
     if not recipe or not recipe.get("paper"):
         raise UserError(f"'{folder}' says no recipe: a teacher cites what it is made of by itself")
-    lines: dict[str, Iterable[str]] = {"recipe": [str(recipe.paper)], "path": [], "metrics": [], "adapters": []}
+    lines: dict[str, Iterable[str]] = {
+        "recipe": [str(recipe.paper)],
+        "path": [],
+        "metrics": [],
+        "adapters": [],
+    }
     listed = known()
     lines["path"] = [listed["paths"][name] for name in _paths(folder, cfg) if name in listed["paths"]]
     lines["metrics"] = [listed["metrics"][name] for name in _metrics(folder) if name in listed["metrics"]]

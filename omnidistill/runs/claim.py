@@ -14,7 +14,6 @@ import torch
 
 from omnidistill.configuration import compose as config
 from omnidistill.configuration.claim_file import Claim
-from omnidistill.configuration.compose import build
 from omnidistill.configuration.overrides import quoted
 from omnidistill.evaluation.environment import environment
 from omnidistill.evaluation.metrics_file import read_metrics

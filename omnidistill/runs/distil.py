@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
-from omnidistill.configuration.compose import build, save_config
+from omnidistill.configuration.compose import save_config
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
-from omnidistill.denoisers.routed import Routed
 from omnidistill.denoisers.plausible import heed
+from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import UserError
 from omnidistill.objectives import Weighted
 from omnidistill.runs import folders, pairs, setup
@@ -138,8 +138,8 @@ def check_told(objective: Weighted, recipe: Recipe, student: Denoiser) -> None:
     told = recipe.guidance is not None or any(walker.told is not None for walker in walkers(student))
     if scales is not None and not told:
         raise UserError(
-            f"student.guidance=null, but the objective draws guidance scales from {scales[0]:g} to {scales[1]:g} for it; "
-            "set student.guidance to the scale it is to be told when sampled, or one scale in families.*.guidance"
+            f"student.guidance=null, but the objective draws guidance scales from {scales[0]:g} to {scales[1]:g} for "
+            "it; set student.guidance to the scale it is to be told when sampled, or one scale in families.*.guidance"
         )
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 import omnidistill
 from omnidistill.configuration import listing
-from omnidistill.configuration.compose import build, load_config
+from omnidistill.configuration.compose import load_config
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser, Told
 from omnidistill.errors import UserError
@@ -55,7 +55,9 @@ def judge(
 
     def measure(counts: list[int], alive: Callable[[], None]) -> list[Point]:
         with low, _bar(counts, options, "sampling the teacher", alive) as progress:
-            return quality(teacher, task.sampler(), task, counts, progress=progress, name="teacher", **options)
+            return quality(
+                teacher, task.sampler(), task, counts, progress=progress, name="teacher", **options
+            )
 
     teacher_points = kept.points(full, context, measure, str(out))
     with low, _bar(steps, options, "sampling the student") as progress:
@@ -100,7 +102,11 @@ GAMMA = 0.5
 def other_samplers(names: Sequence[str] | None, own: FewStep, path: Path) -> dict[str, FewStep]:
     """The samplers by which a student is judged beside its own: of `names` those that its path allows, on the same
     times. Tokens have one way of keeping what is resolved, and no other."""
-    needs = {"renoise": {"gaussian"}, "ode": {"gaussian", "deterministic"}, "gamma": {"gaussian", "deterministic"}}
+    needs = {
+        "renoise": {"gaussian"},
+        "ode": {"gaussian", "deterministic"},
+        "gamma": {"gaussian", "deterministic"},
+    }
     return {
         name: FewStep(name, own.listed, own.shift, GAMMA if name == "gamma" else None)
         for name in names or ()
@@ -133,7 +139,11 @@ def _kept(
         threads=torch.get_num_threads(),
         versions=[omnidistill.__version__, torch.__version__],
         real=real,
-        **({"teachers": [digest(one) for _, one in several]} if (several := getattr(teacher, "denoisers", None)) else {}),
+        **(
+            {"teachers": [digest(one) for _, one in several]}
+            if (several := getattr(teacher, "denoisers", None))
+            else {}
+        ),
         **({"route": setup.plain(cfg.route)} if several else {}),
         **({"rewards": rewards} if (rewards := setup.rewards_of(cfg)) else {}),
         **options,
@@ -221,10 +231,14 @@ def _as_asked(
         if options == former.get(name):
             walker = kept[name]
         elif walker.learns:
-            raise UserError(f"student.inference.{name} was learned, and evaluating learns nothing; distil anew")
+            raise UserError(
+                f"student.inference.{name} was learned, and evaluating learns nothing; distil anew"
+            )
         chain.append(walker)
     inside = innermost(student)
     inside = inside if recipe.guidance is None else Told(inside, recipe.guidance)
     made = led(inside, chain, teacher, task.null).to(device).eval()
-    setup.settle([walker for walker in chain if walker not in kept.values()], made, cfg, task, teacher, device)
+    setup.settle(
+        [walker for walker in chain if walker not in kept.values()], made, cfg, task, teacher, device
+    )
     return made

@@ -1,4 +1,4 @@
-"""The folder that a command makes: there, writable, its own for as long as the command works, and not somebody else's."""
+"""The folder that a command makes: there, writable, its own while the command works, and not somebody else's."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def _content(folder: Path) -> list[str]:
     """The names in a folder, without what a command leaves that was killed or refused before its run began."""
     names = []
     for entry in sorted(folder.iterdir()):
-        nothing = entry.name == ".lock" or (entry.name.startswith(".") and entry.name.endswith((".partial", ".part")))
+        nothing = entry.name == ".lock" or (
+            entry.name.startswith(".") and entry.name.endswith((".partial", ".part"))
+        )
         if entry.name == "logs" and entry.is_dir() and not entry.is_symlink():
             nothing = all(inner.name.removeprefix(".").startswith("command.txt") for inner in entry.iterdir())
         if not nothing:
@@ -99,7 +101,12 @@ def _content(folder: Path) -> list[str]:
 
 
 def prepare(
-    out: str | Path, *, resume: bool = False, again: bool = False, mark: str = "config.yaml", look: bool = False
+    out: str | Path,
+    *,
+    resume: bool = False,
+    again: bool = False,
+    mark: str = "config.yaml",
+    look: bool = False,
 ) -> Path:
     """Makes the folder of a run, or finds it as it should be.
 

@@ -1,7 +1,7 @@
 """Cells of a sweep through a Hydra launcher: side by side in processes (joblib), or as jobs of a cluster (submitit).
 
-What a cell is stays the sweep's business; a launcher is told numbers, and each of its jobs looks up in the sweep's folder,
-which all of them see, what that number is, and runs it in a process of its own as the sweep would have.
+What a cell is stays the sweep's business; a launcher is told numbers, and each of its jobs looks up in the sweep's
+folder, which all of them see, what that number is, and runs it in a process of its own as the sweep would have.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def launch(jobs: Sequence[Mapping[str, Any]], folder: Path, launcher: Mapping[st
             returned = hydra.multirun("launch", cell, given)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(
-                f"launcher={launcher['']} does not work ({' '.join(str(error).split())[:200]}); those of Hydra are extras: "
-                "pip install 'omnidistill[joblib]' or 'omnidistill[submitit]'"
+                f"launcher={launcher['']} does not work ({' '.join(str(error).split())[:200]}); those of Hydra are "
+                "extras: pip install 'omnidistill[joblib]' or 'omnidistill[submitit]'"
             ) from error
     for job in [job for part in returned for job in part]:
         if isinstance(job._return_value, Exception):

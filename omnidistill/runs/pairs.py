@@ -66,8 +66,8 @@ def make(cfg: DictConfig) -> FilePath:
     spec = setup.objective_of(cfg, task).bank
     if spec is None:
         raise UserError(
-            f"recipe {cfg.recipe.name} looks at no stored trajectories of the teacher; choose one that does, such as dmd, "
-            "rectified-flow or sfd"
+            f"recipe {cfg.recipe.name} looks at no stored trajectories of the teacher; choose one that does, such as "
+            "dmd, rectified-flow or sfd"
         )
     teacher = setup.guided(setup.teacher_of(cfg, task, device), task, cfg.guidance)
     header = header_of(spec, cfg, task, teacher)
@@ -89,7 +89,9 @@ def make(cfg: DictConfig) -> FilePath:
                 continue
             start = index * CHUNK
             part = context[slice(start, min(start + CHUNK, spec.size))]
-            store.write_shard(out, header, index, *_walked(spec, task, teacher, cfg.seed, device, start, part))
+            store.write_shard(
+                out, header, index, *_walked(spec, task, teacher, cfg.seed, device, start, part)
+            )
             done += len(range(start, min(start + CHUNK, spec.size)))
             advance(min(CHUNK, spec.size - start))
             if stopped and done < spec.size:
@@ -106,7 +108,9 @@ def stored(
         UserError: they are fewer, of another teacher, task, sampler, number of steps or guidance, or damaged.
     """
     if spec is None:
-        raise UserError(f"pairs={folder}, but recipe {cfg.recipe.name} looks at no stored trajectories; leave it out")
+        raise UserError(
+            f"pairs={folder}, but recipe {cfg.recipe.name} looks at no stored trajectories; leave it out"
+        )
     there = store.read_header(folder)
     wanted = header_of(spec, cfg, task, teacher)
     _refuse(folder, there, wanted, ())
@@ -128,10 +132,11 @@ def stored(
 
 
 def header_of(spec: BankSpec, cfg: DictConfig, task: Task, teacher: Denoiser) -> store.Header:
+    """What a store of these trajectories says of itself."""
     if spec.guidance is not None:
         raise UserError(
-            f"recipe {cfg.recipe.name} wants trajectories under drawn scales of guidance, and a store is made under one; "
-            "leave pairs= out, or give the objective one scale"
+            f"recipe {cfg.recipe.name} wants trajectories under drawn scales of guidance, and a store is made under "
+            "one; leave pairs= out, or give the objective one scale"
         )
     return store.Header(
         task=task.name,
@@ -201,6 +206,7 @@ def _refuse(folder: FilePath, there: store.Header, wanted: store.Header, more: t
 
 
 def times_of(spec: BankSpec, task: Task, teacher: Denoiser) -> Tensor:
+    """Those of the states that are kept, the noisiest first; of pairs the two ends."""
     times = deterministic(task.sampler()).times(teacher, spec.steps).double()
     return times if spec.states else times[[0, -1]]
 
@@ -215,7 +221,9 @@ def _contexts(spec: BankSpec, task: Task, seed: int) -> Context:
     if not spec.controlled:
         return context
     if task.null is None or not isinstance(context.condition, Tensor):
-        raise NotOffered(f"conditions are read off samples made without one, and {task.name} has no null label")
+        raise NotOffered(
+            f"conditions are read off samples made without one, and {task.name} has no null label"
+        )
     return context.with_condition(torch.full_like(context.condition, task.null))
 
 

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
-from omnidistill.runs import folders
 from omnidistill.data.files import expanded
 from omnidistill.errors import UserError
 from omnidistill.progress import track
+from omnidistill.runs import folders
 from omnidistill.student import load
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from omnidistill.configuration import compose as config
+from omnidistill.configuration.sweep_plan import Wish
 from omnidistill.data.files import refuse_links
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
@@ -29,7 +30,6 @@ from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.report.words import duration, plural
 from omnidistill.runs import folders, launched, process
 from omnidistill.runs.board import Board
-from omnidistill.configuration.sweep_plan import Wish
 
 DISTILL = (sys.executable, "-m", "omnidistill", "distill")
 POSSIBLE = (sys.executable, "-m", "omnidistill.runs.possible")
@@ -135,7 +135,9 @@ def _resolved(wishes: Sequence[Wish], folder: Path, former: dict[Any, Cell]) -> 
     for wish in wishes:
         known = former.get((wish.task, wish.column, wish.choice, wish.seed))
         if known and known.recipe and known.recipe not in wish.choices:
-            raise UserError(f"{folder / cells.NAME} has {known}, which is none of {wish.choice}; choose another out")
+            raise UserError(
+                f"{folder / cells.NAME} has {known}, which is none of {wish.choice}; choose another out"
+            )
         made.append(known if known and known.recipe else None)
     open_ = [wish for wish, cell in zip(wishes, made, strict=True) if cell is None]
     answers = iter(_reasons([[wish.run(recipe, folder) for recipe in wish.choices] for wish in open_]))

@@ -49,8 +49,8 @@ def opened(place: str, task: Task, device: str) -> Denoiser:
 
 
 def several(cfg: DictConfig, task: Task, device: str) -> Routed:
-    """`teachers={NAME: PATH, ...}` and `route={NAME: [labels], ...}`: one denoiser, in which each answers for its labels;
-    `route=drawn`: one of them for each turn of the training, whatever the labels.
+    """`teachers={NAME: PATH, ...}` and `route={NAME: [labels], ...}`: one denoiser, in which each answers for its
+    labels; `route=drawn`: one of them for each turn of the training, whatever the labels.
 
     Raises:
         UserError: a task without labels, a label that no teacher or two answer for, a name that is not both.
@@ -70,7 +70,9 @@ def several(cfg: DictConfig, task: Task, device: str) -> Routed:
     table = None if drawn else _table(named, route, task)
     found = {name: opened(str(place), task, device).requires_grad_(False) for name, place in named.items()}
     if len({str(one.path) for one in found.values()}) > 1:
-        raise UserError(f"teachers are on different paths: {', '.join(str(one.path) for one in found.values())}")
+        raise UserError(
+            f"teachers are on different paths: {', '.join(str(one.path) for one in found.values())}"
+        )
     return Drawn(found) if table is None else Routed(found, by_label(table))
 
 
@@ -80,8 +82,8 @@ def _table(named: dict[str, Any], route: dict[str, Any], task: Task) -> Tensor:
     open_ones = [name for name in named if not route.get(name)]
     if len(open_ones) > 1:
         raise UserError(
-            f"route says no labels for {' and '.join(open_ones)}; give each its own, as route.{open_ones[0]}=[0,1]; one "
-            "may be left out and answers for the rest"
+            f"route says no labels for {' and '.join(open_ones)}; give each its own, as route.{open_ones[0]}=[0,1]; "
+            "one may be left out and answers for the rest"
         )
     table = torch.full((task.classes + 1,), -1)
     for index, name in enumerate(named):
@@ -89,7 +91,9 @@ def _table(named: dict[str, Any], route: dict[str, Any], task: Task) -> Tensor:
         for label in labels if isinstance(labels, list) else [labels]:
             number = label if isinstance(label, int) else label_number(str(label), task.labels)
             if not 0 <= number < task.classes:
-                raise UserError(f"route.{name} has the label {label}; labels are from 0 to {task.classes - 1}")
+                raise UserError(
+                    f"route.{name} has the label {label}; labels are from 0 to {task.classes - 1}"
+                )
             if int(table[number]) >= 0:
                 raise UserError(f"route has the label {label} twice; one teacher answers for a label")
             table[number] = index
@@ -98,7 +102,9 @@ def _table(named: dict[str, Any], route: dict[str, Any], task: Task) -> Tensor:
     if rest < 0:
         missing = (table[:-1] < 0).nonzero().flatten().tolist()
         if missing:
-            raise UserError(f"route has no teacher for the label {missing[0]}; name it, or leave one teacher's list out")
+            raise UserError(
+                f"route has no teacher for the label {missing[0]}; name it, or leave one teacher's list out"
+            )
         table[-1] = 0  # without a condition any of them may be asked
     return table
 

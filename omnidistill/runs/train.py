@@ -7,12 +7,11 @@ from pathlib import Path as FilePath
 import torch
 from omegaconf import DictConfig
 
-from omnidistill.configuration.compose import build, save_config
+from omnidistill.configuration.compose import save_config
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import folders, setup
 from omnidistill.student import Recipe, described, save
-from omnidistill.tasks import Task
 from omnidistill.training.memory import check_network
 from omnidistill.training.ranks import here
 from omnidistill.training.resume import check

@@ -28,7 +28,9 @@ def test_a_bank_holds_pairs_of_a_deterministic_sampler(sampler, monkeypatch):
     bank = bank_of(BankSpec(64, 4, states=True), task, teacher, 0, "cpu").rows(torch.arange(64))
     states, times = bank["states"], bank["times"]
     assert torch.equal(times, sampler.times(teacher, 4))
-    assert torch.equal(states[:, 0], bank_of(BankSpec(64, 4), task, teacher, 0, "cpu").rows(torch.arange(64))["states"][:, 0])
+    assert torch.equal(
+        states[:, 0], bank_of(BankSpec(64, 4), task, teacher, 0, "cpu").rows(torch.arange(64))["states"][:, 0]
+    )
     walk = Euler() if sampler.deterministic and not isinstance(sampler, Heun) else Heun()
     x = states[:, 0]
     for i in range(4):
@@ -38,10 +40,9 @@ def test_a_bank_holds_pairs_of_a_deterministic_sampler(sampler, monkeypatch):
 
 @pytest.mark.parametrize("objective", ["regression", "stored"])
 def test_a_brownian_bridge_has_no_such_pairs(objective):
-    from omnidistill.objectives import Regression
+    from omnidistill.objectives import Regression, Weighted
     from omnidistill.objectives.consistency import Consistency
     from omnidistill.training.roles import missing
-    from omnidistill.objectives import Weighted
 
     one = Regression() if objective == "regression" else Consistency(pairs="stored")
     both = Weighted({"one": one}, {"one": 1.0})
@@ -59,7 +60,9 @@ def test_a_recipe_of_pairs_on_a_brownian_bridge_ends_in_one_line(tmp_path):
     cfg = compose(
         "config", ["task=exact/bridge", "task.path=brownian_bridge", "recipe=dmd", f"out={tmp_path / 'run'}"]
     )
-    with pytest.raises(UserError, match=r"dmd needs deterministic, which exact/bridge with .*brownian_bridge") as error:
+    with pytest.raises(
+        UserError, match=r"dmd needs deterministic, which exact/bridge with .*brownian_bridge"
+    ) as error:
         objective_of(cfg, build(cfg.task))
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Data through an encoder, once: what is kept is what the encoder says; whatever is not as it was written is refused."""
+"""Data through an encoder, once: what is kept is what the encoder says; what is not as it was written is refused."""
 
 import json
 import os
@@ -177,7 +177,9 @@ def pipeline(folder: Path, kind: str) -> Path:
     from diffusers import DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 
     words = ["<pad>", "<unk>", "a", "cat", "dog", "red", "blue"]
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+    )
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     special = {"pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 6}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
@@ -198,7 +200,13 @@ def pipeline(folder: Path, kind: str) -> Path:
     else:
         t5 = transformers.T5Config(vocab_size=7, d_model=10, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
         transformers.T5EncoderModel(t5).save_pretrained(folder / "text_encoder")
-        sizes = {"sample_size": 8, "in_channels": 4, "out_channels": 8, "num_attention_heads": 2, "norm_num_groups": 2}
+        sizes = {
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_attention_heads": 2,
+            "norm_num_groups": 2,
+        }
         more = {"attention_head_dim": 4, "num_layers": 1, "cross_attention_dim": 8, "caption_channels": 10}
         PixArtTransformer2DModel(**sizes, **more).save_pretrained(folder / "transformer")
     DDPMScheduler(num_train_timesteps=100, clip_sample=False).save_pretrained(folder / "scheduler")
@@ -238,9 +246,19 @@ def test_captions_are_encoded_with_the_pictures_and_condition_the_student(home, 
     emptied = cache.null_of(tmp_path / "rows", found.header)(condition)
     emptied = emptied if kind == "clip" else emptied["encoder_hidden_states"]
     assert torch.allclose(emptied, empty.expand_as(emptied), atol=1e-5)
-    run = [f"teacher={whole}", f"task.folder={tmp_path / 'rows'}", f"task.autoencoder={whole / 'vae'}", *data[2:]]
+    run = [
+        f"teacher={whole}",
+        f"task.folder={tmp_path / 'rows'}",
+        f"task.autoencoder={whole / 'vae'}",
+        *data[2:],
+    ]
     quick = ["updates=1", "batch=4", "steps=[1]", "precision=fp32", "task.teacher_steps=2", "guidance=2"]
-    judged = ["evaluation.samples=8", "evaluation.batch=8", "recipe=consistency-models", "teacher_check=false"]
+    judged = [
+        "evaluation.samples=8",
+        "evaluation.batch=8",
+        "recipe=consistency-models",
+        "teacher_check=false",
+    ]
     assert main(["distill", data[0], *run, *quick, *judged, f"out={tmp_path / 'out'}"]) == 0
     student = omnidistill.load(tmp_path / "out")
     assert student.task.null is not None and student.sample(3).shape == (3, 4, 8, 8)
@@ -251,7 +269,7 @@ def test_captions_are_encoded_with_the_pictures_and_condition_the_student(home, 
 
 
 def test_several_text_encoders_from_the_command_line(home, tmp_path):
-    """SDXL's: states, pooled states and sizes of each row are conditions; zeros, and the sizes, are what guidance needs."""
+    """SDXL's: states, pooled states and sizes of each row are conditions; zeros and sizes are what guidance needs."""
     pytest.importorskip("transformers")
     from omnidistill.interop.states import States
     from tests.interop import pipelines
@@ -270,9 +288,19 @@ def test_several_text_encoders_from_the_command_line(home, tmp_path):
         assert float((wanted["text_embeds"] - one).abs().amax(1).min()) < 1e-5
     emptied = cache.null_of(tmp_path / "rows", found.header)(told)
     assert not emptied["text_embeds"].any() and torch.equal(emptied["time_ids"], told["time_ids"])
-    run = [f"teacher={whole}", f"task.folder={tmp_path / 'rows'}", f"task.autoencoder={whole / 'vae'}", *data[2:]]
+    run = [
+        f"teacher={whole}",
+        f"task.folder={tmp_path / 'rows'}",
+        f"task.autoencoder={whole / 'vae'}",
+        *data[2:],
+    ]
     quick = ["updates=1", "batch=4", "steps=[1]", "precision=fp32", "task.teacher_steps=2", "guidance=2"]
-    judged = ["evaluation.samples=8", "evaluation.batch=8", "recipe=consistency-models", "teacher_check=false"]
+    judged = [
+        "evaluation.samples=8",
+        "evaluation.batch=8",
+        "recipe=consistency-models",
+        "teacher_check=false",
+    ]
     assert main(["distill", data[0], *run, *quick, *judged, f"out={tmp_path / 'out'}"]) == 0
     assert omnidistill.load(tmp_path / "out").sample(2).shape == (2, 4, 8, 8)
 

@@ -25,7 +25,10 @@ def made(modality, tmp_path, *words):
     task = {**task, "frames": 64} if modality == "speech" else task  # as long as figures of speech want
     own = [f"task={modality}/own", f"teacher={teacher(task, tmp_path / 'teacher')}"]
     out = tmp_path / "rows"
-    assert main(["cache", *own, f"task.folder={folder}", f"rows={ROWS}", "device=cpu", f"out={out}", *words]) == 0
+    assert (
+        main(["cache", *own, f"task.folder={folder}", f"rows={ROWS}", "device=cpu", f"out={out}", *words])
+        == 0
+    )
     more = [f"task.molecule={folder}"] if modality == "coordinates" else []
     return [*own, *more, f"recipe={recipe}", "out=out"], folder, out
 
@@ -35,7 +38,9 @@ def same(a: Batch, b: Batch) -> bool:
     return all(x is y is None or torch.equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("modality", [case for case in RUN if case != "image"])  # see tests/runs/test_cache.py
+@pytest.mark.parametrize(
+    "modality", [case for case in RUN if case != "image"]
+)  # see tests/runs/test_cache.py
 def test_rows_are_the_tasks_own_samples(modality, tmp_path):
     words, folder, out = made(modality, tmp_path)
     files = build(compose("config", [*words, f"task.folder={folder}"]).task)
@@ -93,7 +98,7 @@ def test_conditions_of_a_function_reach_the_teacher(tmp_path, monkeypatch):
 
 def test_what_a_cache_does_not_say_is_asked_for(tmp_path):
     words, _, out = made("coordinates", tmp_path)
-    with pytest.raises(UserError, match="task.molecule=DIR names structures of it"):
+    with pytest.raises(UserError, match=r"task\.molecule=DIR names structures of it"):
         setup.task_of(compose("config", [*words[:2], *words[3:], f"task.folder={out}"]))
 
 
@@ -105,7 +110,12 @@ def test_samples_that_nothing_here_decodes(tmp_path):
     from tests.interop import tiny
 
     tiny.saved(tmp_path / "teacher", "UNet2DModel", diffusers.DDIMScheduler(clip_sample=False))
-    words = ["task=image/own", f"teacher={tmp_path / 'teacher'}", "recipe=diff-instruct", "task.teacher_steps=2"]
+    words = [
+        "task=image/own",
+        f"teacher={tmp_path / 'teacher'}",
+        "recipe=diff-instruct",
+        "task.teacher_steps=2",
+    ]
     assert main(["distill", *words, *QUICK, f"out={tmp_path / 'run'}"]) == 0
     document = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert document["primary"]["name"] == "energy" and document["floor"] == {}
@@ -113,5 +123,5 @@ def test_samples_that_nothing_here_decodes(tmp_path):
     wanted = omnidistill.load(tmp_path / "run").sample(3, seed=1)
     assert torch.allclose(load_file(tmp_path / "made.safetensors")["x0"], wanted, atol=1e-6)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(UserError, match="nothing here makes the teacher's samples, .4, 8, 8."):
+    with pytest.raises(UserError, match=r"nothing here makes the teacher's samples, .4, 8, 8."):
         setup.task_of(compose("config", [*words, f"task.folder={tmp_path / 'photos'}", "out=out"]))

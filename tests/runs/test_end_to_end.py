@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from omnidistill.cli import main
 
 import omnidistill
+from omnidistill.cli import main
 
 SMALL = [
     "task=exact/gaussian_mixture",
@@ -34,14 +34,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_writes_what_the_design_pins(run: Path) -> None:
     for name in ("config.yaml", "student.safetensors", "student.json", "metrics.json", "report.html"):
         assert (run / name).stat().st_size > 0, name
-    for name in ("samples/student_1.png", "samples/teacher_16.png", "logs/metrics.csv", "checkpoints/last.safetensors"):
+    for name in (
+        "samples/student_1.png",
+        "samples/teacher_16.png",
+        "logs/metrics.csv",
+        "checkpoints/last.safetensors",
+    ):
         assert (run / name).stat().st_size > 0, name
     assert list((run / "logs").glob("events.out.tfevents*")), "TensorBoard events"
 
 
 def test_metrics_list_the_teacher_at_full_steps_and_at_the_students(run: Path) -> None:
     document = json.loads((run / "metrics.json").read_text())
-    assert document["schema"] == 2 and document["recipe"] == "dmd2" and document["task"] == "exact/gaussian_mixture"
+    assert (
+        document["schema"] == 2
+        and document["recipe"] == "dmd2"
+        and document["task"] == "exact/gaussian_mixture"
+    )
     assert [p["steps"] for p in document["teacher"]] == [1, 2, 16]
     assert [p["nfe"] for p in document["teacher"]] == [1, 3, 31]  # Heun: two calls a step but the last
     assert [(p["steps"], p["nfe"]) for p in document["student"]] == [(1, 1), (2, 2)]
@@ -94,7 +103,9 @@ def test_sample_and_evaluate_again(run: Path, tmp_path: Path) -> None:
     assert after["student"][0]["metrics"] == before["student"][0]["metrics"], "same seed, same figures"
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_and_resumed_equals_uninterrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = [*SMALL, "recipe=diff-instruct", "updates=12", "checkpoint.every=5", "fit.updates=30"]
     assert main(["distill", *options, f"out={tmp_path / 'whole'}"]) == 0
     from omnidistill.training.module import Distillation
@@ -112,7 +123,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
     assert main(["distill", *options, f"out={tmp_path / 'broken'}", "resume=true"]) == 0
     whole, resumed = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "broken"))
     assert whole == resumed
-    columns = [[row.split(",")[0] for row in (tmp_path / n / "logs/metrics.csv").read_text().splitlines()] for n in ("whole", "broken")]
+    columns = [
+        [row.split(",")[0] for row in (tmp_path / n / "logs/metrics.csv").read_text().splitlines()]
+        for n in ("whole", "broken")
+    ]
     assert columns[0] == columns[1], "no update is logged twice and none is missing"
 
 
@@ -124,14 +138,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
         ("recipe=swiftbrush", "needs condition"),
     ],
 )
-def test_a_recipe_that_the_path_cannot_carry(change: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_recipe_that_the_path_cannot_carry(
+    change: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["distill", *SMALL, change, f"out={tmp_path / 'x'}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and said in error[0]
 
 
 def test_weights_of_another_architecture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    train = ["train", "task=image/digits", "updates=2", "batch=8", "task.network={channels: [16, 32], unshuffle: 1}"]
+    train = [
+        "train",
+        "task=image/digits",
+        "updates=2",
+        "batch=8",
+        "task.network={channels: [16, 32], unshuffle: 1}",
+    ]
     assert main([*train, f"out={tmp_path / 'teacher'}"]) == 0
     capsys.readouterr()
     options = ["distill", "task=image/digits", "recipe=diff-instruct", f"teacher={tmp_path / 'teacher'}"]

@@ -1,4 +1,4 @@
-"""The network that training starts from, where the teacher has none: fitted to its beliefs, with a label and without."""
+"""The network that training starts from, where the teacher has none: fitted to its beliefs, with labels and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omnidistill.runs import setup
 
 
 def test_a_fitted_network_also_knows_what_no_label_means(tmp_path: Path) -> None:
-    """Its belief without a label is nearer to the teacher's than to any belief with one: guidance is their difference."""
+    """Its belief without a label is nearer to the teacher's than to any with one: guidance is their difference."""
     words = ("task.means=[[2,0],[-2,0]]", "task.std=0.5", "task.conditional=true", "seed=0", "threads=1")
     fit = ("task.network={width: 32, depth: 1}", "fit.updates=300", "fit.lr=5e-3", "batch=128")
     more = ["recipe=diff-instruct", f"out={tmp_path}", "ema=0.9"]

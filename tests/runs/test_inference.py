@@ -14,7 +14,12 @@ from omnidistill.paths import rectified_flow
 from omnidistill.training.safetensors_file import read_safetensors
 
 SMALL = [
-    *("task=exact/gaussian_mixture", "task.network={width: 16, depth: 3}", "task.teacher_steps=4", "batch=16"),
+    *(
+        "task=exact/gaussian_mixture",
+        "task.network={width: 16, depth: 3}",
+        "task.teacher_steps=4",
+        "batch=16",
+    ),
     *("updates=3", "fit.updates=3", "evaluation.samples=64", "steps=1,2,4", "device=cpu", "threads=1"),
 ]
 LABELLED = "task.conditional=true"
@@ -52,7 +57,13 @@ def test_a_reloaded_student_is_the_one_that_was_judged(recipe: str, tmp_path: Pa
     document = json.loads((run / "student.json").read_text())
     assert document["inference"] and all("_target_" in options for options in document["inference"].values())
     training = json.loads((run / "metrics.json").read_text())["training"]
-    trained = recipe in ("gas", "plug-and-play-guide", "diversity-distillation", "distillation-pp", "adaptive-ts-collab")
+    trained = recipe in (
+        "gas",
+        "plug-and-play-guide",
+        "diversity-distillation",
+        "distillation-pp",
+        "adaptive-ts-collab",
+    )
     assert training["student_updates"] == (3 if trained else 0)
 
 
@@ -83,7 +94,10 @@ def test_a_run_that_learned_a_solver_resumes_to_the_bit(tmp_path: Path) -> None:
     more = [*CASES["gas"], "optim.decay=constant", "checkpoint.every=1"]
     whole = distilled(tmp_path / "a", "gas", *more, "updates=4")
     distilled(tmp_path / "b", "gas", *more, "updates=2")
-    assert main(["distill", *SMALL, "recipe=gas", *more, "updates=4", f"out={tmp_path / 'b'}", "resume=true"]) == 0
+    assert (
+        main(["distill", *SMALL, "recipe=gas", *more, "updates=4", f"out={tmp_path / 'b'}", "resume=true"])
+        == 0
+    )
     assert (tmp_path / "b/student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
 
 
@@ -115,7 +129,10 @@ def test_a_trained_teacher_comes_with_the_student_that_asks_it(tmp_path: Path, c
     ("words", "said"),
     [
         (["recipe=deepcache", "student.inference.reuse.part=shallow"], "names no 'shallow' blocks"),
-        (["recipe=deepcache", "student.inference.reuse._target_=omnidistill.samplers.few_step.FewStep"], "unknown option"),
+        (
+            ["recipe=deepcache", "student.inference.reuse._target_=omnidistill.samplers.few_step.FewStep"],
+            "unknown option",
+        ),
         (["recipe=adaptive-guidance"], "needs a conditional task with a null label"),
         (["recipe=deepcache", "student.inference=reuse"], "a section of walkers by name"),
         (["recipe=deepcache", "student.inference=null"], "the objective is empty"),
@@ -138,7 +155,9 @@ def test_mistakes_are_one_line(words: list[str], said: str, tmp_path: Path, caps
         ({"part": "deep"}, "a section with a _target_"),
     ],
 )
-def test_a_received_description_builds_walkers_and_nothing_else(change: dict, said: str, tmp_path: Path) -> None:
+def test_a_received_description_builds_walkers_and_nothing_else(
+    change: dict, said: str, tmp_path: Path
+) -> None:
     run = distilled(tmp_path / "run", "deepcache")
     document = json.loads((run / "student.json").read_text())
     document["inference"]["reuse"] = change
@@ -150,7 +169,9 @@ def test_a_received_description_builds_walkers_and_nothing_else(change: dict, sa
 class Velocity(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 16), nn.SiLU(), nn.Linear(16, 2))
+        self.blocks = nn.Sequential(
+            nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 16), nn.SiLU(), nn.Linear(16, 2)
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.blocks(torch.cat((x, t[:, None]), 1))
@@ -172,7 +193,14 @@ def test_a_student_of_ones_own_module_comes_back(recipe: str, options: list[str]
         keys["updates"] = 2
         options = [*options, "objective.adversarial=0"]  # a bare module names no features
     student = omnidistill.distill(
-        teacher, recipe, shape=(2,), data=torch.randn(16, 2), out=out, judged=(), options=[*options, "threads=1"], **keys
+        teacher,
+        recipe,
+        shape=(2,),
+        data=torch.randn(16, 2),
+        out=out,
+        judged=(),
+        options=[*options, "threads=1"],
+        **keys,
     )
     loaded = omnidistill.load(out, network=Velocity(), path=rectified_flow())
     assert torch.equal(loaded.sample(7, steps=4, seed=3), student.sample(7, steps=4, seed=3))

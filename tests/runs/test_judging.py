@@ -64,7 +64,9 @@ def test_a_student_that_makes_its_inputs_worse_is_told() -> None:
     )
     assert document["input"]["metrics"]["energy"] < 0.1 < document["student"][0]["metrics"]["energy"]
     assert document["shown"] == ["stray"]
-    assert document["warnings"] == ["The student at 1 step makes the inputs worse: energy beyond the interval."]
+    assert document["warnings"] == [
+        "The student at 1 step makes the inputs worse: energy beyond the interval."
+    ]
     assert baseline(GaussianMixtureTask(), 10, 0) is None
 
 

@@ -14,7 +14,14 @@ from omnidistill.student import label_number
 
 Image = pytest.importorskip("PIL.Image")
 NETWORK = "task.network={channels: [8, 16], unshuffle: 2}"
-KEYS = ("task=image/fashion_mnist_pixels", NETWORK, "device=cpu", "precision=fp32", "batch=4", "task.teacher_steps=2")
+KEYS = (
+    "task=image/fashion_mnist_pixels",
+    NETWORK,
+    "device=cpu",
+    "precision=fp32",
+    "batch=4",
+    "task.teacher_steps=2",
+)
 
 
 def pictures(root: Path, labels: list[str]) -> Path:

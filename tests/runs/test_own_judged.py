@@ -1,4 +1,4 @@
-"""A teacher from Python is judged as a task's own: rows kept apart, metrics of one's own, files, and the folder again."""
+"""A teacher from Python is judged as a task's own: rows kept apart, own metrics, files, and the folder again."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_a_folder_has_what_the_command_writes(tmp_path: Path, capsys: pytest.Cap
         assert said.count("\n") == 1 and "your own module" in said and "load(" in said
     with pytest.raises(UserError, match="batch was 8 and is now 4"):
         options = {**QUICK, "batch": 4, "resume": "true"}
-        omnidistill.distill(teacher(), "consistency-models", data=DATA, steps=2, judged=[1], out=tmp_path, **options)
+        omnidistill.distill(
+            teacher(), "consistency-models", data=DATA, steps=2, judged=[1], out=tmp_path, **options
+        )
 
 
 def test_metrics_of_ones_own_see_rows_under_the_same_conditions(tmp_path: Path) -> None:
@@ -128,7 +130,10 @@ def test_the_judge_by_itself() -> None:
 def test_grids_and_tokens_are_shown(tmp_path: Path) -> None:
     judged = Judged(OwnTask(teacher(), (2,), _source(DATA, None, 200), None), Batch(DATA))
     grids = torch.rand(5, 3, 4, 6)
-    assert [f.name for f in judged.render(grids, Context(reference=grids), tmp_path / "g")] == ["g.png", "g.csv"]
+    assert [f.name for f in judged.render(grids, Context(reference=grids), tmp_path / "g")] == [
+        "g.png",
+        "g.csv",
+    ]
     assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
     assert [f.name for f in judged.render(torch.tensor([[1, 2]]), Context(), tmp_path / "w")] == ["w.csv"]
     assert (tmp_path / "w.csv").read_text() == "1,2\n"
@@ -143,16 +148,22 @@ class Words(nn.Module):
         return self.table(x)
 
 
-def test_tokens_are_judged_by_what_is_given_and_else_not(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tokens_are_judged_by_what_is_given_and_else_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     words = torch.randint(4, (64, 6), generator=generator("words"))
     own = NetworkDenoiser(Words(), MaskedPath(4), "logits")
     omnidistill.distill(own, "sdtt", data=words, out=tmp_path / "a", **QUICK)
-    assert "not judged, so that there is no report: that needs a function (metrics=)" in capsys.readouterr().err
+    assert (
+        "not judged, so that there is no report: that needs a function (metrics=)" in capsys.readouterr().err
+    )
     assert not (tmp_path / "a" / "metrics.json").exists() and (tmp_path / "a" / "student.json").is_file()
     metrics = lambda x0, context, rows: {"zeros": float((x0 == 0).float().mean())}  # noqa: E731
     with pytest.raises(UserError, match="primary='NAME'"):
         omnidistill.distill(own, "sdtt", data=words, metrics=metrics, out=tmp_path / "b", **QUICK)
-    omnidistill.distill(own, "sdtt", data=words, metrics=metrics, primary="zeros", out=tmp_path / "b", **QUICK)
+    omnidistill.distill(
+        own, "sdtt", data=words, metrics=metrics, primary="zeros", out=tmp_path / "b", **QUICK
+    )
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["primary"]["name"] == "zeros"
 
 

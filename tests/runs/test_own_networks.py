@@ -92,7 +92,7 @@ def test_lcm_on_a_diffusers_unet_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_network_whose_clock_is_unknown_is_asked_to_name_it() -> None:
-    with pytest.raises(UserError, match="NetworkDenoiser.*time_module") as error:
+    with pytest.raises(UserError, match=r"NetworkDenoiser.*time_module") as error:
         distil("lcm", time_module=None)
     assert "\n" not in str(error.value)
 

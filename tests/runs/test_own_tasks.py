@@ -20,7 +20,15 @@ from omnidistill.runs.sample import sample
 from omnidistill.student import Recipe, save
 from omnidistill.training.safetensors_file import write_safetensors
 
-QUICK = ["updates=1", "batch=4", "steps=[1]", "device=cpu", "precision=fp32", "evaluation.samples=8", "evaluation.batch=8"]
+QUICK = [
+    "updates=1",
+    "batch=4",
+    "steps=[1]",
+    "device=cpu",
+    "precision=fp32",
+    "evaluation.samples=8",
+    "evaluation.batch=8",
+]
 
 
 def teacher(task: dict, folder: Path) -> Path:
@@ -85,7 +93,7 @@ def noisy(folder: Path) -> Path:
 
 def text(folder: Path) -> Path:
     draws = np.random.default_rng(0)
-    words = "the cat sat on a mat and saw two birds".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "birds"]
     folder.mkdir(parents=True)
     for number in range(12):
         sentences = [" ".join(draws.choice(words, 6)) for _ in range(8)]
@@ -172,14 +180,20 @@ RUN = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for 
 
 @pytest.mark.parametrize("modality", RUN)
 def test_a_teacher_of_ones_own_and_a_folder_of_ones_own(modality, tmp_path):
-    """One command: the page, the metrics without anybody's features, the folder that can be sampled and judged again."""
+    """One command: the page, metrics without anybody's features, the folder that can be sampled and judged again."""
     task, data, recipe, metrics, suffix = CASES[modality]
     folder, out = data(tmp_path / "data"), tmp_path / "out"
     if modality == "coordinates":
         task = {**task, "folder": str(folder)}  # where the teacher's own data lay
     made = teacher(task, tmp_path / "teacher")
     more = ["evaluation.samples=2"] if modality == "speech" else []
-    overrides = [f"task={modality}/own", f"teacher={made}", f"task.folder={folder}", f"recipe={recipe}", f"out={out}"]
+    overrides = [
+        f"task={modality}/own",
+        f"teacher={made}",
+        f"task.folder={folder}",
+        f"recipe={recipe}",
+        f"out={out}",
+    ]
     distil.distill(compose("config", [*overrides, *QUICK, *more]))
     assert (out / "report.html").is_file()
     document = json.loads((out / "metrics.json").read_text())
@@ -196,21 +210,22 @@ def test_a_teacher_of_ones_own_and_a_folder_of_ones_own(modality, tmp_path):
     assert len(student.sample(2, context=context)) == 2
 
 
-MODULE = '''
+MODULE = """
 import torch
 from torch import nn
 
 class Net(nn.Module):
     def __init__(self, width=4):
         super().__init__()
-        self.time, self.a, self.b = nn.Linear(1, width), nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+        self.time = nn.Linear(1, width)
+        self.a, self.b = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x, t):
         return self.b(torch.tanh(self.a(x) + self.time(t.reshape(-1, 1).to(x.dtype))[:, :, None, None]))
 
 def brightness(samples, context, rows):
     return {"brightness": float((samples.mean() - rows.mean()).abs())}
-'''
+"""
 
 
 @pytest.fixture
@@ -228,7 +243,13 @@ def own_module(tmp_path, monkeypatch):
     return scope["Net"]
 
 
-NAMED = ["task=image/own", "teacher=net.safetensors", "network=my_nets_of_test:Net", "task.network.width=6", *QUICK]
+NAMED = [
+    "task=image/own",
+    "teacher=net.safetensors",
+    "network=my_nets_of_test:Net",
+    "task.network.width=6",
+    *QUICK,
+]
 SHAPED = [*NAMED, "task.shape=[3,10,8]", "task.teacher_steps=2"]
 
 
@@ -246,7 +267,12 @@ def test_a_network_of_ones_own_class(own_module, tmp_path):
         omnidistill.load("out")
     with pytest.raises(UserError, match="trust"):
         evaluate("out", lambda cfg: load_config("out", ["steps=[1]"]))
-    typed = ["steps=[1]", "trust=[my_nets_of_test]", "metrics=my_nets_of_test:brightness", "primary=brightness"]
+    typed = [
+        "steps=[1]",
+        "trust=[my_nets_of_test]",
+        "metrics=my_nets_of_test:brightness",
+        "primary=brightness",
+    ]
     again = evaluate("out", lambda cfg: load_config("out", typed))
     assert again["primary"] == {"name": "brightness", "better": "lower"}
     assert again["student"][0]["interval"] is not None
@@ -279,14 +305,20 @@ def test_without_data_the_teachers_own_samples_are_what_students_are_held_agains
     ("overrides", "said"),
     [
         (["task=image/own", "recipe=diff-instruct"], "image/own needs your teacher"),
-        (["task=image/own", "recipe=diff-instruct", "teacher=net.safetensors"], "network=package.module:Class"),
+        (
+            ["task=image/own", "recipe=diff-instruct", "teacher=net.safetensors"],
+            "network=package.module:Class",
+        ),
         ([*NAMED, "recipe=diff-instruct"], "needs task.shape"),
         ([*SHAPED, "recipe=consistency-models"], "task.folder=DIR names your pictures"),
         ([*NAMED, "recipe=diff-instruct", "task.shape=[3,3]"], "this one has .3, 3."),
         ([*SHAPED, "recipe=diff-instruct", "network=my_nets_of_test:Nett"], "did you mean Net"),
         ([*SHAPED, "recipe=diff-instruct", "network=my_nets_of_test.Net"], "package.module:name"),
         ([*SHAPED, "recipe=diff-instruct", "primary=fid"], "no metric 'fid'; primary= may be energy"),
-        (["task=image/digits", "recipe=diff-instruct", "network=my_nets_of_test:Net"], "for task=MODALITY/own"),
+        (
+            ["task=image/digits", "recipe=diff-instruct", "network=my_nets_of_test:Net"],
+            "for task=MODALITY/own",
+        ),
     ],
 )
 def test_mistakes_are_one_line(overrides, said, own_module, tmp_path):
@@ -296,7 +328,9 @@ def test_mistakes_are_one_line(overrides, said, own_module, tmp_path):
 
 def test_a_teacher_of_another_task_is_refused(tmp_path):
     made = teacher(CASES["text"][0], tmp_path / "teacher")
-    with pytest.raises(UserError, match="holds a teacher of Text, and image/own takes those of FashionMnist, Digits"):
+    with pytest.raises(
+        UserError, match="holds a teacher of Text, and image/own takes those of FashionMnist, Digits"
+    ):
         compose("config", ["task=image/own", f"teacher={made}", "recipe=dmd2", "out=out"])
 
 
@@ -307,9 +341,18 @@ def test_train_takes_no_own_task():
 
 def test_classes_that_the_teacher_does_not_know_are_refused(tmp_path):
     """Numbers of labels mean what the teacher learned: a folder of other names is not guessed at."""
-    task = {"_target_": f"{MODALITIES}.image.task.FashionMnist", "network": {"channels": [8, 8], "unshuffle": 2}}
+    task = {
+        "_target_": f"{MODALITIES}.image.task.FashionMnist",
+        "network": {"channels": [8, 8], "unshuffle": 2},
+    }
     made = teacher(task, tmp_path / "teacher")
     folder = pictures(tmp_path / "data", 40, 32, labels=[f"class {i}" for i in range(10)])
-    overrides = ["task=image/own", f"teacher={made}", f"task.folder={folder}", "recipe=diff-instruct", "out=out"]
+    overrides = [
+        "task=image/own",
+        f"teacher={made}",
+        f"task.folder={folder}",
+        "recipe=diff-instruct",
+        "out=out",
+    ]
     with pytest.raises(UserError, match="unknown class"):
         build(compose("config", overrides).task).batch(2, torch.Generator())

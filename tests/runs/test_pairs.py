@@ -86,7 +86,9 @@ def test_rows_of_pieces_are_rows_of_the_whole():
     assert torch.equal(found["states"], states[index])
     assert torch.equal(found["context"].condition["words"], index)
     assert torch.equal(found["context"].mask, context.mask[index])
-    assert len(bank.first(5)) == 5 and torch.equal(bank.first(5).rows(torch.tensor([4]))["states"], states[4:5])
+    assert len(bank.first(5)) == 5 and torch.equal(
+        bank.first(5).rows(torch.tensor([4]))["states"], states[4:5]
+    )
     assert torch.equal(bank.ends().rows(index)["states"], states[index][:, [0, 2]])
     assert bank.ends().pieces[0][0].data_ptr() == bank.pieces[0][0].data_ptr()  # nothing is copied
 

@@ -26,7 +26,9 @@ TINY = [
 GRID = ["recipe=pi-flow", "student.policy.kind=grid", "student.policy.parts=3", "student.target_time=true"]
 
 
-@pytest.mark.parametrize("words", [["recipe=pi-flow"], GRID, ["recipe=arcflow"]], ids=["mixture", "grid", "arc"])
+@pytest.mark.parametrize(
+    "words", [["recipe=pi-flow"], GRID, ["recipe=arcflow"]], ids=["mixture", "grid", "arc"]
+)
 def test_it_is_saved_and_comes_back(words, tmp_path):
     out = tmp_path / "run"
     assert main(["distill", *TINY, *words, f"out={out}"]) == 0
@@ -68,8 +70,8 @@ def test_of_a_teacher_of_ones_own(tmp_path):
 
 def test_conformance():
     """Declared calls, gradients and repetition of the objective with the student that a recipe makes."""
-    from omnidistill.random import generator
     from omnidistill.objectives.step import Step
+    from omnidistill.random import generator
 
     cfg = compose("config", [*TINY, "recipe=pi-flow", "out=unused"])
     task = build(cfg.task)

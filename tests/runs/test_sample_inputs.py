@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import omnidistill
-from omnidistill.configuration import compose as config
 from omnidistill.cli import main
+from omnidistill.configuration import compose as config
+from omnidistill.configuration.instantiation import build
 from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact import BridgeTask
-from omnidistill.configuration.instantiation import build
 from omnidistill.paths import rectified_flow
 from omnidistill.samplers import FewStep
 from omnidistill.student import Recipe, Student, save

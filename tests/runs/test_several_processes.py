@@ -26,7 +26,9 @@ def every_module_is_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharded, "SMALL", 1)
 
 
-@pytest.mark.parametrize(("recipe", "strategy"), [("dmd2", "fsdp"), ("consistency-models", "ddp"), ("scm", "fsdp")])
+@pytest.mark.parametrize(
+    ("recipe", "strategy"), [("dmd2", "fsdp"), ("consistency-models", "ddp"), ("scm", "fsdp")]
+)
 def test_the_command_line_in_two_processes_gives_the_figures_of_one(
     tmp_path: Path, recipe: str, strategy: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

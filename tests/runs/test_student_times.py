@@ -56,10 +56,13 @@ def test_a_student_of_before_has_even_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    {"times": "1,0.5"}, {"times": ["1"]}, {"times": [1.0, float("nan")]}, {"times": []}, {"shift": "5"}, {"shift": -1.0},
+    {"times": "1,0.5"}, {"times": ["1"]}, {"times": [1.0, float("nan")]}, {"times": []}, {"shift": "5"},
+    {"shift": -1.0},
     {"gamma": "half", "transition": "gamma"}, {"times": [True, 0.5]},
 ])  # fmt: skip
-def test_a_received_student_with_senseless_times_is_one_line(tmp_path: Path, wrong: dict[str, object]) -> None:
+def test_a_received_student_with_senseless_times_is_one_line(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
     file = kept(tmp_path) / "student.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
     with pytest.raises(UserError) as error:

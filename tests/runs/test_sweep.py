@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from omnidistill.configuration import compose as config, sweep_plan as sweeps
 from omnidistill.cli import main
+from omnidistill.configuration import compose as config
+from omnidistill.configuration import sweep_plan as sweeps
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
 from omnidistill.evaluation.metrics_file import write_metrics

@@ -28,7 +28,13 @@ def folder(tmp_path_factory):
 
 
 def config(folder, *more):
-    given = [*TINY, "recipe=diffusionopd", "out=unused", f"teachers.a={folder / 'a'}", f"teachers.b={folder / 'b'}"]
+    given = [
+        *TINY,
+        "recipe=diffusionopd",
+        "out=unused",
+        f"teachers.a={folder / 'a'}",
+        f"teachers.b={folder / 'b'}",
+    ]
     return compose("config", [*given, "task.network={width: 8, depth: 1}", *more])
 
 
@@ -61,7 +67,12 @@ def test_the_student_starts_from_the_first_or_from_the_base(folder):
 
 
 def test_a_whole_run(folder, tmp_path):
-    words = [f"teachers.a={folder / 'a'}", f"teachers.b={folder / 'b'}", "route={a: [0, 1]}", f"out={tmp_path / 'c'}"]
+    words = [
+        f"teachers.a={folder / 'a'}",
+        f"teachers.b={folder / 'b'}",
+        "route={a: [0, 1]}",
+        f"out={tmp_path / 'c'}",
+    ]
     given = [*TINY, "task.network={width: 8, depth: 1}", *words]
     assert main(["distill", "recipe=flow-opd", "student.steps=2", *given]) == 0
     document = json.loads((tmp_path / "c" / "metrics.json").read_text())
@@ -147,6 +158,13 @@ def test_what_is_no_section_or_no_folder_is_one_line(folder, capsys, tmp_path):
         config(folder, "route.a=[0.5]")
     with pytest.raises(UserError, match=r"labels by the name of a teacher, or drawn, got 'even'"):
         config(folder, "route=even")
-    words = ["distill", *TINY, "recipe=diffusionopd", f"out={tmp_path / 'x'}", "teachers.a=nowhere", "teachers.b=x"]
+    words = [
+        "distill",
+        *TINY,
+        "recipe=diffusionopd",
+        f"out={tmp_path / 'x'}",
+        "teachers.a=nowhere",
+        "teachers.b=x",
+    ]
     assert main(words) == 2
     assert "teachers.a=nowhere does not exist" in capsys.readouterr().err
