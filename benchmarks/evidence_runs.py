@@ -135,10 +135,15 @@ def divergences(again: bool) -> None:
         ),
         *("student.steps=1", "updates=200", "optim.lr=1e-3", "steps=1"),
     ]
-    kinds = ("reverse_kl", "jensen_shannon", "forward_kl")
-    experiment(
-        "divergences", {kind: [*common, f"families.matching.divergence={kind}"] for kind in kinds}, again
-    )
+    starved = [
+        "student.network={width: 8, depth: 1}",
+        "families.matching.times={_target_: omnidistill.times.Uniform, low: 0.02, high: 0.4}",
+    ]
+    runs = {}
+    for more, name in (([], ""), (starved, ", starved")):
+        for kind in ("reverse_kl", "jensen_shannon", "forward_kl"):
+            runs[f"{kind}{name}"] = [*common, *more, f"families.matching.divergence={kind}"]
+    experiment("divergences", runs, again)
 
 
 # --- two teachers -----------------------------------------------------------------------------------------------------
@@ -297,23 +302,29 @@ def health(again: bool) -> None:
 REAL = ["recipe=dmd2-reward", "evaluation.transitions=[]", "log.lag=0"]
 
 
-def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool) -> None:
-    """A run with a reward and one in which it has next to no weight, so that both are measured by it."""
-    runs = {"with": f"objective.{key}={weight}", "without": f"objective.{key}=1e-9"}
-    experiment(name, {run: [*REAL, *task, given] for run, given in runs.items()}, again)
+def beside(name: str, task: Sequence[str], key: str, weight: float, again: bool, *free: str) -> None:
+    """A run with a reward beside DMD2's terms; one in which it has next to no weight, so that both are measured by it;
+    and one by the reward alone, without those terms and, by `free`, without its cap."""
+    runs = {
+        "with": [f"objective.{key}={weight}"],
+        "without": [f"objective.{key}=1e-9"],
+        "alone": [f"objective.{key}={weight}", "objective.matching=0", "objective.adversarial=0", *free],
+    }
+    experiment(name, {run: [*REAL, *task, *given] for run, given in runs.items()}, again)
 
 
 def image(again: bool) -> None:
     task = ["task=image/fashion_mnist", "evaluation.samples=500", "steps=1", "updates=80", "optim.warmup=10"]
-    beside("image", task, "reward", 0.05, again)
+    beside("image", task, "reward", 0.05, again, "families.reward.caps.label=1.0")
 
 
 def enhancement(again: bool) -> None:
     task = [
         *("task=speech/enhancement", "steps=1", "updates=40", "batch=8", "optim.warmup=5"),
         *("families.matching.critic_updates=1", "objective.adversarial=0", "ema=0.95"),
+        *("evaluation.samples=12", "evaluation.batch=12", "task.teacher_steps=8"),
     ]
-    beside("enhancement", task, "reward", 0.1, again)
+    beside("enhancement", task, "reward", 0.03, again)
 
 
 def text(again: bool) -> None:
