@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +26,16 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def record(recipe: str, **changes) -> dict:
-    made = {"recipe": recipe, "steps": 1, "gap": 96.0, "gap_interval": [95.0, 97.0], "modes": 1.0}
-    return made | {"seconds": 20.0, "student_updates": 10, "calls": {"student": 20, "teacher": 10}} | changes
+    command = shlex.join(("omnidistill", "distill", *importlib.import_module("recipes_on_mixture").BUDGET))
+    made = {"recipe": recipe, "command": command, "steps": 1, "gap": 96.0, "gap_interval": [95.0, 97.0]}
+    return (
+        made
+        | {"modes": 1.0, "seconds": 20.0, "student_updates": 10, "calls": {"student": 20, "teacher": 10}}
+        | changes
+    )
 
 
-def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType) -> None:
+def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert script.holds(record("a"))
     for change in ({"gap": 94.9}, {"gap": None}, {"modes": 0.8}, {"seconds": 241.0}):
         assert not script.holds(record("a", **change))
@@ -37,10 +43,16 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType) -> None:
         [record("a"), record("b", gap=None, gap_interval=None), {"recipe": "c", "reason": "needs tokens"}],
         ["d", "e"],
     )
+    assert "earlier budget" not in text and script.FOUR in text
+    monkeypatch.setattr(script, "WHY", {"a": "it is slow", "b": "it is small"})
+    text_of_both = script.table([record("a"), record("b", gap=90.0)])
+    assert "- b falls short: it is small" in text_of_both and "it is slow" not in text_of_both
+    old = record("a", command="omnidistill distill updates=600")
+    assert "- of an earlier budget, by the commands in their records: a\n" in script.table([old, record("b")])
     assert "| a | 1 | 96.0 (95.0 to 97.0) | 1.00 | 20 | 10 | student 2, teacher 1 | yes |" in text
     assert (
         "| b | 1 | no gap |" in text
-        and "1 of 2 hold." in text
+        and "1 of 1 hold." in text
         and "- c: needs tokens" in text
         and "not run yet: d, e" in text
     )
