@@ -51,7 +51,7 @@ student and a longer run, for what 1 % asks of it."""
 SIXTEEN = (
     *EXACT,
     *SIX,
-    *("task.path=rectified_flow", "task.network={width: 128, depth: 3}", "evaluation.samples=8192"),
+    *("task.path=rectified_flow", "task.network={width: 128, depth: 3}", "evaluation.samples=16384"),
     *("updates=3000", "optim.lr=2.0e-3", "optim.hold=0.3", "ema=0.98", "fit.updates=600"),
 )
 """Two recipes with one budget."""
