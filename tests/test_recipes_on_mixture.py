@@ -39,6 +39,9 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType, monkeypatch: p
     assert script.holds(record("a"))
     for change in ({"gap": 94.9}, {"gap": None}, {"modes": 0.8}, {"seconds": 241.0}):
         assert not script.holds(record("a", **change))
+    near, far = {"gap": 94.0, "gap_interval": [90.0, 96.0]}, {"gap": 90.0, "gap_interval": [88.0, 92.0]}
+    told = [script.verdict(record("a", **change)) for change in ({}, near, far, near | {"modes": 0.8})]
+    assert told == ["yes", "not told", "no", "no"]
     text = script.table(
         [record("a"), record("b", gap=None, gap_interval=None), {"recipe": "c", "reason": "needs tokens"}],
         ["d", "e"],
@@ -52,7 +55,7 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType, monkeypatch: p
     assert "| a | 1 | 96.0 (95.0 to 97.0) | 1.00 | 20 | 10 | student 2, teacher 1 | yes |" in text
     assert (
         "| b | 1 | no gap |" in text
-        and "1 of 1 hold." in text
+        and "1 of 1 hold;" in text
         and "- c: needs tokens" in text
         and "not run yet: d, e" in text
     )
