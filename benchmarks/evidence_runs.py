@@ -320,8 +320,13 @@ def image(again: bool) -> None:
 
 def enhancement(again: bool) -> None:
     task = [
-        *("task=speech/enhancement", "steps=1", "updates=40", "batch=8", "optim.warmup=5"),
-        *("families.matching.critic_updates=1", "objective.adversarial=0", "ema=0.95"),
+        *(
+            "task=speech/enhancement",
+            "steps=1",
+            "updates=200",
+            "batch=8",
+            "families.matching.critic_updates=2",
+        ),
         *("evaluation.samples=12", "evaluation.batch=12", "task.teacher_steps=8"),
     ]
     beside("enhancement", task, "reward", 0.03, again)
