@@ -15,6 +15,7 @@ KEYS = {
     "verify=true": "compare samples with the student's, with the same noise; false writes it as it is",
     "steps=N": "sampler steps; by default the number the student was trained for",
     "pipeline=DIR": "the teacher's folder, whose other parts are copied; by default the teacher of the run",
+    "scheduler=NAME": "of diffusers, among those that walk as the student does, TCDScheduler for one",
     "trust=[PACKAGE]": "packages that the student's task may be built from",
 }
 
@@ -50,6 +51,7 @@ def export(arguments: Arguments) -> None:
         verify=verify == "true",
         steps=steps,
         pipeline=None if pipeline is None else Path(expanded(pipeline)),
+        scheduler=given.get("scheduler"),
         trust=_names(given.get("trust", "")),
     )
     print(f"{given['format']}: {out / 'README.md'}")
@@ -68,7 +70,7 @@ def cite(arguments: Arguments) -> None:
 COMMANDS = (
     Command(
         "export",
-        "DIR format=F out=DIR [verify=true] [steps=N] [pipeline=DIR]",
+        "DIR format=F out=DIR [verify=true] [steps=N] [pipeline=DIR] [scheduler=NAME]",
         "a student for the library that it is deployed with, verified, with a model card",
         export,
         "omnidistill export runs/first format=safetensors out=handed",

@@ -66,6 +66,7 @@ def model_of(handed: Handed) -> Model:
         handed.student.sampler,
         [stride.t for stride in plan.strides],
         handed.foreign.get("scheduler") or {},
+        handed.scheduler,
     )
     network = folded(inner, plan)
     bare = network.network if isinstance(network, DiffusersNetwork) else network
@@ -99,6 +100,7 @@ def describe(handed: Handed, found: Scheduled) -> None:
     said: dict[str, Any] = {
         "scheduler": type(found.scheduler).__name__,
         "set_timesteps": told,
+        "step": found.step,
         "times": list(found.times),
     }
     if handed.recipe.guidance is not None:
@@ -141,6 +143,11 @@ def _pipeline(handed: Handed, model: Model) -> str | None:
         index = received.read_json(source / INDEX)
         if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
             raise UserError(f"{source / INDEX} names no pipeline")
+        takes = _takes(index["_class_name"])
+        if takes and not model.found.step.keys() <= takes:
+            raise UserError(
+                f"{index['_class_name']} hands no {next(iter(model.found.step))} on to {named}; leave scheduler out"
+            )
         for name, value in index.items():
             if name in (model.part, "scheduler") or not isinstance(value, list):
                 continue
@@ -150,8 +157,8 @@ def _pipeline(handed: Handed, model: Model) -> str | None:
         write_text(json.dumps(index, indent=2) + "\n", handed.out / INDEX)
         return str(index["_class_name"])
     alone = ALONE.get(model.kind) if model.bare.config.get("num_class_embeds") is None else None  # type: ignore[union-attr, operator]
-    # A pipeline for one step count takes no times and scales nothing.
-    if alone is None or "num_inference_steps" not in model.found.told:
+    # A pipeline for one step count takes no times, scales nothing and hands nothing on.
+    if alone is None or "num_inference_steps" not in model.found.told or model.found.step:
         return None
     index = {
         "_class_name": alone,
@@ -179,17 +186,23 @@ def _copy(part: Path, out: Path, folder: Path) -> None:
         shutil.copyfile(file, target)
 
 
+def _takes(pipeline: str) -> set[str]:
+    """What the call of a pipeline takes; nothing where it is no class of diffusers."""
+    import diffusers
+
+    kind = getattr(diffusers, pipeline, None) if pipeline.endswith("Pipeline") else None
+    return set() if kind is None else {*inspect.signature(kind.__call__).parameters}
+
+
 def _code(handed: Handed, model: Model, pipeline: str | None) -> str:
     """How to sample, in a few lines that run as they stand, beside the folder."""
     told, place = model.found.told, handed.out.name
+    steps = [f"{key}={value:g}" for key, value in model.found.step.items()]
     if pipeline is not None:
-        import diffusers
-
-        kind = getattr(diffusers, pipeline, None) if pipeline.endswith("Pipeline") else None
-        takes = inspect.signature(kind.__call__).parameters if kind is not None else {}
+        takes = _takes(pipeline)
         key = next(iter(told))
         if key in takes:
-            words = [f"{key}={told[key]!r}"]
+            words = [f"{key}={told[key]!r}", *steps]
             words += ["num_images_per_prompt=4", "guidance_scale=1.0"] if "guidance_scale" in takes else []
             asked = ['"your prompt"'] if "prompt" in takes else ["batch_size=4"]
             words = [word for word in words if word.partition("=")[0] in takes]
@@ -217,4 +230,4 @@ x = {start}torch.randn(4, {", ".join(map(str, handed.shape))})
 for t in scheduler.timesteps:
     with torch.no_grad():
         out = model({scale}, timestep=t.expand(4){condition}).sample
-    x = scheduler.step(out, t, x).prev_sample"""
+    x = scheduler.step({", ".join(["out", "t", "x", *steps])}).prev_sample"""

@@ -47,6 +47,8 @@ def write(handed: Handed) -> None:
         raise UserError(
             f"'{whole}' was trained as a whole beside the adapters; format=diffusers or safetensors"
         )
+    if handed.scheduler is not None and not isinstance(network, DiffusersNetwork):
+        raise UserError(f"scheduler={handed.scheduler} is of diffusers, and the student's network is not")
     bare = network.model if isinstance(network, MaskedLM) else inner(network)
     layers = {name: module for name, module in bare.named_modules() if isinstance(module, LoraLayer)}
     biased = _biased(bare, layers, shift, denoiser.time_module)
@@ -117,7 +119,7 @@ from peft import PeftModel
 
 model = {model.kind}.from_pretrained("TEACHER", subfolder="{model.part}")  # or pipeline.load_lora_weights(FOLDER)
 model = PeftModel.from_pretrained(model, "{handed.out.name}").eval()
-scheduler = {name}.from_pretrained("{handed.out.name}/scheduler")  # and the times of sampling.json"""
+scheduler = {name}.from_pretrained("{handed.out.name}/scheduler")  # told as sampling.json says"""
     if handed.verify:
         base = type(model.bare).from_config(model.bare.config)  # type: ignore[attr-defined]
         base.load_state_dict(_base_of(bare))

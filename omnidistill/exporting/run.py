@@ -36,6 +36,7 @@ class Handed:
         out: the folder that is written.
         verify: whether samples are compared.
         trust: packages that the student may be built from.
+        scheduler: the class of diffusers that is asked for.
         said: what the card tells beside the run's own figures, by what it is about.
     """
 
@@ -47,6 +48,7 @@ class Handed:
     out: FilePath
     verify: bool
     trust: Sequence[str] = ()
+    scheduler: str | None = None
     said: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -128,6 +130,7 @@ def export(
     network: nn.Module | None = None,
     path: Path | None = None,
     trust: Sequence[str] = (),
+    scheduler: str | None = None,
 ) -> FilePath:
     """Writes the student of a run's folder in another form, with a model card, and returns the folder.
 
@@ -141,6 +144,7 @@ def export(
         pipeline: the teacher's folder, whose other parts (text encoder, autoencoder, tokenizer) are copied; the teacher
             of the run if not given.
         network, path, trust: as for `load`.
+        scheduler: the class of diffusers, among those that walk as the student does, `"TCDScheduler"` for one.
 
     Raises:
         UserError: a format that cannot hold this student, or its library is missing.
@@ -151,6 +155,8 @@ def export(
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
+    if scheduler is not None and format not in ("diffusers", "peft"):
+        raise UserError(f"scheduler={scheduler} is for format=diffusers or peft, not {format}")
     folder, out = FilePath(folder), FilePath(out)
     recipe = read_recipe(folder, "student")
     student = load(folder, network=network, path=path, trust=trust)
@@ -164,7 +170,7 @@ def export(
     if pipeline is not None and not FilePath(pipeline).is_dir():
         raise UserError(f"pipeline={pipeline} is no folder; give that of the teacher's pipeline")
     out.mkdir(parents=True, exist_ok=True)
-    handed = Handed(folder, recipe, student, count, teacher, out, verify, trust)
+    handed = Handed(folder, recipe, student, count, teacher, out, verify, trust, scheduler)
     try:
         with torch.no_grad():
             formats()[format](handed)

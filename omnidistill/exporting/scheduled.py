@@ -2,21 +2,24 @@
 
 | path | transition | scheduler |
 |---|---|---|
-| a table | renoise, gamma=1 | LCMScheduler |
+| a table | renoise, gamma=1 | LCMScheduler; or TCDScheduler at `eta=1` |
 | a table | ode, gamma=0 | DDIMScheduler; of uneven times DPMSolverMultistepScheduler of order 1, the same step |
+| a table | ode, gamma=0 | or TCDScheduler at `eta=0` |
 | a table | ancestral | DDPMScheduler |
 | rectified flow | ode, renoise | FlowMatchEulerDiscreteScheduler, `stochastic_sampling` for the latter |
 | edm | ode | EDMEulerScheduler |
 
 Their own grids are others than a student's (LCM's of four steps has 759 and 259 for 749 and 249, that of flow matching
 ends at 1/1000), so options are chosen with which the grid is the student's where there are any; else times are said.
+TCDScheduler takes place 0 of its table for its end. It is given one whose place 0 is clean data and all others the
+student's; its jumps for `eta` between 0 and 1 are by shares of time, and those of `student.gamma` by shares of noise.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +43,7 @@ class Scheduled:
         times: of the student in [0, 1], from above, without the 0 at the end, as the scheduler truly has them.
         moved: what the largest move of a time is, in places of a table, where these are not the student's own.
         start: the standard deviation of what it starts from, which is not that of every scheduler's own attribute.
+        step: keywords of its `step`, which a pipeline's call hands on.
     """
 
     scheduler: Any
@@ -47,33 +51,41 @@ class Scheduled:
     times: tuple[float, ...]
     moved: float = 0.0
     start: float = 1.0
+    step: dict[str, float] = field(default_factory=dict)
 
 
 def scheduled(
-    inner: NetworkDenoiser, sampler: FewStep, times: list[float], given: Mapping[str, Any]
+    inner: NetworkDenoiser,
+    sampler: FewStep,
+    times: list[float],
+    given: Mapping[str, Any],
+    wanted: str | None = None,
 ) -> Scheduled:
     """The scheduler of a student.
 
     Args:
         times: as `FewStep.times` has them, without the 0.
         given: plain values of the teacher's own scheduler, whose noise is the student's.
+        wanted: the class of the scheduler, among those that walk so; by default the first of them that can.
 
     Raises:
-        UserError: no scheduler of diffusers walks so.
+        UserError: no scheduler of diffusers walks so, or not the one that is wanted.
     """
     transition = sampler.transition
     if sampler.gamma is not None:
         transition = {0.0: "ode", 1.0: "renoise"}.get(sampler.gamma, "gamma")
     path = inner.path
     if isinstance(path, TablePath) and inner.time_input == "index" and inner.parameterisation in PREDICTIONS:
-        return _chain(inner, path, transition, times, given)
+        return _chain(inner, path, transition, times, given, wanted)
     name = getattr(path, "name", "")
     flow = inner.parameterisation == "flow" and inner.time_input in ("1000t", "t")
     if name == "rectified_flow" and flow and transition in ("ode", "renoise"):
+        _among(wanted, ["FlowMatchEulerDiscreteScheduler"], transition)
         return _flow(transition == "renoise", times)
     known = inner.unit_input and inner.parameterisation in PRECONDITIONED.values()
     known = known and inner.time_input == "log_sigma/4"
     if name == "edm" and known and transition == "ode":
+        _among(wanted, ["EDMEulerScheduler"], transition)
         return _edm(inner, times)
     raise UserError(
         f"no scheduler of diffusers walks as student.transition={sampler.transition} does on {path} with "
@@ -81,8 +93,20 @@ def scheduled(
     )
 
 
+def _among(wanted: str | None, names: list[str], transition: str) -> None:
+    if wanted is not None and wanted not in names:
+        raise UserError(
+            f"scheduler={wanted} does not walk as the student does, by {transition}; {' or '.join(names)} does"
+        )
+
+
 def _chain(
-    inner: NetworkDenoiser, path: TablePath, transition: str, times: list[float], given: Mapping[str, Any]
+    inner: NetworkDenoiser,
+    path: TablePath,
+    transition: str,
+    times: list[float],
+    given: Mapping[str, Any],
+    wanted: str | None,
 ) -> Scheduled:
     import diffusers
 
@@ -94,19 +118,24 @@ def _chain(
         )
     n = len(places)
     options = {
-        **_betas(path, given),
         "num_train_timesteps": path.entries,
         "prediction_type": PREDICTIONS[inner.parameterisation],
         "clip_sample": False,
         "thresholding": False,
         "timestep_spacing": "trailing",
     }
+    # The grid of all places, of which n even ones are the student's.
+    tcd = (diffusers.TCDScheduler, {"original_inference_steps": path.entries})
     by_transition: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         # The boundary of the parameterisation is the student's; a large scaling leaves that of the scheduler out.
-        "renoise": [(diffusers.LCMScheduler, {"original_inference_steps": n, "timestep_scaling": 1.0e6})],
+        "renoise": [
+            (diffusers.LCMScheduler, {"original_inference_steps": n, "timestep_scaling": 1.0e6}),
+            tcd,
+        ],
         "ode": [
             (diffusers.DDIMScheduler, {"set_alpha_to_one": True}),
             (diffusers.DPMSolverMultistepScheduler, {"solver_order": 1, "final_sigmas_type": "zero"}),
+            tcd,
         ],
         "ancestral": [(diffusers.DDPMScheduler, {"variance_type": "fixed_small"})],
     }
@@ -115,10 +144,21 @@ def _chain(
             "TCDScheduler jumps by shares of time and student.gamma by shares of noise: no scheduler of diffusers "
             "walks as the student does unless gamma is 0 or 1; format=onnx or safetensors"
         )
+    names = [kind.__name__ for kind, _ in by_transition[transition]]
+    _among(wanted, names, transition)
+    if wanted == "TCDScheduler" and places[-1] == 0:
+        raise UserError(
+            "TCDScheduler ends at place 0 of its table, from where the student's last step begins; ask fewer steps or "
+            f"scheduler={names[0]}"
+        )
     moved = float((exact - torch.tensor(places, dtype=torch.float64)).abs().max())
     for kind, more in by_transition[transition]:
+        if wanted not in (None, kind.__name__):
+            continue
+        jumps = kind is diffusers.TCDScheduler
+        noise = _ending_clean(path) if jumps else _betas(path, given)
         takes = inspect.signature(kind.__init__).parameters
-        made = kind(**{key: value for key, value in {**options, **more}.items() if key in takes})
+        made = kind(**{key: value for key, value in {**noise, **options, **more}.items() if key in takes})
         made.set_timesteps(n)
         even = path.entries % n == 0 or n == 1  # DDIM steps by whole places from one time to the next
         if made.timesteps.tolist() == places and even:
@@ -127,8 +167,16 @@ def _chain(
             told = {"timesteps": places}
         else:
             continue
-        return Scheduled(made, told, tuple(path.time(torch.tensor(places)).tolist()), moved)
-    raise UserError(f"no scheduler of diffusers takes the times {places}")  # the second of `ode` takes any
+        step = {"eta": float(transition == "renoise")} if jumps else {}
+        return Scheduled(made, told, tuple(path.time(torch.tensor(places)).tolist()), moved, step=step)
+    # All but the first of `ode` take any.
+    raise UserError(f"{wanted} takes even times and not {places}; scheduler={' or '.join(names[1:])}")
+
+
+def _ending_clean(path: TablePath) -> dict[str, Any]:
+    """The table with clean data at place 0, where TCDScheduler ends; all other places are as they were."""
+    levels = torch.cat((torch.ones(1, dtype=torch.float64), path._alphas[2:] ** 2))
+    return {"trained_betas": [0.0, *(1.0 - levels[1:] / levels[:-1]).tolist()]}
 
 
 def _betas(path: TablePath, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +236,7 @@ def walk(network: Any, found: Scheduled, x: torch.Tensor, condition: Any, g: tor
     scheduler.set_timesteps(**found.told)
     scale = 1.0 / 1000.0 if getattr(network.call, "unit_time", False) else 1.0
     stepping = inspect.signature(scheduler.step).parameters
-    more = {"generator": g} if "generator" in stepping else {}
+    more = {**found.step, **({"generator": g} if "generator" in stepping else {})}
     given = () if condition is None else (condition,)
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

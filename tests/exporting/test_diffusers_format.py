@@ -91,6 +91,80 @@ def test_each_walk_has_its_scheduler(
         assert "the nearest are taken" in card
 
 
+TCD = [
+    ("eps", "renoise", {"steps": 1}, 1.0),
+    ("eps", "renoise", {"times": [1.0, 0.9, 0.5, 0.1]}, 1.0),
+    ("eps", "ode", {"steps": 2}, 0.0),
+    ("eps", "ode", {"shift": 3.0}, 0.0),
+    ("eps", "gamma", {"gamma": 1.0, "steps": 5}, 1.0),
+    ("v, zero", "renoise", {"steps": 3}, 1.0),
+    ("v, zero", "ode", {}, 0.0),
+    ("cogvideo", "renoise", {}, 1.0),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "transition", "options", "eta"), TCD, ids=str)
+def test_tcd_walks_the_same_to_the_data(
+    scheduler: str,
+    transition: str,
+    options: dict[str, Any],
+    eta: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = student(tmp_path, scheduler, transition=transition, **options)
+    out = omnidistill.export(run, "diffusers", tmp_path / "out", scheduler="TCDScheduler")
+    said = json.loads((out / "sampling.json").read_text())
+    assert (said["scheduler"], said["step"]) == ("TCDScheduler", {"eta": eta})
+    card = (out / "README.md").read_text()
+    assert "differ from the student's by at most" in card and f"eta={eta:g})" in card
+    made, path = diffusers.TCDScheduler.from_pretrained(out / "scheduler"), load(run).denoiser.path
+    places = path.time(torch.arange(1, path.entries))
+    assert float(made.alphas_cumprod[0]) == 1.0
+    torch.testing.assert_close(
+        made.alphas_cumprod[1:].double(), path.coefficients(places).alpha.flatten() ** 2, rtol=0, atol=1e-6
+    )
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(code(out / "README.md"), scope)
+    assert len(scope["x"]) == 4
+
+
+@pytest.mark.parametrize("transition", ["renoise", "ode"])
+def test_tcd_of_the_teachers_own_table_stops_before_the_data(
+    transition: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omnidistill.exporting import scheduled
+
+    run = student(tmp_path, "eps", transition=transition)
+    monkeypatch.setattr(scheduled, "_ending_clean", lambda path: scheduled._betas(path, {}))
+    with pytest.raises(RunError, match="samples differ from the student's") as error:
+        omnidistill.export(run, "diffusers", tmp_path / "out", scheduler="TCDScheduler")
+    assert float(str(error.value).partition(" by ")[2].split()[0]) > 2e-4  # of ode on this table 3e-4
+
+
+def test_a_scheduler_by_name(tmp_path: Path) -> None:
+    run = student(tmp_path, "eps", transition="ode", shift=3.0)
+
+    def refused(name: str, said: str, format: str = "diffusers", **more: Any) -> None:
+        with pytest.raises(UserError, match=said) as error:
+            omnidistill.export(run, format, tmp_path / "none", scheduler=name, **more)
+        assert "\n" not in str(error.value) and not (tmp_path / "none").exists()
+
+    refused("LCMScheduler", "by ode; DDIMScheduler or DPMSolverMultistepScheduler or TCDScheduler does")
+    refused("DDIMScheduler", "even times and not .*DPMSolverMultistepScheduler or TCDScheduler")
+    refused("TCDScheduler", "for format=diffusers or peft, not onnx", "onnx")
+    index = {"_class_name": "DDPMPipeline", "unet": ["a", "b"]}
+    (tmp_path / "teacher" / "model_index.json").write_text(json.dumps(index))
+    refused("TCDScheduler", "DDPMPipeline hands no eta on", pipeline=tmp_path / "teacher")
+    run = student(tmp_path / "even", "eps", transition="ode")
+    refused("TCDScheduler", "ends at place 0 .* ask fewer steps or scheduler=DDIMScheduler", steps=100)
+    out = omnidistill.export(run, "diffusers", tmp_path / "out", scheduler="DPMSolverMultistepScheduler")
+    assert "DPMSolver" in json.loads((out / "sampling.json").read_text())["scheduler"]
+    run = student(tmp_path / "flow", "flow", transition="ode")
+    refused("TCDScheduler", "by ode; FlowMatchEulerDiscreteScheduler does")
+
+
 def code(card: Path) -> str:
     text = card.read_text()
     return text.split("```python\n")[1].split("```")[0]

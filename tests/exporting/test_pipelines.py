@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,29 @@ def test_stable_diffusion(recipe: str, tmp_path: Path) -> None:
             }
         ).images
     assert bool(pixels.isfinite().all())
+
+
+def test_stable_diffusion_with_tcd(tmp_path: Path) -> None:
+    stable_diffusion(tmp_path / "teacher")
+    run = distilled(tmp_path, "lcm", [4, 8, 8], WIDTH)
+    recipe = json.loads((run / "student.json").read_text())
+    states = torch.randn(2, WORDS, WIDTH, generator=generator("states"))
+    start = torch.randn(2, 4, 8, 8, generator=generator("start"))
+    asked = {"prompt_embeds": states, "latents": start, "num_inference_steps": 4, "guidance_scale": 1.0}
+    for transition, eta in (("renoise", 1.0), ("ode", 0.0)):
+        (run / "student.json").write_text(json.dumps({**recipe, "transition": transition}))
+        out = omnidistill.export(
+            run, "diffusers", tmp_path / "out", pipeline=tmp_path / "teacher", scheduler="TCDScheduler"
+        )
+        assert f"num_inference_steps=4, eta={eta:g}, " in (out / "README.md").read_text()
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(out, tokenizer=None)
+        pipeline.set_progress_bar_config(disable=True)
+        assert isinstance(pipeline.scheduler, diffusers.TCDScheduler)
+        found = ours(run, start, states, generator("noise"), 4)
+        for given, same in ((eta, True), (1.0 - eta, False)):
+            made = pipeline(**asked, eta=given, generator=generator("noise"), output_type="latent").images
+            assert (float((made - found).abs().max() / found.abs().max()) < 1e-4) == same
+        shutil.rmtree(out)
 
 
 def test_adapters_are_loaded_by_peft_and_by_the_pipeline(tmp_path: Path) -> None:
