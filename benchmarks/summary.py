@@ -148,8 +148,8 @@ def _on_images() -> list[str]:
         "## Every recipe on pictures at one budget",
         "",
         "`python benchmarks/recipes_on_images.py`: Fashion-MNIST in latents, 300 updates of 32 pictures, the best at "
-        "four steps first. A percentage is of the gap between the teacher at as many steps and the teacher in full; above "
-        "100 the student is nearer to held-out pictures than the whole teacher. ± is half of the 95 % interval.",
+        "four steps first. A percentage is of the gap between the teacher at as many steps and the teacher in full; "
+        "above 100 the student is nearer to held-out pictures than the whole teacher. ± is half of the 95 % interval.",
         "",
         ON_IMAGES.read_text(),
     ]
