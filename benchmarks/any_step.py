@@ -70,7 +70,12 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "mixture-anyflow": (*MIXTURE, "recipe=anyflow"),
     "mixture-pdd": (*MIXTURE, "recipe=pdd"),
     "mixture_vp_linear-flow-map-matching": (*EXACTER, "updates=6000", "recipe=flow-map-matching"),
-    "mixture_vp_linear-flow-map-matching-1": (*EXACTER, "updates=6000", "recipe=flow-map-matching", "seed=1"),
+    "mixture_vp_linear_seed1-flow-map-matching": (
+        *EXACTER,
+        "updates=6000",
+        "recipe=flow-map-matching",
+        "seed=1",
+    ),
     "mixture_vp_linear-anyflow": (*EXACTER, "updates=5000", "recipe=anyflow"),
     "mixture_16d-flow-map-matching": (*SIXTEEN, "recipe=flow-map-matching"),
     "mixture_16d-consistency-models": (*SIXTEEN, "recipe=consistency-models", "student.transition=renoise"),
@@ -96,8 +101,12 @@ def run(overrides: tuple[str, ...]) -> dict[str, Any]:
     return {"command": command, "wall_seconds": round(time.monotonic() - began, 1), "metrics": metrics}
 
 
-def row(document: Mapping[str, Any]) -> list[str]:
-    """Of the table: the teacher whole and at the student's step counts, the student, and what became of it."""
+def row(cell: str, document: Mapping[str, Any]) -> list[str]:
+    """Of the table: the teacher whole and at the student's step counts, the student, and what became of it.
+
+    Args:
+        cell: what the record's file is called, which tells one setting of a task from another.
+    """
     metrics = document["metrics"]
     name = metrics["primary"]["name"]
     points = {
@@ -113,6 +122,7 @@ def row(document: Mapping[str, Any]) -> list[str]:
     closed = " / ".join("-" if gaps.get(str(k)) is None else f"{gaps[str(k)]:.1f}" for k in STEPS)
     falls = metrics["falls"]
     return [
+        cell,
         metrics["task"],
         metrics["recipe"],
         f"{name} {({'lower': '↓', 'higher': '↑'})[metrics['primary']['better']]}",
@@ -126,16 +136,16 @@ def row(document: Mapping[str, Any]) -> list[str]:
 
 def table() -> list[str]:
     """The lines of a Markdown table; none where there are no results. Students of the matrix last, on tasks in it."""
-    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    tasks = {record["metrics"]["task"] for record in records}
-    others = [json.loads(file.read_text()) for file in sorted(MATRIX.glob("*-*.json"))]
-    records += [other for other in others if other["metrics"]["task"] in tasks]
+    records = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
+    tasks = {record["metrics"]["task"] for record in records.values()}
+    others = {file.stem: json.loads(file.read_text()) for file in sorted(MATRIX.glob("*-*.json"))}
+    records |= {name: other for name, other in others.items() if other["metrics"]["task"] in tasks}
     if not records:
         return []
     steps = ", ".join(map(str, STEPS))
-    head = ["task", "recipe", "metric", "teacher, full", f"teacher at {steps}", f"student at {steps}"]
+    head = ["cell", "task", "recipe", "metric", "teacher, full", f"teacher at {steps}", f"student at {steps}"]
     rows = [[*head, "gap closed, %", "monotone", "minutes"]]
-    return markdown([*rows, *(row(record) for record in records)])
+    return markdown([*rows, *(row(name, record) for name, record in records.items())])
 
 
 def section() -> list[str]:
