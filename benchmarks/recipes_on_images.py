@@ -1,12 +1,12 @@
 """Every recipe on the shipped Fashion-MNIST teacher at one budget: 1, 2, 4 and 8 steps, and what an update costs.
 
-    python benchmarks/recipes_on_images.py [NAME ...] [--again] [--minutes M] [--part K/N]
+    python benchmarks/recipes_on_images.py [NAME ...] [key=value ...] [--again] [--minutes M]
     python benchmarks/recipes_on_images.py --table
 
 Distils `task=image/fashion_mnist recipe=NAME` with the updates, batch and average of `BUDGET` for each of these
 recipes, or for all that there are, one at a time on one thread; whatever else the recipe or its tuning on this task
 says stays. What has a record is not run again unless `--again` says so; `--minutes` begins no further recipe after so
-many, and `--part 1/2` takes every second recipe, for a second process. A record,
+many. A record,
 `benchmarks/results/recipes_on_images/NAME.json`, holds the command that does the same, both curves with intervals, the
 gap closed at each step count, between which step counts quality falls, network calls and the seconds of training; of a
 recipe that needs what these pictures do not offer it says what. Last comes the table, also as `table.md` beside the
@@ -15,8 +15,6 @@ records. Real data first: `omnidistill data fetch fashion_mnist`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import recipe_records
 from matrix_tables import figure, markdown
 
 from omnidistill.configuration import listing
@@ -76,9 +75,9 @@ def lacks(recipe: str) -> str | None:
     return None
 
 
-def run(recipe: str, known: dict[float, list[Point]]) -> dict[str, Any]:
+def run(recipe: str, known: dict[float, list[Point]], more: Sequence[str] = ()) -> dict[str, Any]:
     """A record of one run. `known`: points of the teacher so far by guidance scale."""
-    overrides = given(recipe)
+    overrides = [*given(recipe), *more]
     cfg = compose("config", [*overrides, "out=unused"])
     words = ["omnidistill", "distill", *overrides, f"steps={','.join(map(str, STEPS))}", "out=DIR"]
     record: dict[str, Any] = {"recipe": recipe, "command": shlex.join(words), "steps": int(cfg.student.steps)}
@@ -175,36 +174,17 @@ def at_four(record: Mapping[str, Any]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--again", action="store_true", help="also what has a record")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="begin no further recipe after these"
-    )
-    parser.add_argument("--part", default="1/1", help="K/N: every Nth recipe from the Kth")
-    args = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    began, part, parts = time.monotonic(), *map(int, args.part.split("/"))
     teachers: dict[float, list[Point]] = {}
-    known = [entry["name"] for entry in listing.recipes()]
-    for name in [] if args.table else (args.names or known)[part - 1 :: parts]:
-        if time.monotonic() - began > 60 * args.minutes:
-            break
-        file = RESULTS / f"{name}.json"
-        if file.exists() and not args.again:
-            continue
+
+    def record(name: str, more: list[str]) -> dict[str, Any]:
         reason = lacks(name)
-        record = {"recipe": name, "reason": reason} if reason else run(name, teachers)
-        file.write_text(json.dumps(record, indent=1) + "\n")
-        print(name, {k: record.get(k) for k in ("gap", "seconds", "reason", "failed")}, flush=True)
-    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    text = "\n".join(table(records, sorted({*known} - {record["recipe"] for record in records}))) + "\n"
-    (RESULTS / "table.md").write_text(text)
-    print(text)
-    return 0
+        return {"recipe": name, "reason": reason} if reason else run(name, teachers, more)
+
+    def text(records: list[dict[str, Any]], lacking: list[str]) -> str:
+        return "\n".join(table(records, lacking)) + "\n"
+
+    known = [entry["name"] for entry in listing.recipes()]
+    return recipe_records.main(__doc__, RESULTS, known, record, text, ("gap",))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ network calls; of a recipe that needs what Gaussian states do not offer it says 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -24,6 +23,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import recipe_records
 
 from omnidistill.configuration import listing
 from omnidistill.configuration.compose import build, compose
@@ -285,39 +286,15 @@ def table(records: list[dict[str, Any]], lacking: Sequence[str] = ()) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--again", action="store_true", help="also what has a record")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="begin no further recipe after these"
-    )
-    args = parser.parse_intermixed_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     teachers: dict[str, list[Point]] = {}
-    known = {entry["name"]: entry["needs"] for entry in listing.recipes()}
-    more = [word for word in args.names if "=" in word]
-    asked = [word for word in args.names if "=" not in word]
-    for name in () if args.table else asked or known:
-        if time.monotonic() - began > 60 * args.minutes:
-            break
-        file = RESULTS / f"{name}.json"
-        if file.exists() and not args.again:
-            continue
-        if reason := lacks(name, known[name]):
-            record = {"recipe": name, "reason": reason}
-        else:
-            record = run(name, known[name], teachers, more)
-        file.write_text(json.dumps(record, indent=1) + "\n")
-        print(name, {k: record.get(k) for k in ("gap", "modes", "seconds", "reason", "failed")}, flush=True)
-    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    text = table(records, sorted({*known} - {record["recipe"] for record in records}))
-    (RESULTS / "table.md").write_text(text)
-    print(text)
-    return 0
+    needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
+
+    def record(name: str, more: list[str]) -> dict[str, Any]:
+        if reason := lacks(name, needs[name]):
+            return {"recipe": name, "reason": reason}
+        return run(name, needs[name], teachers, more)
+
+    return recipe_records.main(__doc__, RESULTS, needs, record, table, ("gap", "modes"))
 
 
 if __name__ == "__main__":
