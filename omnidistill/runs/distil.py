@@ -48,6 +48,7 @@ def distill(cfg: DictConfig) -> FilePath:
     teacher = setup.teacher_of(cfg, task, device)
     # What the recipe lacks is said before anything is written.
     setup.judged_by_rewards(task, setup.objective_of(cfg, task))
+    setup.of_student(cfg, task)
     if cfg.resume:
         check(out, setup.settings_of(cfg))
     ranks = here(cfg.strategy)

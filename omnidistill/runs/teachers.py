@@ -20,6 +20,11 @@ from omnidistill.tasks import Task
 def teacher_of(cfg: DictConfig, task: Task, device: str) -> Denoiser:
     """The teachers that were named, else the one of the folder that was named, else the closed form, else the one that
     comes with the package."""
+    if cfg.get("route") and not cfg.get("teachers"):
+        raise UserError(
+            f"route={cfg.route} chooses among several teachers, and none are named; give teachers.NAME=DIR of each, "
+            "or leave route out"
+        )
     return several(cfg, task, device) if cfg.get("teachers") else single(cfg, task, device)
 
 

@@ -84,6 +84,12 @@ def test_what_cannot_be_is_one_line(more, line):
     assert "\n" not in str(error.value)
 
 
+def test_a_misspelt_option_leaves_nothing_behind(capsys, tmp_path):
+    words = ["distill", *TINY, "recipe=dmd2", f"out={tmp_path / 'x'}", "student.network={widht: 4}"]
+    assert main(words) == 2
+    assert "did you mean width?" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
 def test_a_task_whose_network_has_no_options_has_no_smaller_one():
     cfg = compose("config", [*TINY, "recipe=dmd2", "out=unused", "student.network={width: 4}"])
     task = setup.task_of(cfg)

@@ -168,3 +168,9 @@ def test_what_is_no_section_or_no_folder_is_one_line(folder, capsys, tmp_path):
     ]
     assert main(words) == 2
     assert "teachers.a=nowhere does not exist" in capsys.readouterr().err
+
+
+def test_a_route_without_teachers_leaves_nothing_behind(capsys, tmp_path):
+    assert main(["distill", *TINY, "recipe=diffusionopd", f"out={tmp_path / 'x'}", "route=drawn"]) == 2
+    assert "route=drawn chooses among several teachers, and none are named" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
