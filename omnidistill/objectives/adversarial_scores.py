@@ -20,7 +20,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError
 from omnidistill.objectives.adversarial import Adversarial
-from omnidistill.objectives.base import Calls, Losses
+from omnidistill.objectives.base import Calls, Losses, branches
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.questions import Answer, Question, Seen
 from omnidistill.objectives.step import Step
@@ -115,5 +115,4 @@ class AdversarialScores(Adversarial):
         if role not in ("student", self.critic):
             return {}
         calls = dict(super().cost(role))
-        branches = 1 if self.scores.guidance in (0.0, 1.0) else 2
-        return calls | {"teacher": branches, "fake_score": 1}
+        return calls | {"teacher": branches(self.scores.guidance), "fake_score": 1}

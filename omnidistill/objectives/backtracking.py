@@ -37,7 +37,7 @@ class Backtracking(Matching):
                 "backtracking needs targets >= 1, 0 < degradation < 1 and 0 < back <= 1, got "
                 f"{targets}, {degradation} and {back}"
             )
-        if self.critic != "fake_score" or self.real != "teacher":
+        if not self.fake.trained or self.real != "teacher":
             raise UserError(
                 "backtracking has a critic of its own and the teacher at its end; leave critic and real out"
             )

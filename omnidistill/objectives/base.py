@@ -20,6 +20,11 @@ Calls = Mapping[str, int]
 """Network calls per update of a role, by the name of the model called, as the paper counts them."""
 
 
+def branches(scale: float | None) -> int:
+    """Calls of one question under guidance of this scale; None: one that is drawn for each sample."""
+    return 1 if scale in (0.0, 1.0) else 2
+
+
 class Losses(NamedTuple):
     """Named scalars to be weighted and summed by somebody else, and detached diagnostics to be logged.
 

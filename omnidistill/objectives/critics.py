@@ -1,7 +1,6 @@
 """What stands for the student's law in distribution matching where no denoiser has learned it.
 
-Score distillation of a set of parameters (DreamFusion: Poole et al. 2022) has the sample itself for it: `critic: none`.
-The classes here are other such stand-ins, each a belief `D_fake` about the sample at x_t, so that the update stays
+Each class here is such a stand-in, a belief `D_fake` about the sample at x_t, so that the update stays
 `x0 <- x0 - w(t) (D_fake - D_real) / n`. What the papers write as a gap of noises, `eps_real - eps_fake`, is
 `alpha / sigma` times that, with `eps = (x_t - alpha D) / sigma`.
 """
@@ -60,6 +59,46 @@ class _Untrained:
 
     def losses(self, role: str, step: Step, x_t: Tensor, t: Tensor, real: str) -> Tensor:
         raise UserError(f"this critic trains no '{role}'")
+
+
+class Itself(_Untrained):
+    """The sample (score distillation sampling; Poole et al. 2022, DreamFusion, eq. 3)."""
+
+    needs: frozenset[str] = frozenset()
+
+    def belief(self, step: Step, x_t: Tensor, t: Tensor, real: str) -> Posterior:
+        return step.path.certain(step.rollout.x0.detach())
+
+    def cost(self, role: str, real: str) -> Calls:
+        return {}
+
+
+class Unconditional(_Untrained):
+    """The teacher without condition, so that only the condition pulls (the likelihood term of JDM)."""
+
+    needs = frozenset({"condition"})
+
+    def belief(self, step: Step, x_t: Tensor, t: Tensor, real: str) -> Posterior:
+        return step.guided(real, 0.0)(x_t, t, step.context)
+
+    def cost(self, role: str, real: str) -> Calls:
+        return {real: 1} if role == "student" else {}
+
+
+class Student(_Untrained):
+    """The student itself, which knows its own law only as far as it is still a denoiser of it (Chadebec et al. 2024,
+    Flash Diffusion, arXiv:2406.02347)."""
+
+    needs: frozenset[str] = frozenset()
+
+    def belief(self, step: Step, x_t: Tensor, t: Tensor, real: str) -> Posterior:
+        student = step["student"]
+        return student(
+            x_t, t, step.context, target_time=torch.zeros_like(t) if student.wants_target else None
+        )
+
+    def cost(self, role: str, real: str) -> Calls:
+        return {"student": 1} if role == "student" else {}
 
 
 @dataclass(frozen=True)
@@ -226,3 +265,6 @@ def _shaped(path: Path, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
     if not isinstance(path, GaussianPath):
         raise UserError(f"this critic is arithmetic on noise and needs a Gaussian path, got {path}")
     return tuple(per_sample(value, like, path.time_axis) for value in path.coefficients(t))
+
+
+NAMED: Mapping[str, Critic] = {"none": Itself(), "unconditional": Unconditional(), "student": Student()}

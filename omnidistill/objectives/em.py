@@ -7,10 +7,10 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError
-from omnidistill.objectives import gaps
-from omnidistill.objectives.base import Calls, Losses
+from omnidistill.objectives.base import Calls, Losses, branches
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.questions import Question
+from omnidistill.objectives.ratios import score_gap
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths.base import per_sample
 from omnidistill.random import normal
@@ -118,7 +118,7 @@ class EM(Matching):
                 x_t = alpha * x0 + sigma * eps
                 real = step.guided("teacher", self.guidance)(x_t, t, context)
                 fake = step["fake_score"](x_t, t, context)
-                d = gaps.score_gap(-fake.gap(real), path, t)
+                d = score_gap(-fake.gap(real), path, t)
             if not self.latent_rate:
                 return d, torch.zeros_like(z)
             (pull,) = torch.autograd.grad((alpha * x0 * d).sum(), z)
@@ -128,5 +128,5 @@ class EM(Matching):
         """A Langevin step asks all three; the student answers once more, with its gradient."""
         if role != "student":
             return super().cost(role)
-        branches = 1 if self.guidance in (0.0, 1.0) else 2
-        return {"student": self.steps + 1, "teacher": branches * self.steps, "fake_score": self.steps}
+        asked = branches(self.guidance) * self.steps
+        return {"student": self.steps + 1, "teacher": asked, "fake_score": self.steps}

@@ -1,4 +1,4 @@
-"""What matching needs beside a gap: its scale, its weight by a density ratio, a teacher asked elsewhere."""
+"""What matching makes of a gap: the scale that divides it, and what it says of critic and student."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.context import Context, labels_of
-from omnidistill.objectives.divergences import Weight
 from omnidistill.objectives.step import Step, reduce
-from omnidistill.paths import Path
-from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior
 from omnidistill.times import Times
 
@@ -42,26 +39,6 @@ def grouped(values: Tensor, context: Context) -> Tensor:
     found, index = labels.unique(return_inverse=True)
     total = values.new_zeros(len(found)).index_add(0, index, values)
     return (total / torch.bincount(index, minlength=len(found)).to(values.dtype))[index]
-
-
-def leaning(log_ratio: Tensor, slope: Tensor, x_t: Tensor) -> Tensor:
-    """`log r`, Float[b], with the gradient `slope`, s_p - s_q, with respect to x_t: known without differentiating a
-    discriminator."""
-    moved = (slope.detach() * (x_t - x_t.detach())).flatten(1).sum(1)
-    return log_ratio.detach() + moved.to(log_ratio.dtype)
-
-
-def score_gap(delta: Tensor, path: Path, t: Tensor) -> Tensor:
-    """`s_p - s_q = alpha (D_p - D_q) / sigma^2`."""
-    alpha, _, sigma = path.coefficients(t)  # type: ignore[attr-defined]
-    return per_sample(alpha / sigma**2, delta, path.time_axis) * delta
-
-
-def weights(law: Weight, logits: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """`log r` within `limits` of r, Float64[b], and h(r) there."""
-    low, high = (torch.tensor(limit, dtype=torch.float64).log() for limit in limits)
-    u = logits.detach().double().clamp(low, high)
-    return u, law.k(u)
 
 
 @torch.no_grad()

@@ -16,16 +16,13 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.objectives.base import branches
 from omnidistill.objectives.step import Step
 from omnidistill.paths import GaussianPath
 from omnidistill.paths.base import as_time, per_sample
 from omnidistill.random import generator
 from omnidistill.samplers.inversion import START, beginning, invertible
 from omnidistill.times import Times, Uniform
-
-
-def _branches(scale: float) -> int:
-    return 1 if scale in (0.0, 1.0) else 2
 
 
 def _walked(
@@ -63,7 +60,7 @@ class Inverted:
 
     @property
     def calls(self) -> Mapping[str, int]:
-        return {"teacher": self.steps * _branches(self.guidance)}
+        return {"teacher": self.steps * branches(self.guidance)}
 
     def __call__(self, count: int, path: GaussianPath, g: torch.Generator) -> Tensor:
         return self.times(count, path, g)
@@ -106,7 +103,7 @@ class Seeded:
 
     @property
     def calls(self) -> Mapping[str, int]:
-        return {"teacher": (self.steps + 1) * _branches(self.guidance)}
+        return {"teacher": (self.steps + 1) * branches(self.guidance)}
 
     def __call__(self, count: int, path: GaussianPath, g: torch.Generator) -> Tensor:
         return self.times(count, path, g)
@@ -162,7 +159,7 @@ class Selected:
 
     @property
     def calls(self) -> Mapping[str, int]:
-        return {"teacher": self.candidates * _branches(self.guidance)}
+        return {"teacher": self.candidates * branches(self.guidance)}
 
     def __call__(self, count: int, path: GaussianPath, g: torch.Generator) -> Tensor:
         return self.times(count, path, g)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
+from omnidistill.objectives.base import branches
 from omnidistill.objectives.step import Step
 
 
@@ -23,7 +24,7 @@ class Scales:
         drawn = isinstance(given, tuple | list)
         self.range = (float(given[0]), float(given[1])) if drawn else None  # type: ignore[index]
         self.scale = None if drawn else float(given)  # type: ignore[arg-type]
-        self.branches = 1 if self.scale == 1.0 else 2
+        self.branches = branches(self.scale)
 
     @property
     def needs(self) -> set[str]:
