@@ -499,6 +499,7 @@ def test_padding_changes_neither_loss_nor_gradient(closed, kind, options):
     {"pairs": "teacher", "target": "average", "second_order": True, "teacher_steps": 2},
     {"pairs": "teacher", "target": "teacher"},
     {"pairs": "teacher", "target": "average", "guidance": 2.0},
+    {"pairs": "teacher", "target": "average", "guidance": 0.0},
     {"pairs": "teacher", "target": "teacher", "guidance": (1.0, 3.0)},
     {"pairs": "teacher", "target": "jump", "guidance": 2.0},
 ])  # fmt: skip
