@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.jumps import Jumps, Nodes
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import detach
@@ -91,7 +91,7 @@ class Bootstrap:
         if role != "student":
             return {}
         calls = {"student": 1, "target": 1} if self.roles else {"student": 2}
-        return {**calls, "teacher": 1 if self.guidance == 1.0 else 2}
+        return {**calls, "teacher": branches(self.guidance)}
 
 
 def _along(fixed: Tensor, w: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.heads import edges
 from omnidistill.errors import UserError, unknown
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.following import follow
 from omnidistill.objectives.identities import vacuous
 from omnidistill.objectives.step import Step, reduce
@@ -135,5 +135,5 @@ class Cells:
     def cost(self, role: str) -> Calls:
         if role != "student":
             return {}
-        beliefs = (2 if self.second_order else 1) * (1 if self.guidance == 1.0 else 2)
+        beliefs = (2 if self.second_order else 1) * branches(self.guidance)
         return {"student": 2 + (self.states == "own"), "teacher": beliefs}

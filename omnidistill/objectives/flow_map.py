@@ -26,7 +26,7 @@ from torch import Tensor
 
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import tangents
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.identities import (
     arrived,
     ask,
@@ -253,8 +253,8 @@ class FlowMap:
             return {}
         calls: dict[str, int] = {}
         if "teacher" in (self.diagonal, self.along):
-            guided = self.guidance != 1.0 and self.weak is None
-            calls = {"teacher": 2 if guided else 1} | ({} if self.weak is None else {self.weak: 1})
+            one = self.weak is not None
+            calls = {"teacher": 1 if one else branches(self.guidance)} | ({self.weak: 1} if one else {})
         if "target" in self.roles:
             return {"student": 1, "target": 2} | calls
         own = {"semigroup": 3, "lagrangian": 2, "eulerian": 1 + (self.along == "student")}[self.identity]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError, unknown
-from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.times import Times, Uniform
 from omnidistill.weights import weight
@@ -103,4 +103,4 @@ class Guidance:
     def cost(self, role: str) -> Calls:
         if role != "student":
             return {}
-        return {"student": 1, "teacher": 1 if self.guidance == 1.0 else 2}
+        return {"student": 1, "teacher": branches(self.guidance)}

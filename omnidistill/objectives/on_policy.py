@@ -31,7 +31,7 @@ from torch import Tensor
 
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.following import follow
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior, detach
@@ -199,5 +199,5 @@ class OnPolicy:
         """Of one step of the walk."""
         if role != "student":
             return {}
-        asked = self.substeps * (2 if self.second_order else 1) * (2 if self.guidance != 1.0 else 1)
+        asked = self.substeps * (2 if self.second_order else 1) * branches(self.guidance)
         return {"student": 1, "teacher": asked} | ({"reference": 1} if self.anchor else {})

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from omnidistill.denoisers.policies import walked
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import detach
 from omnidistill.weights import weight
@@ -121,4 +121,4 @@ class PolicyFlow:
         """Of the first step's segment, or from noised data; the student's walk to a later one costs a call a step."""
         if role != "student":
             return {}
-        return {"student": 1, "teacher": self.states * (1 if self.guidance == 1.0 else 2)}
+        return {"student": 1, "teacher": self.states * branches(self.guidance)}

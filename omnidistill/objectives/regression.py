@@ -10,7 +10,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.samplers import Heun
 from omnidistill.times import Times
@@ -74,8 +74,7 @@ class Regression:
     def cost(self, role: str) -> Calls:
         if role != "student":
             return {}
-        branches = 1 if self.guidance == 1.0 else 2
-        asked = {} if self.bank else {"teacher": calls(self.steps) * branches}
+        asked = {} if self.bank else {"teacher": calls(self.steps) * branches(self.guidance)}
         return {"student": 1, **asked}
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from omnidistill.context import Context
 from omnidistill.errors import UserError, unknown
-from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.regression import calls
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import PointPosterior
@@ -119,7 +119,7 @@ class Trajectories:
     def cost(self, role: str) -> Calls:
         if role != "student":
             return {}
-        made = {} if self.bank else {"teacher": calls(self.steps) * (1 if self.guidance == 1.0 else 2)}
+        made = {} if self.bank else {"teacher": calls(self.steps) * branches(self.guidance)}
         return {"student": sum(self.keys), **made}
 
 

@@ -15,15 +15,22 @@ from omnidistill.exact import GaussianMixtureTask, MarkovTextTask
 from omnidistill.exact.rigid_cloud import RigidCloudTask
 from omnidistill.objectives import (
     Adversarial,
+    AdversarialScores,
     Consistency,
     Denoising,
+    FlowMap,
+    Guidance,
     Matching,
     Nodes,
+    OnPolicy,
     Regression,
     Reward,
+    Segments,
     Step,
+    Trajectories,
     Weighted,
 )
+from omnidistill.objectives.em import EM
 from omnidistill.random import generator
 from omnidistill.testing import check_objective
 from omnidistill.training.roles import cast, missing
@@ -141,3 +148,27 @@ def test_a_batch_of_one_is_a_batch():
     losses = Matching().losses("student", step)
     assert bool(torch.isfinite(losses.terms["matching"]))
     assert float(losses.diagnostics["matching/diversity"]) == 0.0
+
+
+GUIDED = {
+    "adversarial scores": AdversarialScores,
+    "consistency": Consistency,
+    "em": lambda guidance: EM(steps=2, guidance=guidance),
+    "flow map": FlowMap,
+    "guidance": Guidance,
+    "matching": Matching,
+    "critic": lambda guidance: Matching(fake_guidance=guidance, drop_condition=0.5),
+    "on policy": OnPolicy,
+    "regression": lambda guidance: Regression(pairs=None, steps=4, guidance=guidance),
+    "segments": Segments,
+    "trajectories": lambda guidance: Trajectories(bank=None, guidance=guidance),
+}
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("name", GUIDED)
+def test_calls_are_declared_whether_a_teacher_is_asked_without_condition_plainly_or_under_guidance(
+    name, scale
+):
+    told = name in ("flow map", "segments", "on policy")
+    check_objective(GUIDED[name](guidance=scale), TASKS["mixture"], batch=4, target_time=told)
