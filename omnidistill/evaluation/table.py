@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from omnidistill.evaluation.metrics_file import former
+from omnidistill.evaluation.metrics_schema import former
 
 if TYPE_CHECKING:
     from rich.console import Console
