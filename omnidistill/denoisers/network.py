@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Context
@@ -24,12 +23,12 @@ from omnidistill.denoisers.features import (
     tapped,
 )
 from omnidistill.denoisers.heads import jump_shares
+from omnidistill.denoisers.inputs import TIME_INPUTS, Here, View, check_time_input
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.denoisers.second import takes
-from omnidistill.errors import UserError, unknown
-from omnidistill.paths import GaussianPath, Path
+from omnidistill.errors import UserError
+from omnidistill.paths import Path
 from omnidistill.paths.base import as_time, per_sample, rows, undecided
-from omnidistill.paths.coefficients import Coefficients
 from omnidistill.posteriors import (
     IMPOSSIBLE,
     CategoricalPosterior,
@@ -38,43 +37,6 @@ from omnidistill.posteriors import (
     SimplexPosterior,
 )
 from omnidistill.shapes import Real, State, TensorTime, Time, Tokens
-
-View = Callable[[GaussianPath, Tensor], Tensor]
-
-TIME_INPUTS: dict[str, View] = {
-    "t": lambda path, t: t,
-    "1000t": lambda path, t: 1000.0 * t,
-    "1000(1-t)": lambda path, t: 1000.0 * (1.0 - t),
-    "sigma": lambda path, t: path.noise_level(t),
-    "log_sigma/4": lambda path, t: 0.25 * torch.log(path.noise_level(t)),
-    "250log_sigma": lambda path, t: 250.0 * torch.log(path.noise_level(t)),
-    "2atan_sigma/pi": lambda path, t: 2.0 / math.pi * torch.atan(path.noise_level(t)),
-    "index": lambda path, t: path.index(t),  # type: ignore[attr-defined]
-}
-
-
-class Here(NamedTuple):
-    """What a network is asked about, on the path that it was trained on.
-
-    Attributes:
-        x_t: the state.
-        t: its time; where that is 0 the least of the path's span, for there some views of time are infinite and some
-            parameterisations singular.
-        clean: whether the time is 0: the belief is x_t itself, and the output is not read.
-        at: the path's coefficients at t; None for tokens.
-    """
-
-    x_t: State
-    t: Float64[Tensor, "*times"]
-    clean: Bool[Tensor, "*times"]
-    at: Coefficients | None
-
-    def rows(self, some: slice) -> Here:
-        """Of some of the samples."""
-        if not self.t.ndim:
-            return self._replace(x_t=self.x_t[some])
-        at = None if self.at is None else Coefficients(*(value[some] for value in self.at))
-        return Here(self.x_t[some], self.t[some], self.clean[some], at)
 
 
 class NetworkDenoiser(Denoiser):
@@ -150,14 +112,7 @@ class NetworkDenoiser(Denoiser):
             raise UserError(
                 f"parameterisation '{parameterisation}' does not fit {path}; possible: {', '.join(known)}"
             )
-        if time_input not in TIME_INPUTS:
-            raise unknown("time_input", time_input, TIME_INPUTS)
-        if time_input == "index" and not hasattr(path, "index"):
-            raise UserError(
-                f"time_input 'index' needs a path made of a table, paths.discrete(...), got {path}"
-            )
-        if tokens and "sigma" in time_input:
-            raise UserError(f"time_input '{time_input}' needs a Gaussian path, got {path}; use t or 1000t")
+        check_time_input(time_input, path)
         self._time_axis: int | None = getattr(path, "time_axis", None)
         self._read = self._read_simplex if simplex else self._read_tokens if tokens else self._read_point
 
@@ -243,20 +198,26 @@ class NetworkDenoiser(Denoiser):
         return asked(self.network, layers, answered, cast(x), time(here.t), *given, **keywords)
 
     def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
-        t = as_time(t, x_t)
-        here = self._at_home(x_t, t)
-        out, _ = self._outputs(here, t, context, target_time)
-        assert out is not None
-        return self._read(out, x_t, t, context, here)
+        return self._asked(x_t, t, context, target_time)
 
     def cell(self, x_t: Tensor, t: Tensor, head: Tensor, context: Context = Context()) -> Posterior:
         """The belief of one head a sample, Long[b], about its cell of the trajectory through (x_t, t). A call."""
         if self.cells is None:
             raise UserError("this student has no heads; set student.cells to their number")
         self.count()
+        return self._asked(x_t, t, context, None, head)
+
+    def _asked(
+        self,
+        x_t: State,
+        t: Time,
+        context: Context,
+        target_time: TensorTime | None,
+        head: Tensor | None = None,
+    ) -> Posterior:
         t = as_time(t, x_t)
         here = self._at_home(x_t, t)
-        out, _ = self._outputs(here, t, context, None, head=head)
+        out, _ = self._outputs(here, t, context, target_time, head=head)
         assert out is not None
         return self._read(out, x_t, t, context, here)
 

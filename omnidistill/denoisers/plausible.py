@@ -17,7 +17,8 @@ from torch import Tensor
 
 from omnidistill.context import Batch, Context
 from omnidistill.denoisers.base import Denoiser
-from omnidistill.denoisers.network import TIME_INPUTS, NetworkDenoiser
+from omnidistill.denoisers.inputs import TIME_INPUTS
+from omnidistill.denoisers.network import NetworkDenoiser
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, to_x0
 from omnidistill.errors import UserError
 from omnidistill.paths.base import as_time

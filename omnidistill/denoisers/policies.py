@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from omnidistill.context import Context
 from omnidistill.denoisers.heads import last_layer
-from omnidistill.denoisers.network import Here, NetworkDenoiser
+from omnidistill.denoisers.inputs import Here
+from omnidistill.denoisers.network import NetworkDenoiser
 from omnidistill.denoisers.parameterisation import affine, to_x0
 from omnidistill.denoisers.second import Second
 from omnidistill.errors import UserError, unknown

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Condition, Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser, Told
-from omnidistill.denoisers.network import TIME_INPUTS
+from omnidistill.denoisers.inputs import TIME_INPUTS
 from omnidistill.denoisers.parameterisation import affine
 from omnidistill.errors import UserError
 from omnidistill.paths import GaussianPath

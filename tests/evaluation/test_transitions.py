@@ -63,6 +63,7 @@ def test_a_file_from_before_is_read_and_a_wrong_one_is_not(run: Path, tmp_path: 
     for change, words in (
         (lambda d: d["transitions"].update(ode=3), "transitions.ode"),
         (lambda d: d["transitions"]["ode"]["points"][0].pop("nfe"), r"points\[0\].nfe is missing"),
+        (lambda d: d["transitions"]["ode"]["points"][0].update(steps=0), r"points\[0\].steps is 0"),
         (lambda d: d["transitions"]["ode"].update(falls=[[1]]), "falls"),
         (lambda d: d["transitions"]["ode"]["points"][0]["metrics"].pop("energy"), "lacks the primary"),
     ):
