@@ -33,7 +33,7 @@ MACHINERY = tuple(
 )
 
 TRUSTING = "omnidistill_trusting"
-"""The flag of a configuration whose `trust` the user has typed; no file can set it (see `compose`)."""
+"""The flag of a configuration whose `trust` the user has typed; no file can set it (see `checked`)."""
 
 _SPECIAL = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from omnidistill.configuration import compose as config
+from omnidistill.configuration import run_file
 from omnidistill.configuration.sweep_plan import Wish
 from omnidistill.data.files import refuse_links
 from omnidistill.errors import UserError
@@ -37,7 +38,7 @@ LOCK = ".lock"
 
 FREE = (
     *("resume", "device", "threads", "trust", "checkpoint", "log", "about", "out"),
-    *(key for key in config.FREE_TO_CHANGE if key.startswith("recipe.")),
+    *(key for key in run_file.FREE_TO_CHANGE if key.startswith("recipe.")),
 )
 """What may differ between two calls of one sweep; with anything else changed its cells could not be compared."""
 
@@ -181,7 +182,7 @@ def _check_same(job: _Job, folder: Path) -> None:
     place = folder / job.cell.folder
     if job.cell.recipe is None or not (place / "config.yaml").is_file():
         return
-    if differs := config.difference(config.compose("config", job.overrides), place, FREE):
+    if differs := run_file.difference(config.compose("config", job.overrides), place, FREE):
         key, former, now = differs
         raise UserError(
             f"out={folder} has {job.cell} with another configuration: {key} was {former} and is now {now}; "
