@@ -33,7 +33,7 @@ def claims(arguments: Arguments) -> None:
 
 def claim(arguments: Arguments) -> None:
     """`omnidistill claim NAME`: runs the experiment again and says whether its relations hold."""
-    from omnidistill.configuration import claim_file, settings
+    from omnidistill.configuration import claim_file, values
 
     name = arguments.one("name of a claim", "omnidistill claim flow-map-matching")
     given, dotted = arguments.pick([key.partition("=")[0] for key in KEYS])
@@ -42,7 +42,7 @@ def claim(arguments: Arguments) -> None:
     own = directory(Arguments(overrides=tuple(f"configs={given[key]}" for key in given if key == "configs")))
     asked = claim_file.read(name, own)
     text = given.get("seed")
-    seed = None if text is None else settings.whole(0)("seed", int(text) if text.isdecimal() else text)
+    seed = None if text is None else values.whole(0)("seed", int(text) if text.isdecimal() else text)
     if given.get("out") == "":
         raise UserError("out is empty; for example out=runs/claim")
     more = [f"{key}={given[key]}" for key in ("device", "threads", "configs") if key in given]

@@ -50,9 +50,9 @@ def sample(arguments: Arguments) -> int:
     count = _whole("count", given.get("count", "16"), 1)
     seed = _whole("seed", given.get("seed", "0"), 0)
     condition = given.get("condition")
-    from omnidistill.configuration import settings, student_file
+    from omnidistill.configuration import student_file, values
 
-    wanted = settings.one_of("auto", "cpu", "cuda")("device", given.get("device", "auto"))
+    wanted = values.one_of("auto", "cpu", "cuda")("device", given.get("device", "auto"))
     student_file.find(folder, "student")  # before anything that takes seconds to import
     from omnidistill.runs import sample as samples
     from omnidistill.runs.setup import device_named
@@ -126,13 +126,13 @@ def report(arguments: Arguments) -> None:
 
 
 def _whole(key: str, text: str, least: int) -> int:
-    from omnidistill.configuration import settings
+    from omnidistill.configuration import values
 
     try:
         value: Any = int(text)
     except ValueError:
         value = text
-    return settings.whole(least)(key, value)
+    return values.whole(least)(key, value)
 
 
 def _names(text: str) -> tuple[str, ...]:

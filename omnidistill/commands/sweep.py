@@ -35,8 +35,8 @@ failed; a recipe that a task does not allow is `not possible` and no failure."""
 
 def sweep(arguments: Arguments) -> int:
     """`omnidistill sweep`: the exit status, 1 where a cell failed."""
-    from omnidistill.configuration import settings
     from omnidistill.configuration import sweep_plan as sweeps
+    from omnidistill.configuration import values
 
     own = {"out": "", "sweep": "", "retry": "false"}
     rest = []
@@ -51,7 +51,7 @@ def sweep(arguments: Arguments) -> int:
             rest.append(item)
     if not own["out"]:
         raise UserError("out is missing; for example out=runs/sweep")
-    settings.one_of("true", "false")("retry", own["retry"])
+    values.one_of("true", "false")("retry", own["retry"])
     if launcher and not launcher.get(""):
         raise UserError(
             f"launcher.{next(iter(launcher))} is an option of a launcher; name it, e.g. launcher=joblib"

@@ -24,7 +24,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from omnidistill.configuration import listing, plugins, received, settings
+from omnidistill.configuration import listing, plugins, received, values
 from omnidistill.configuration.overrides import read as read_overrides
 from omnidistill.errors import UserError, unknown
 
@@ -178,9 +178,9 @@ def _claim(name: str, file: Traversable) -> Claim:
         raise UserError(f"{where}: relations must be a list of at least one, got {listed!r:.60}")
     relations = tuple(_relation(f"{where}: relations[{i}]", item, runs) for i, item in enumerate(listed))
     texts = {
-        key: settings.text(f"{where}: {key}", plain[key]) for key in ("source", "explanation") if key in plain
+        key: values.text(f"{where}: {key}", plain[key]) for key in ("source", "explanation") if key in plain
     }
-    return Claim(name, settings.text(f"{where}: statement", plain["statement"]), runs, relations, **texts)
+    return Claim(name, values.text(f"{where}: statement", plain["statement"]), runs, relations, **texts)
 
 
 def _run(where: str, name: str, given: Any, common: Sequence[str]) -> Run:
@@ -189,8 +189,8 @@ def _run(where: str, name: str, given: Any, common: Sequence[str]) -> Run:
     where = f"{where}.{name}"
     plain = _mapping(where, given, ("recipe",), ("overrides", "seed"))
     own = _overrides(f"{where}.overrides", plain.get("overrides") or [])
-    seed = settings.whole(0)(f"{where}.seed", plain.get("seed", 0))
-    return Run(settings.text(f"{where}.recipe", plain["recipe"]), (*common, *own), seed)
+    seed = values.whole(0)(f"{where}.seed", plain.get("seed", 0))
+    return Run(values.text(f"{where}.recipe", plain["recipe"]), (*common, *own), seed)
 
 
 def _overrides(where: str, given: Any) -> tuple[str, ...]:
@@ -211,20 +211,20 @@ def _relation(where: str, given: Any, runs: Mapping[str, Run]) -> Relation:
     kind = str(kinds[0])
     needed, more = KINDS[kind]
     plain = _mapping(where, given, (kind, *needed), more)
-    ratio = settings.number(0, above=True)(f"{where}.ratio", plain.get("ratio", 1.0))
+    ratio = values.number(0, above=True)(f"{where}.ratio", plain.get("ratio", 1.0))
     if kind in ("monotone", "not_monotone"):
         if plain[kind] not in runs:
             raise unknown(f"run in {where}", str(plain[kind]), runs)
-        steps = settings.several(settings.whole(1), least=2)(f"{where}.steps", plain["steps"])
+        steps = values.several(values.whole(1), least=2)(f"{where}.steps", plain["steps"])
         return Relation(kind, plain[kind], steps=tuple(sorted(set(steps))))
     of = _spot(f"{where}.{kind}", plain[kind], runs)
     if kind == "gap":
         if of.model != "student" or of.steps is None:
             raise UserError(f"{where}.gap is closed by a student at a number of steps, got {of}")
-        return Relation(kind, of.run, of, value=settings.number()(f"{where}.least", plain["least"]))
+        return Relation(kind, of.run, of, value=values.number()(f"{where}.least", plain["least"]))
     than = _spot(f"{where}.than", plain["than"], runs) if "than" in plain else None
-    metric = settings.text(f"{where}.metric", plain["metric"]) if "metric" in plain else None
-    value = settings.number()(f"{where}.value", plain["value"]) if "value" in plain else None
+    metric = values.text(f"{where}.metric", plain["metric"]) if "metric" in plain else None
+    value = values.number()(f"{where}.value", plain["value"]) if "value" in plain else None
     if (than is None) == (value is None):
         raise UserError(f"{where} needs either value or than")
     return Relation(kind, of.run, of, than, metric=metric, value=value, ratio=ratio)

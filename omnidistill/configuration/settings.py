@@ -2,171 +2,46 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from omnidistill.configuration.values import (
+    Check,
+    anything,
+    by_name,
+    flag,
+    number,
+    one_of,
+    optional,
+    options,
+    section,
+    several,
+    shown,
+    text,
+    whole,
+)
 from omnidistill.errors import UserError, unknown
-
-Check = Callable[[str, Any], Any]
-"""Takes the key and its value, returns the value as it is kept, or raises `UserError`."""
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _finite(value: int | float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
-
-
-def anything(key: str, value: Any) -> Any:
-    """Whatever it is; somebody else checks it."""
-    return value
-
-
-def number(
-    low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False
-) -> Check:
-    """A finite number of at least `low` (greater, if `above`) and at most `high` (less, if `below`)."""
-    lower = f"above {low:g}" if above else f"of at least {low:g}"
-    upper = f"below {high:g}" if below else f"of at most {high:g}"
-    limits = " and ".join(w for w, end in ((lower, low), (upper, high)) if math.isfinite(end))
-
-    def check(key: str, value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
-        if not good or value < low or value > high or (above and value == low) or (below and value == high):
-            raise UserError(f"{key} must be a number {limits}".rstrip() + f", got {_shown(value)}")
-        return value
-
-    return check
-
-
-def whole(low: int, high: int = 1 << 53) -> Check:
-    """A whole number of at least `low`, and at most `high`, which by default all floats can tell apart; 1e4 is one."""
-
-    def check(key: str, value: Any) -> int:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
-        if not good or value != int(value) or value < low:
-            raise UserError(f"{key} must be a whole number of at least {low}, got {_shown(value)}")
-        if value > high:
-            raise UserError(f"{key} must be at most {high}, got {_shown(value)}")
-        return int(value)
-
-    return check
-
-
-def one_of(*names: str) -> Check:
-    """One of these words."""
-
-    def check(key: str, value: Any) -> str:
-        if value not in names:
-            raise UserError(f"{key} must be one of {', '.join(names)}, got {_shown(value)}")
-        return value
-
-    return check
-
-
-def flag(key: str, value: Any) -> bool:
-    """True or false, no word or number that could mean either."""
-    if not isinstance(value, bool):
-        raise UserError(f"{key} must be true or false, got {_shown(value)}")
-    return value
-
-
-def text(key: str, value: Any) -> str:
-    """A text that is not blank."""
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{key} must be a text, got {_shown(value)}")
-    return value
-
-
-def optional(check: Check) -> Check:
-    """None, or what `check` lets through."""
-    return lambda key, value: None if value is None else check(key, value)
-
-
-def several(check: Check, count: int | None = None, *, least: int = 0) -> Check:
-    """A list, each item checked; a single value is a list of one."""
-
-    def apply(key: str, value: Any) -> list[Any]:
-        items = list(value) if isinstance(value, list | tuple) else [value]
-        if (count is not None and len(items) != count) or len(items) < least:
-            wanted = f"{count}" if count is not None else f"at least {least}"
-            raise UserError(f"{key} must be a list of {wanted}, got {_shown(value)}")
-        return [check(f"{key}[{i}]" if len(items) > 1 else key, item) for i, item in enumerate(items)]
-
-    return apply
 
 
 def _steps(key: str, value: Any) -> list[int]:
     return sorted(set(several(whole(1), least=1)(key, value)))
 
 
-def _adapter(key: str, value: Any) -> dict[str, Any]:
-    parts: dict[str, Check] = {
-        "rank": whole(1),
-        "alpha": number(0, above=True),
-        "targets": optional(several(text, least=1)),
-    }
-    if not isinstance(value, Mapping):
-        raise UserError(f"{key} must be {{rank: 8, alpha: 8, targets: [...]}} or null, got {_shown(value)}")
-    if strange := [name for name in value if name not in parts]:
-        raise unknown(f"key of {key}", strange[0], parts)
-    return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
-
-
-def _policy(key: str, value: Any) -> dict[str, Any]:
-    parts: dict[str, Check] = {
-        "kind": one_of("mixture", "grid", "arc"),
-        "parts": whole(1, 1024),
-        "substeps": whole(1, 4096),
-    }
-    if not isinstance(value, Mapping) or "kind" not in value:
-        raise UserError(
-            f"{key} must be {{kind: mixture, parts: 8, substeps: 32}} or null, got {_shown(value)}"
-        )
-    if strange := [name for name in value if name not in parts]:
-        raise unknown(f"key of {key}", strange[0], parts)
-    return {name: parts[name](f"{key}.{name}", item) for name, item in value.items()}
-
-
-def options(key: str, value: Any) -> dict[str, Any]:
-    """Options of something that says itself which it has."""
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{key} is a section of options by name, or null; got {_shown(value)}")
-    return dict(value)
-
-
 def inference(key: str, value: Any) -> dict[str, Any]:
     """Walkers by name, each a section with a `_target_`."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{key} is a section of walkers by name, or null; got {_shown(value)}")
-    for name, options in value.items():
-        if not isinstance(options, Mapping) or not isinstance(options.get("_target_"), str):
+        raise UserError(f"{key} is a section of walkers by name, or null; got {shown(value)}")
+    for name, walker in value.items():
+        if not isinstance(walker, Mapping) or not isinstance(walker.get("_target_"), str):
             raise UserError(
-                f"{key}.{name} is a section with a _target_ that says what it is, got {_shown(options)}"
+                f"{key}.{name} is a section with a _target_ that says what it is, got {shown(walker)}"
             )
     return dict(value)
 
 
-def by_name(check: Check, what: str) -> Check:
-    """A section of names that the user chooses, each value checked."""
-
-    def apply(key: str, value: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            raise UserError(f"{key} is a section of {what}, got {_shown(value)}")
-        return {name: check(f"{key}.{name}", item) for name, item in value.items()}
-
-    return apply
-
-
 def _label(key: str, value: Any) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise UserError(f"{key} is a label's number or name, got {_shown(value)}")
+        raise UserError(f"{key} is a label's number or name, got {shown(value)}")
     return value
 
 
@@ -177,6 +52,15 @@ def _route(key: str, value: Any) -> dict[str, Any] | str:
 
 
 _RATE = number(0, above=True)
+_ADAPTER = section(
+    {"rank": whole(1), "alpha": _RATE, "targets": optional(several(text, least=1))},
+    "{rank: 8, alpha: 8, targets: [...]}",
+)
+_POLICY = section(
+    {"kind": one_of("mixture", "grid", "arc"), "parts": whole(1, 1024), "substeps": whole(1, 4096)},
+    "{kind: mixture, parts: 8, substeps: 32}",
+    "kind",
+)
 
 CHECKS: Mapping[str, Check] = {
     "out": text,
@@ -225,9 +109,9 @@ CHECKS: Mapping[str, Check] = {
     "student.cells": optional(whole(2)),
     "student.experts": optional(whole(2)),
     "student.new_condition": flag,
-    "student.policy": optional(_policy),
+    "student.policy": optional(_POLICY),
     "student.guidance": optional(number(0)),
-    "student.adapter": optional(_adapter),
+    "student.adapter": optional(_ADAPTER),
     "student.frozen": optional(several(text, least=1)),
     "student.random_tokens": optional(number(0, 1)),
     "student.network": optional(options),
@@ -270,11 +154,11 @@ def check(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         if key in OPEN:
             if not isinstance(value, Mapping):
-                raise UserError(f"{key} must be a section of keys, got {_shown(value)}")
+                raise UserError(f"{key} must be a section of keys, got {shown(value)}")
             checked[key] = value
         elif any(name.startswith(f"{key}.") for name in CHECKS):
             if not isinstance(value, Mapping):
-                raise UserError(f"{key} is a section: set {', '.join(_below(key)[:3])}, got {_shown(value)}")
+                raise UserError(f"{key} is a section: set {', '.join(_below(key)[:3])}, got {shown(value)}")
             checked[key] = {name: _one(f"{key}.{name}", item) for name, item in value.items()}
         else:
             checked[key] = _one(key, value)
@@ -301,8 +185,8 @@ def _one(key: str, value: Any) -> Any:
 
 def _check_objective(settings: Mapping[str, Any]) -> None:
     families = settings.get("families", {})
-    for name, options in families.items():
-        if not isinstance(options, Mapping) or "_target_" not in options:
+    for name, family in families.items():
+        if not isinstance(family, Mapping) or "_target_" not in family:
             raise unknown("objective family", name, [n for n in families if n != name])
     for name, weight in settings.get("objective", {}).items():
         if name not in families:

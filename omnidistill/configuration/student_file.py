@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omnidistill.configuration import settings
+from omnidistill.configuration import settings, values
 from omnidistill.errors import UserError
 
 
 def _text(key: str, value: Any) -> str:
-    return settings.text(key, value)
+    return values.text(key, value)
 
 
 def _section(key: str, value: Any) -> Mapping[str, Any]:
@@ -24,15 +24,15 @@ def _section(key: str, value: Any) -> Mapping[str, Any]:
 def _whole(key: str, value: Any) -> int:
     if type(value) is not int:  # settings take 1e4 as a whole number: a person may have typed it
         raise UserError(f"{key} must be a whole number, got {value!r:.80}")
-    return settings.whole(1)(key, value)
+    return values.whole(1)(key, value)
 
 
 CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
-    "task": settings.optional(_section),
+    "task": values.optional(_section),
     "reading": _section,
-    "target_time": settings.flag,
-    "guided": settings.flag,
-    "own_network": settings.flag,
+    "target_time": values.flag,
+    "guided": values.flag,
+    "own_network": values.flag,
     "transition": settings.CHECKS["student.transition"],
     "steps": _whole,
     "random_tokens": settings.CHECKS["student.random_tokens"],
@@ -42,14 +42,14 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "gamma": settings.CHECKS["student.gamma"],
     "block": settings.CHECKS["student.block"],
     "made_by": _section,
-    "adapter": settings.optional(_section),
-    "inference": settings.optional(settings.inference),
-    "foreign": settings.optional(_section),
+    "adapter": values.optional(_section),
+    "inference": values.optional(settings.inference),
+    "foreign": values.optional(_section),
     "reading.parameterisation": _text,
     "reading.time_input": _text,
-    "reading.sigma_data": settings.number(0, above=True),
-    "reading.unit_input": settings.flag,
-    "reading.target_time": settings.flag,
+    "reading.sigma_data": values.number(0, above=True),
+    "reading.unit_input": values.flag,
+    "reading.target_time": values.flag,
     "reading.cells": settings.CHECKS["student.cells"],
 }
 

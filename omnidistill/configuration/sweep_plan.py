@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnidistill.configuration import listing, overrides, settings
+from omnidistill.configuration import listing, overrides, values
 from omnidistill.data.files import expanded
 from omnidistill.errors import UserError, unknown
 
@@ -150,7 +150,7 @@ def _choices(text: str, known: Sequence[str]) -> tuple[str, ...]:
 
 def _seed(text: str) -> int:
     value: Any = int(text) if text.isdecimal() else text
-    return settings.whole(0)("seed", value)
+    return values.whole(0)("seed", value)
 
 
 def _read(name: str, directory: Path | None) -> _File:
