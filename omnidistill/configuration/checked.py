@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omnidistill.configuration import origin, received, settings
-from omnidistill.configuration.instantiation import TRUSTING, reachable
+from omnidistill.configuration.instantiation import TRUSTING
 from omnidistill.configuration.overrides import Override, last
+from omnidistill.configuration.targets import reachable
 from omnidistill.errors import UserError, unknown
 
 if TYPE_CHECKING:

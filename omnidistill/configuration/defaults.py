@@ -34,7 +34,8 @@ def root() -> Mapping[str, Any]:
 
 def _option(key: str, plain: Mapping[str, Any]) -> Any:
     """The default of a component's option in the section that names the component."""
-    from omnidistill.configuration.instantiation import parameters_of, resolve
+    from omnidistill.configuration.instantiation import parameters_of
+    from omnidistill.configuration.targets import resolve
 
     *sections, name = key.split(".")
     part: Any = plain

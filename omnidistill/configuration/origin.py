@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from omnidistill.configuration import received, student_file
-from omnidistill.configuration.instantiation import resolve
 from omnidistill.configuration.overrides import Override, last
+from omnidistill.configuration.targets import resolve
 from omnidistill.errors import UserError
 
 FOREIGN = "omnidistill.brought.Foreign"

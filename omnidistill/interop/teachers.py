@@ -13,7 +13,8 @@ from torch import nn
 
 from omnidistill.brought import Foreign
 from omnidistill.configuration import origin
-from omnidistill.configuration.instantiation import build, reachable, trusting
+from omnidistill.configuration.instantiation import build, trusting
+from omnidistill.configuration.targets import reachable
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.interop import folder as libraries
@@ -96,7 +97,7 @@ def _of_a_class(
     time_module: str | None,
 ) -> NetworkDenoiser:
     if isinstance(network, str):
-        from omnidistill.configuration.instantiation import function
+        from omnidistill.configuration.targets import function
 
         reachable()
         network = function(origin.named("network", network))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omnidistill import __version__
 from omnidistill.configuration import origin
 from omnidistill.configuration.compose import build, save_config
-from omnidistill.configuration.instantiation import function
+from omnidistill.configuration.targets import function
 from omnidistill.context import Batch, Condition, Context
 from omnidistill.errors import UserError
 from omnidistill.progress import track

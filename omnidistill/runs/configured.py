@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from omnidistill.configuration import origin
 from omnidistill.configuration.compose import build
-from omnidistill.configuration.instantiation import function
+from omnidistill.configuration.targets import function
 from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import NotOffered, UserError
