@@ -216,7 +216,9 @@ def distill(
             keep_teacher(cfg, task, teacher, student, folder, own=True)
         if judge is not None and ranks.main:
             judge(cfg, teacher, student, module, folder)
-    return Student(student, description.sampler(), description.steps, task, shape, task.dtype)
+    return Student(
+        student, description.sampler(), description.steps, task, shape, task.dtype, description.translates
+    )
 
 
 def _ours(cfg: DictConfig, folder: FilePath) -> None:

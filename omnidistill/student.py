@@ -24,6 +24,7 @@ from omnidistill.paths import Path
 from omnidistill.random import PerSample, generator
 from omnidistill.samplers import FewStep
 from omnidistill.samplers.inversion import invert, regenerate
+from omnidistill.samplers.translation import start as from_data
 from omnidistill.saved.description import BASE, Recipe, check_labels, described, read_recipe, save
 from omnidistill.saved.rebuilding import (
     assemble,
@@ -69,6 +70,7 @@ class Student:
     task: Task | None = None
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
+    translates: bool = False
 
     @torch.no_grad()
     def sample(
@@ -96,6 +98,10 @@ class Student:
             raise UserError(f"count must be >= 1, got {count}")
         if batch < 1:
             raise UserError(f"batch must be >= 1, got {batch}")
+        if self.translates:
+            raise UserError(
+                "this student makes samples of samples: give it some, student.translate(x0, condition)"
+            )
         check_bytes(4 * count * math.prod(self.shape), f"{count} samples", "ask for fewer")
         context = self.context(count, seed, condition) if context is None else context
         device = next(self.denoiser.parameters()).device
@@ -107,6 +113,33 @@ class Student:
             # One for each sample, on the CPU: whatever is beside it and wherever it is made, a sample is the same.
             g = PerSample([generator(seed, "sample", start + i) for i in range(size)])
             chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)  # type: ignore[arg-type]
+        return torch.cat(chunks)
+
+    @torch.no_grad()
+    def translate(
+        self,
+        x0: Tensor,
+        condition: Condition | int | str,
+        steps: int | None = None,
+        seed: int = 0,
+        *,
+        batch: int = 256,
+    ) -> Tensor:
+        """Samples `x0: Float[count ...]`, scaled as the data, made into samples of other labels: one label for all or
+        one for each, as `sample` takes them. By a student trained with `student.inputs=translated`."""
+        if not self.translates:
+            raise UserError(
+                "this student makes samples of noise; one that translates has student.inputs=translated"
+            )
+        context = self.context(len(x0), seed, condition)
+        device, chunks = next(self.denoiser.parameters()).device, []
+        for first in range(0, len(x0), batch):
+            x_1 = from_data(self.denoiser.path, x0[first : first + batch].to(device))
+            part = context[slice(first, first + batch)].to(device)
+            g = PerSample([generator(seed, "sample", first + i) for i in range(len(x_1))])
+            chunks.append(
+                self.sampler.sample(self.denoiser, x_1, steps or self.steps, part, g=g, x_1=x_1).x0  # type: ignore[arg-type]
+            )
         return torch.cat(chunks)
 
     @torch.no_grad()
@@ -263,7 +296,7 @@ def load(
         denoiser = denoiser.to(device).eval()
         shape = tuple(recipe.made_by.get("shape") or (recipe.foreign or {}).get("shape") or ())
         dtype = torch.long if "categorical" in path.offers else torch.float32
-        return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype)
+        return Student(denoiser, recipe.sampler(), recipe.steps, None, shape, dtype, recipe.translates)
     from omnidistill.configuration.instantiation import build, trusting
 
     described_as, foreign = dict(recipe.task), recipe.task.get("foreign")
@@ -276,4 +309,4 @@ def load(
     if network is not None and isinstance(foreign, Mapping):
         task.lend(network)  # type: ignore[attr-defined]  # what has a foreign network takes one
     denoiser, _ = read_denoiser(folder, "student", task, device, trust)
-    return Student(denoiser, recipe.sampler(), recipe.steps, task, task.shape, task.dtype)
+    return Student(denoiser, recipe.sampler(), recipe.steps, task, task.shape, task.dtype, recipe.translates)

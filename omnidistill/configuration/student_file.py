@@ -33,6 +33,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "target_time": values.flag,
     "guided": values.flag,
     "own_network": values.flag,
+    "translates": values.flag,
     "transition": settings.CHECKS["student.transition"],
     "steps": _whole,
     "random_tokens": settings.CHECKS["student.random_tokens"],

@@ -19,8 +19,11 @@ from omnidistill.errors import RunError, UserError
 from omnidistill.evaluation.intervals import Interval, draw, interval
 from omnidistill.evaluation.round_trip import NAME as ROUND_TRIP
 from omnidistill.evaluation.round_trip import round_trip
+from omnidistill.evaluation.translation import NAME as CYCLE
+from omnidistill.evaluation.translation import lost, sources
 from omnidistill.random import generator
 from omnidistill.samplers import Sampler
+from omnidistill.samplers.translation import start
 from omnidistill.shapes import Resampled
 from omnidistill.tasks import Task, numbers
 
@@ -78,6 +81,7 @@ def quality(
     keep: int = KEPT,
     resamples: int = 0,
     round_trips: bool = False,
+    translates: bool = False,
 ) -> list[Point]:
     """The points of `denoiser`'s curve, in the order of `steps`.
 
@@ -92,6 +96,8 @@ def quality(
         name: what to call the model in errors, e.g. "student".
         keep: samples a point carries for rendering.
         resamples: of the primary metric, for intervals; the same samples are drawn for every model and step count.
+        translates: walks start from held-out data of other labels (`samplers.translation`), and `cycle` says how much
+            of them is lost on the way there and back.
         round_trips: also how well the model finds data again after as many steps back to noise, see `round_trip`.
 
     Raises:
@@ -102,6 +108,8 @@ def quality(
     device = device_of(denoiser)
     with _in_full(device):
         context = task.contexts(samples, generator(seed, "evaluation", "contexts"))
+        if translates:
+            origin, context = sources(task, samples, seed, context)
     parts = [slice(start, min(start + batch, samples)) for start in range(0, samples, batch)]
     total, done = sum(steps) * len(parts), 0
     points = []
@@ -119,8 +127,9 @@ def quality(
                 like = task.like(part.stop - part.start, device, here)
                 g = generator(seed, "evaluation", "samples", index, device=device)
                 report = _shifted(progress, done, total)
+                x_1 = start(model.path, origin.x0[part].to(device)) if translates else None
                 started = _now(device)
-                sample = sampler.sample(model, like, count, here, g=g, progress=report)
+                sample = sampler.sample(model, like, count, here, g=g, x_1=x_1, progress=report)
                 seconds += _now(device) - started
                 done += count
                 costs.append(sample.nfe)
@@ -137,6 +146,8 @@ def quality(
                 metrics = task.judged(x0, context, _held_out(seed))
                 if round_trips:
                     metrics[ROUND_TRIP] = round_trip(model, sampler, task, count, samples, seed, device)
+                if translates:
+                    metrics[CYCLE] = lost(model, sampler, count, x0, origin, context, seed, batch, device)
                 _known(task, metrics)
                 _finite_metrics(metrics, f"the {name} at {_plural(count)}")
                 found = _resampled(task, x0, context, seed, metrics, resamples)

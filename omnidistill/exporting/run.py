@@ -160,6 +160,10 @@ def export(
     folder, out = FilePath(folder), FilePath(out)
     recipe = read_recipe(folder, "student")
     student = load(folder, network=network, path=path, trust=trust)
+    if student.translates:
+        raise UserError(
+            f"what is exported starts from noise, and the student in {folder} from samples; hand over the folder itself"
+        )
     count = recipe.steps if steps is None else int(steps)
     if count < 1:
         raise UserError(f"steps must be >= 1, got {count}")

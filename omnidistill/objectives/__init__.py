@@ -30,6 +30,7 @@ from omnidistill.objectives.segments import Segments
 from omnidistill.objectives.solver_fit import SolverFit
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.objectives.trajectories import Trajectories
+from omnidistill.objectives.translation import Translation
 from omnidistill.objectives.weighted import Weighted
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Step",
     "StudentSpec",
     "Trajectories",
+    "Translation",
     "Weighted",
     "reduce",
 ]

@@ -155,7 +155,7 @@ class Objective(Protocol):
     # what to do on a path that lacks what `needs` asks for.
 
 
-INPUTS = ("simulated", "data", "mixed", "jumps", "whole")
+INPUTS = ("simulated", "data", "mixed", "jumps", "whole", "translated")
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,9 @@ class StudentSpec:
         steps: the step count it is trained for; objectives that roll the student out draw one of these steps.
         sampler: how it goes from one step to the next.
         inputs: `simulated` (its own earlier steps, the default), `data` (real data noised), `mixed`, one of both for
-            each update, `jumps`: three jumps to, over and from the step, all with a graph (`FewStep.three_jumps`), or
-            `whole`: all of its steps, with a graph through them.
+            each update, `jumps`: three jumps to, over and from the step, all with a graph (`FewStep.three_jumps`),
+            `whole`: all of its steps, with a graph through them, or `translated`: as `simulated`, from data of another
+            label in the place of noise (`samplers.translation`).
         walks: numbers of steps, of which one is drawn for each update in place of `steps`.
     """
 

@@ -190,27 +190,13 @@ class Features:
 
     def _of_pairs(self, step: Step) -> list[Compared]:
         """The student's and the teacher's answers to one noise."""
-        pair, path, student = banked(step), step.path, step["student"]
+        pair, student = banked(step), step["student"]
         t = pair.top.expand(len(pair.x_1))
         told = torch.zeros_like(t) if student.wants_target else None
         x0 = student(pair.x_1, t, pair.context, target_time=told).sample(step.g, pair.context.mask)
         if self.space != "network":
             return [self._outside(x0, pair.context, pair.x0, pair.context)]
-        model, times = step[self.role], self.times or Uniform()
-        at = times(len(x0), path, step.g).to(x0.device)
-        sigma = per_sample(path.coefficients(at).sigma, x0, path.time_axis)  # type: ignore[attr-defined]
-        noise = sigma * normal(x0, step.g, pair.context.mask)
-        both = torch.cat([path.expected(x.to(x0.dtype), at, pair.context) + noise for x in (x0, pair.x0)])  # type: ignore[attr-defined]
-        names = tuple(model.feature_widths(self.layers))
-        joined = pair.context.joined(pair.context)
-        _, found = model.examine(both, torch.cat((at, at)), joined, names, answered=0)
-        model.count()  # two batches in one call
-        halves = []
-        for name in names:
-            vectors, real = model.positions(found[name], joined)
-            (x, y), (m, n) = vectors.chunk(2), real.chunk(2)
-            halves.append(Compared((x, m), (y, n), pair.context, pair.context))
-        return halves
+        return of_pairs(step, self.role, self.layers, self.times or Uniform(), x0, pair.x0, pair.context)
 
     # --- how far apart --------------------------------------------------------------------------------------------
 
@@ -269,3 +255,24 @@ class Features:
         if role != "student":
             return {}
         return {"student": 1, self.role: 2} if self.space == "network" else {"student": 1}
+
+
+def of_pairs(
+    step: Step, role: str, layers: Sequence[str], times: Times, x: Tensor, y: Tensor, context: Context
+) -> list[Compared]:
+    """Layers of the network `role` about samples and what each is compared with, both with the same noise of the same
+    time, asked together."""
+    model, path = step[role], step.path
+    t = times(len(x), path, step.g).to(x.device)
+    sigma = per_sample(path.coefficients(t).sigma, x, path.time_axis)  # type: ignore[attr-defined]
+    noise = sigma * normal(x, step.g, context.mask)
+    both = torch.cat([path.expected(one.to(x.dtype), t, context) + noise for one in (x, y)])  # type: ignore[attr-defined]
+    names, joined = tuple(model.feature_widths(layers)), context.joined(context)
+    _, found = model.examine(both, torch.cat((t, t)), joined, names, answered=0)
+    model.count()  # two batches in one call
+    halves = []
+    for name in names:
+        vectors, real = model.positions(found[name], joined)
+        (a, b), (m, n) = vectors.chunk(2), real.chunk(2)
+        halves.append(Compared((a, m), (b, n), context, context))
+    return halves

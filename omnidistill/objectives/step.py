@@ -20,6 +20,7 @@ from omnidistill.objectives.reduction import reduce
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
+from omnidistill.samplers.translation import Source, source, start
 from omnidistill.times import Annealed, Onwards, Times
 
 __all__ = ["Noised", "Step", "reduce"]
@@ -78,6 +79,7 @@ class Step:
         self.null, self.bank = null, bank
         self._rollout: Rollout | None = None
         self._begun: Tensor | None = None
+        self._source: Source | None = None
         self._noised: dict[Times, Noised] = {}
         self._wanted: list[Times] = []
         self._expected: list[Question] = []
@@ -166,11 +168,27 @@ class Step:
                     self._rollout = sampler.three_jumps(*asked, g=self.g, structure=self.structure)
                 else:
                     data = self.x0 if self._from_data() else None
-                    whole = self.spec.inputs == "whole"
+                    whole, other = (self.spec.inputs == name for name in ("whole", "translated"))
+                    x_1 = start(self["student"].path, self.source.x0) if other else None
                     self._rollout = sampler.rollout(
-                        *asked, g=self.g, data=data, structure=self.structure, whole=whole, onwards=own
+                        *asked,
+                        g=self.g,
+                        data=data,
+                        structure=self.structure,
+                        whole=whole,
+                        onwards=own,
+                        x_1=x_1,
                     )
         return self._rollout
+
+    @property
+    def source(self) -> Source:
+        """What the rollout is translated from under `student.inputs=translated`: for each sample of the batch data of
+        another label, towards its own. A discriminator so judges a translation under the label that it is to have, as
+        it does the sample of the same row, which is real."""
+        if self._source is None:
+            self._source = source(self.batch, self.g, self.structure)
+        return self._source
 
     @property
     def begun(self) -> Tensor:

@@ -60,6 +60,7 @@ def judge(
             )
 
     teacher_points = kept.points(full, context, measure, str(out))
+    options["translates"] = cfg.student.get("inputs") == "translated"
     with low, _bar(steps, options, "sampling the student") as progress:
         sampler = setup.sampler_of(cfg)
         student_points = quality(student, sampler, task, steps, progress=progress, name="student", **options)

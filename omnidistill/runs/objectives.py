@@ -16,7 +16,7 @@ from omnidistill.objectives.reward import Rewards
 from omnidistill.objectives.weighted import Untrained
 from omnidistill.random import generator
 from omnidistill.runs.configured import plain
-from omnidistill.runs.student_options import check_inference, experts_of, policy_of
+from omnidistill.runs.student_options import check_inference, check_translation, experts_of, policy_of
 from omnidistill.tasks import Task
 from omnidistill.training.roles import missing
 
@@ -40,11 +40,12 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
     lacking = missing(objective, task.path, data=has_data, condition=task.conditional)
     if cfg.student.get("new_condition", False) and not task.conditional:
         lacking.append("condition")
+    check_translation(cfg, task, objective)
+    given = {"data", "condition"}
+    if cfg.student.get("inputs") == "translated":
+        given.add("anchored")  # what samples are made of: data of another label in its place
     lacking += sorted(
-        set(cfg.get("recipe", {}).get("needs", []))
-        - set(task.path.offers)
-        - {"data", "condition"}
-        - set(lacking)
+        set(cfg.get("recipe", {}).get("needs", [])) - set(task.path.offers) - given - set(lacking)
     )
     if lacking:
         who = cfg.get("recipe", {}).get("name") or "training a teacher"

@@ -6,11 +6,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 
+from torch import Tensor
+
+from omnidistill.context import Context
 from omnidistill.data.files import expanded
 from omnidistill.errors import UserError
 from omnidistill.progress import track
+from omnidistill.random import generator
 from omnidistill.runs import folders
-from omnidistill.student import load
+from omnidistill.samplers.translation import source
+from omnidistill.student import Student, load
+from omnidistill.tasks import Task
 
 
 def sample(
@@ -27,7 +33,8 @@ def sample(
     """Draws `count` samples of the student and writes them at `out`; returns the files.
 
     Args:
-        condition: one label for all samples, by its number or its name.
+        condition: one label for all samples, by its number or its name. A student that translates makes them of as many
+            held-out samples, each of its own label.
         out: the file to write; its suffix, if it has one, must be one that the modality writes.
     """
     student = load(folder, device, trust=trust)
@@ -39,9 +46,25 @@ def sample(
             f"{student.task.name} writes {' and '.join(known)}, not '{target.suffix}'; change out="
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    context = student.context(count, seed, condition)
-    x0 = student.sample(count, steps, seed, context=context).cpu()
+    if student.translates:
+        x0, context = _translated(student, student.task, steps, count, seed, condition)
+    else:
+        context = student.context(count, seed, condition)
+        x0 = student.sample(count, steps, seed, context=context).cpu()
     return student.task.render(x0, context, target.with_suffix(""))
+
+
+def _translated(
+    student: Student, task: Task, steps: int | None, count: int, seed: int, condition: int | str | None
+) -> tuple[Tensor, Context]:
+    """What is made of held-out data, each of it of another label or, where one is asked for, all of it of that."""
+    held = task.batch(count, generator(seed, "sample", "contexts"), "held_out")
+    g = generator(seed, "sample", "sources")
+    of, context = source(held, g, g).x0, held.context
+    if condition is not None:
+        assert held.x0 is not None  # its source has said so
+        of, context = held.x0, student.context(count, seed, condition)
+    return student.translate(of, context.condition, steps, seed).cpu(), context
 
 
 def sample_inputs(

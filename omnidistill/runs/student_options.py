@@ -9,10 +9,14 @@ import torch
 from omegaconf import DictConfig
 
 from omnidistill.configuration.compose import build
+from omnidistill.context import labels_of
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.policies import checked, fits
 from omnidistill.errors import NotOffered, UserError
+from omnidistill.objectives import Weighted
+from omnidistill.random import generator
 from omnidistill.runs.configured import plain
+from omnidistill.samplers.translation import check
 from omnidistill.samplers.walker import Walker
 from omnidistill.student import (
     led,
@@ -44,6 +48,22 @@ def check_inference(cfg: DictConfig, task: Task) -> None:
         network = NetworkDenoiser(task.network(), task.path, **task.reading())
     # Any denoiser stands for the teacher, which may be large.
     led(network, chain, network, task.null)
+
+
+def check_translation(cfg: DictConfig, task: Task, objective: Weighted) -> None:
+    """Refuses `student.inputs=translated` where there are no two labels, or no noise in whose place data could stand,
+    and a translation's objectives without it."""
+    if cfg.student.get("inputs") != "translated":
+        if asking := [name for name, part in objective.parts.items() if getattr(part, "translates", False)]:
+            raise UserError(f"objective.{asking[0]} is of translated data; set student.inputs=translated")
+        return
+    check(task.path)
+    labels = labels_of(task.batch(1, generator(cfg.seed, "probe")).context.condition)
+    if labels is None or task.classes == 1:
+        has = "no labels" if labels is None else "one label"
+        raise NotOffered(
+            f"student.inputs=translated goes from data of one label to another, and {task.name} has {has}"
+        )
 
 
 def experts_of(cfg: DictConfig, task: Task) -> list[int] | None:

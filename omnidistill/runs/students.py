@@ -141,6 +141,7 @@ def student_of(
         random_tokens=options.random_tokens,
         guidance=options.guidance,
         inference=plain(options.get("inference")) or None,
+        translates=options.get("inputs") == "translated",
         made_by={"recipe": cfg.recipe.name, "seed": cfg.seed, "updates": cfg.updates},
     )
     torch.manual_seed(cfg.seed)

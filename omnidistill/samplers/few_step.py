@@ -187,6 +187,7 @@ class FewStep(Sampler):
         structure: torch.Generator | None = None,
         whole: bool = False,
         onwards: bool = False,
+        x_1: State | None = None,
     ) -> Rollout:
         """One student answer at one of its own steps, with a graph through that answer alone.
 
@@ -195,10 +196,11 @@ class FewStep(Sampler):
         then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). The answer is that of a jump to the
         data: a belief for a shorter jump is a mean on the way there, and no sample. With `data`, the input is real data
         noised to t_k instead. With `whole`, it is the last answer, and the graph runs through all steps to it. With
-        `onwards`, the answer is that of the step itself, from which its end can be made.
+        `onwards`, the answer is that of the step itself, from which its end can be made. `x_1` is the start, drawn from
+        the path's prior if not given.
         """
         if whole:
-            made = self.trajectory(denoiser, like, steps, context, g=g)
+            made = self.trajectory(denoiser, like, steps, context, g=g, x_1=x_1)
             last = made.times[-2].detach().expand(like.shape[0]).to(like.device)
             return Rollout(made.states[-2], last, made.beliefs[-1], made.states[-1], context)
         path = denoiser.path
@@ -209,7 +211,7 @@ class FewStep(Sampler):
             x = path.renoise(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
         else:
             with torch.no_grad():
-                x = path.prior(like, context, g=g)
+                x = path.prior(like, context, g=g) if x_1 is None else x_1
                 for i in range(k):
                     x = self.step(denoiser, x, times[i], times[i + 1], context, g)
         t = times[k].expand(x.shape[0]).to(x.device)

@@ -47,6 +47,7 @@ class Recipe:
             (`shipped`: with the task's teacher; else a file beside it); None for whole weights.
         inference: walkers by name (`samplers.walker`), the innermost first, each with its `_target_` and options; what
             they have learned is in the weights' file. None for a student that is sampled plainly.
+        translates: whether its walks start from data of other labels rather than from noise (`samplers.translation`).
         own_network: whether the network is the task's `student_network` rather than one like the teacher's.
     """
 
@@ -67,6 +68,7 @@ class Recipe:
     inference: Mapping[str, Any] | None = None
     foreign: Mapping[str, Any] | None = None
     own_network: bool = False
+    translates: bool = False
 
     def sampler(self) -> FewStep:
         return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
