@@ -15,9 +15,9 @@ from omnidistill.context import Batch, Context
 from omnidistill.data import captions
 from omnidistill.errors import UserError
 from omnidistill.modalities.image import data
+from omnidistill.modalities.image.labelled import ImageTask
 from omnidistill.modalities.image.own import own_labels, own_rows
 from omnidistill.modalities.image.render import render
-from omnidistill.modalities.image.task import ImageTask
 from omnidistill.paths import GaussianPath
 from omnidistill.random import uniform
 from omnidistill.tasks import Metric
