@@ -12,9 +12,10 @@ from pathlib import Path as FilePath
 import torch
 from torch import Tensor
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import Brought
 from omnidistill.context import Context
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.random import uniform
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.cache import is_cache

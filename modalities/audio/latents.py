@@ -10,11 +10,11 @@ from pathlib import Path as FilePath
 import torch
 from torch import Tensor
 
-from omnidistill.brought import Foreign
 from omnidistill.context import Batch, Context
 from omnidistill.data import captions
 from omnidistill.data.folder import read_each
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.interop.states import States
 from omnidistill.modalities.audio import data
 from omnidistill.modalities.audio.codec import WaveLatents

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import Brought
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.modalities.audio.task import SIGNATURE, TRACKS, Music
 from omnidistill.tasks import Metric
 

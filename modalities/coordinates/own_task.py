@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import Brought
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.modalities.coordinates.task import Ensemble
 from omnidistill.paths import GaussianPath
 from omnidistill.training.cache import header_of

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnidistill.brought import ROWS, Brought, Foreign
+from omnidistill.brought import ROWS, Brought
 from omnidistill.context import Batch, Context
 from omnidistill.data import captions
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.modalities.image import data
 from omnidistill.modalities.image.labelled import ImageTask
 from omnidistill.modalities.image.own import own_labels, own_rows

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import Brought
 from omnidistill.context import Batch
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.modalities.speech.enhancement import data
 from omnidistill.modalities.speech.enhancement.spectrogram import Spectrogram
 from omnidistill.modalities.speech.enhancement.task import Enhancement

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnidistill.brought import Brought, Foreign
+from omnidistill.brought import Brought
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.evaluation import plain
+from omnidistill.foreign import Foreign
 from omnidistill.modalities.text.task import Text
 from omnidistill.tasks import Metric
 

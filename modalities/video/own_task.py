@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnidistill.brought import ROWS, Brought, Foreign
+from omnidistill.brought import ROWS, Brought
 from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.modalities.video.data import FOOTAGE
 from omnidistill.modalities.video.task import Clips
 from omnidistill.tasks import Metric

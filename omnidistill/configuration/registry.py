@@ -32,7 +32,7 @@ BASES = (
 """By their full names, for a base that is not imported has no classes yet."""
 
 MODULES = re.compile(
-    r"omnidistill\.(times|weights|posteriors|brought|(objectives|paths|samplers|denoisers|networks|exact)(\.\w+)*"
+    r"omnidistill\.(times|weights|posteriors|foreign|(objectives|paths|samplers|denoisers|networks|exact)(\.\w+)*"
     r"|modalities(\.\w+)*\.(task|networks|rewards|views))"
 )
 FACTORIES = ("omnidistill.paths.named",)

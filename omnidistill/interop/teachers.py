@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from omnidistill.brought import Foreign
 from omnidistill.configuration import origin
 from omnidistill.configuration.instantiation import build, trusting
 from omnidistill.configuration.targets import reachable
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
+from omnidistill.foreign import Foreign
 from omnidistill.interop import folder as libraries
 from omnidistill.interop import hub
 from omnidistill.paths import Path, rectified_flow
