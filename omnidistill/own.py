@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from omnidistill.context import Batch, Condition, Context
+from omnidistill.context import Batch, Condition
 from omnidistill.data import tensors
+from omnidistill.data.own_rows import Source, drawn, kept_apart
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.denoisers.guidance import Null
 from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError
-from omnidistill.paths import Path
-from omnidistill.random import generator, uniform
 from omnidistill.student import Student
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.frozen import twin
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from omnidistill.evaluation.given import Metrics
-
-Source = Callable[[int, torch.Generator], Batch]
-
-MOST = 4096
-"""Rows that are kept apart of data that are many."""
 
 
 class OwnTask(Task):
@@ -80,17 +74,6 @@ class OwnTask(Task):
 
     def reading(self) -> Mapping[str, Any]:
         return self.origin.reading()
-
-
-def _source(data: Tensor | None, condition: Condition, count: int) -> Source:
-    """Batches by rows of the user's tensors, data and condition together."""
-
-    def draw(size: int, g: torch.Generator) -> Batch:
-        rows = (uniform(torch.empty(size), g) * count).long()
-        context = tensors.context(Context(condition))[rows]
-        return Batch(None if data is None else data[rows], context, size)
-
-    return draw
 
 
 def distill(
@@ -182,13 +165,13 @@ def distill(
     if held_out is None and keys.get("resume") and not (FilePath(out or "") / "config.yaml").is_file():
         held_out = 0  # a run of before there was a judge has been trained on all of its data
     seed = int(keys.get("seed", 0))
-    data, condition, kept = _kept_apart(data, condition, held_out if judging else 0, teacher.path, seed)
+    data, condition, kept = kept_apart(data, condition, held_out if judging else 0, teacher.path, seed)
     if judging and judged is not None:
         options = [f"steps=[{','.join(map(str, judged))}]", *options]
     if kept is not None:
         options = [f"evaluation.samples={max(2, min(1024, kept.count))}", *options]
     count = len(data) if isinstance(data, Tensor) else 1 if condition is None else tensors.rows(condition)
-    source = data if callable(data) else _source(data, condition, count)
+    source = data if callable(data) else drawn(data, condition, count)
     with TemporaryDirectory() as temporary, ExitStack() as processes:
         folder = FilePath(temporary if out is None else out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,34 +211,6 @@ def _ours(cfg: DictConfig, folder: FilePath) -> None:
     if cfg.resume and (folder / "config.yaml").is_file():
         check_resumable(cfg, folder)
     save_config(cfg, folder)
-
-
-def _kept_apart(
-    data: Any, condition: Condition, held_out: Any, path: Path, seed: int
-) -> tuple[Any, Condition, Batch | None]:
-    """Data and conditions to train on, and the rows that are held out with theirs; None where there are none."""
-    if isinstance(held_out, Batch):
-        return data, condition, tensors.batch(held_out, path)
-    if held_out is not None and (isinstance(held_out, bool) or not isinstance(held_out, int)):
-        x0 = tensors.states(tensors.tensor(held_out, "held_out"), path)
-        if condition is not None:
-            raise UserError("held_out needs conditions, too: give Batch(x0, Context(condition))")
-        return data, condition, Batch(x0)
-    if not isinstance(data, Tensor):
-        if held_out:
-            raise UserError(
-                f"held_out={held_out} rows are kept apart of a data tensor; give the rows themselves"
-            )
-        return data, condition, None
-    apart = min(len(data) // 8, MOST) if held_out is None else held_out
-    if apart < 2:
-        return data, condition, None
-    if apart > len(data) - 2:
-        raise UserError(f"held_out={apart} of {len(data)} rows leave nothing to train on")
-    order = torch.randperm(len(data), generator=generator(seed, "held out"))
-    train, held = order[apart:].sort().values, order[:apart].sort().values
-    context = tensors.context(Context(condition))
-    return data[train], context[train].condition, Batch(data[held], context[held])
 
 
 def _judge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +14,8 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from omnidistill.context import Condition, Context, labels_of, relabelled
-from omnidistill.data.tensors import single
 from omnidistill.denoisers import Denoiser, Windowed
 from omnidistill.denoisers.guidance import Null
-from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths import Path
 from omnidistill.random import PerSample, generator
@@ -26,21 +23,17 @@ from omnidistill.samplers import FewStep
 from omnidistill.samplers.inversion import invert, regenerate
 from omnidistill.samplers.translation import start as from_data
 from omnidistill.saved.description import BASE, Recipe, check_labels, described, read_recipe, save
+from omnidistill.saved.own_module import read_own
 from omnidistill.saved.rebuilding import (
     assemble,
     described_by,
-    filled,
     headed,
     led,
-    led_again,
-    named,
-    parted,
     read_denoiser,
     usual_teacher,
 )
 from omnidistill.tasks import Task
 from omnidistill.training.memory import check_bytes
-from omnidistill.training.safetensors_file import read_safetensors
 
 __all__ = [
     "BASE",
@@ -266,33 +259,7 @@ def load(
     folder = FilePath(folder)
     recipe = read_recipe(folder, "student")
     if recipe.task is None:
-        if network is None and path is None and recipe.foreign is not None:
-            network, path = named(recipe.foreign, folder / "student.json", trust)
-        if network is None or path is None:
-            raise UserError(
-                f"the student in {folder} was made from your own module; pass load(..., network=, path=)"
-            )
-        bare = copy.deepcopy(network)
-        network = with_second(
-            network,
-            target_time=recipe.target_time,
-            guidance=recipe.guided,
-            time_module=recipe.reading.get("time_module"),
-        )
-        network = headed(network, recipe.reading)
-        tensors, learned = parted(read_safetensors(folder / "student.safetensors")[0])
-        network = filled(single(network, say=False), tensors, folder, "student", recipe)
-        denoiser = assemble(network, path, recipe)
-        if recipe.inference:
-
-            def theirs() -> Denoiser:
-                """The teacher of one's own, whose weights lie beside the student's."""
-                described = read_recipe(folder, "teacher")
-                weights, _ = read_safetensors(folder / "teacher.safetensors")
-                whole = filled(single(bare, say=False), weights, folder, "teacher", described)
-                return assemble(whole, path, described)
-
-            denoiser = led_again(denoiser, recipe, learned, trust, folder / "student.json", theirs, null)
+        denoiser, path = read_own(folder, recipe, network, path, null, trust)
         denoiser = denoiser.to(device).eval()
         shape = tuple(recipe.made_by.get("shape") or (recipe.foreign or {}).get("shape") or ())
         dtype = torch.long if "categorical" in path.offers else torch.float32

@@ -19,6 +19,7 @@ from omnidistill.configuration.targets import resolve
 from omnidistill.errors import UserError
 
 FOREIGN = "omnidistill.brought.Foreign"
+"""By the name that descriptions of students have it under."""
 SAID = ("network", "path", "reading", "shape", "time_module")
 """Options of a task that describe a network of the user's class."""
 NOT_THEIRS = ("_target_", "name", "on_bad")

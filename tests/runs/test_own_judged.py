@@ -13,12 +13,13 @@ from torch import Tensor, nn
 import omnidistill
 from omnidistill.cli import main
 from omnidistill.context import Batch, Context
+from omnidistill.data.own_rows import drawn, kept_apart
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.evaluation.energy import energy_distance
 from omnidistill.evaluation.given import Judged
 from omnidistill.exact import GaussianMixtureTask
-from omnidistill.own import OwnTask, _kept_apart, _source
+from omnidistill.own import OwnTask
 from omnidistill.paths import MaskedPath, rectified_flow
 from omnidistill.random import generator
 from omnidistill.tasks import Metric
@@ -57,7 +58,7 @@ def test_a_folder_has_what_the_command_writes(tmp_path: Path, capsys: pytest.Cap
     page = (tmp_path / "report.html").read_text()
     assert "gap closed" in page.lower() and (tmp_path / "samples" / "real.png").is_file()
     # The figure by hand: the rows that were kept apart, and what the student makes of the judge's noise.
-    train, _, kept = _kept_apart(DATA, None, None, rectified_flow(), 0)
+    train, _, kept = kept_apart(DATA, None, None, rectified_flow(), 0)
     assert kept is not None and kept.count == 25 and len(train) == 175
     assert not {tuple(row) for row in kept.x0.tolist()} & {tuple(row) for row in train.tolist()}
     assert len({tuple(row) for row in torch.cat((kept.x0, train)).tolist()}) == 200
@@ -110,7 +111,7 @@ def test_metrics_of_ones_own_see_rows_under_the_same_conditions(tmp_path: Path) 
 
 
 def test_the_judge_by_itself() -> None:
-    task = OwnTask(teacher(), (2,), _source(DATA, None, 200), None)
+    task = OwnTask(teacher(), (2,), drawn(DATA, None, 200), None)
     judged = Judged(task, Batch(DATA[:30]))
     context = judged.contexts(50, generator(1))
     assert {tuple(r) for r in context.reference[:30].tolist()} == {tuple(r) for r in DATA[:30].tolist()}
@@ -128,7 +129,7 @@ def test_the_judge_by_itself() -> None:
 
 
 def test_grids_and_tokens_are_shown(tmp_path: Path) -> None:
-    judged = Judged(OwnTask(teacher(), (2,), _source(DATA, None, 200), None), Batch(DATA))
+    judged = Judged(OwnTask(teacher(), (2,), drawn(DATA, None, 200), None), Batch(DATA))
     grids = torch.rand(5, 3, 4, 6)
     assert [f.name for f in judged.render(grids, Context(reference=grids), tmp_path / "g")] == [
         "g.png",
