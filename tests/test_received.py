@@ -11,7 +11,7 @@ import pytest
 
 from omnidistill import cli
 from omnidistill.configuration import compose, received, student_file
-from omnidistill.data import datasets, sources
+from omnidistill.data import archives, datasets, programs, sources
 from omnidistill.errors import UserError
 from omnidistill.evaluation import cells
 from omnidistill.runs import folders
@@ -77,7 +77,7 @@ def test_a_description_names_no_other_place_and_no_option(tmp_path, monkeypatch,
     (cache / "fashion_mnist").mkdir(parents=True)
     (cache / "fashion_mnist/f").write_text("precious")
     monkeypatch.setenv("OMNIDISTILL_DATA", str(cache))
-    monkeypatch.setattr(sources.subprocess, "run", lambda *a, **k: pytest.fail("a program was run"))
+    monkeypatch.setattr(programs.subprocess, "run", lambda *a, **k: pytest.fail("a program was run"))
     refusal(lambda: datasets.fetch(describe(tmp_path, **changes), say=lambda line: None))
     assert [path.name for path in cache.rglob("*")] == ["fashion_mnist", "f"]
 
@@ -85,7 +85,7 @@ def test_a_description_names_no_other_place_and_no_option(tmp_path, monkeypatch,
 def test_no_package_is_asked_for_so_that_its_code_runs(tmp_path, monkeypatch) -> None:
     """pip is told to take wheels alone, npm to run no scripts, and names stand behind `--`."""
     calls = []
-    monkeypatch.setattr(sources, "_call", lambda command, folder: calls.append(command))
+    monkeypatch.setattr(sources, "call", lambda command, folder: calls.append(command))
     for kind, package in (("pypi", "thing==1.0"), ("npm", "@a/thing@1.0"), ("debian", "thing")):
         source = {"kind": kind, "package": package}
         sources.check_source(source)
@@ -130,9 +130,9 @@ def test_an_archive_that_grows_without_end_is_not_unpacked(tmp_path, monkeypatch
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr("zeros", bytes(1 << 20))
-    monkeypatch.setattr(sources, "UNPACKED", 1 << 19)
+    monkeypatch.setattr(archives, "UNPACKED", 1 << 19)
     with pytest.raises(sources.SourceError, match="would unpack to"):
-        sources._unpack(tmp_path)
+        archives.unpack(tmp_path)
     assert not (tmp_path / "unpacked").exists()
 
 

