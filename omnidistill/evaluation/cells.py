@@ -11,7 +11,7 @@ A cell is what its files say, so that a sweep that was killed at any time is rea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from omnidistill.errors import UserError
 from omnidistill.evaluation import metrics_file
 
 SCHEMA = 1
-NAME, RESULTS = "sweep.json", "results.jsonl"
+NAME = "sweep.json"
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 WAITING, NOT_POSSIBLE = "waiting", "not possible"
 
@@ -223,44 +223,3 @@ def find(folder: Path) -> list[Found]:
 def single(found: Iterable[Found]) -> list[Found]:
     """The cells without those that are in two columns for the second time."""
     return list({each.run: each for each in reversed(list(found))}.values())[::-1]
-
-
-def write_results(found: Sequence[Found], folder: Path) -> Path:
-    """results.jsonl: a line for each finished cell, model and step count, and one for every other cell."""
-    lines = [line for each in single(found) for line in records(each)]
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-    metrics_file.write_whole(folder / RESULTS, text)
-    return folder / RESULTS
-
-
-def records(found: Found) -> list[dict[str, Any]]:
-    """The lines of one cell."""
-    cell, metrics = found.cell, found.metrics
-    start: dict[str, Any] = {
-        "task": cell.task,
-        "column": cell.column,
-        "recipe": cell.recipe or cell.choice,
-        "seed": cell.seed,
-        "status": found.status,
-    }
-    if metrics is None:
-        exit_status = found.outcome.exit_status if found.outcome else None
-        return [{**start, "reason": found.reason, "exit_status": exit_status, "wall_seconds": found.seconds}]
-    cost = {key: metrics["training"][key] for key in ("seconds", "student_updates", "calls")}
-    end = {"training": cost, "wall_seconds": found.seconds, "environment": metrics["environment"]}
-    return [
-        {
-            **start,
-            "model": model,
-            "steps": point["steps"],
-            "nfe": point["nfe"],
-            "primary": metrics["primary"],
-            "metrics": point["metrics"],
-            "seconds_per_sample": point["seconds_per_sample"],
-            "gap_closed": metrics["gap_closed"].get(str(point["steps"])) if model == "student" else None,
-            "floor": metrics["floor"],
-            **end,
-        }
-        for model in ("teacher", "student")
-        for point in metrics[model]
-    ]

@@ -29,6 +29,7 @@ from omnidistill.evaluation.cells import Cell, Found, Outcome
 from omnidistill.evaluation.gap import best_gap
 from omnidistill.evaluation.report import write_report
 from omnidistill.evaluation.report.words import duration, plural
+from omnidistill.evaluation.results_file import write_results
 from omnidistill.runs import folders, launched, process
 from omnidistill.runs.board import Board
 
@@ -102,13 +103,13 @@ def sweep(
                 for job in [] if launcher else todo:
                     board.begin(str(job.cell))
                     found, stopped = _run(job, folder, lock, DISTILL)
-                    cells.write_results(cells.find(folder), folder)
+                    write_results(cells.find(folder), folder)
                     board.end(line(found))
                     if stopped:
                         raise KeyboardInterrupt
         finally:
             everything = cells.find(folder)
-            cells.write_results(everything, folder)
+            write_results(everything, folder)
             write_report(folder)
     return Swept(everything, len(todo))
 

@@ -23,6 +23,7 @@ from omnidistill.evaluation.report.matrix import entries
 from omnidistill.evaluation.report.plots import SIGNS
 from omnidistill.evaluation.report.sweep import colours, teachers
 from omnidistill.evaluation.report.thumbnails import thumbnail
+from omnidistill.evaluation.results_file import write_results
 from omnidistill.evaluation.table import number
 
 
@@ -342,7 +343,7 @@ def test_a_broken_sweep_file_is_one_line(tmp_path: Path) -> None:
 def test_results_are_what_the_cells_say(sweep: Sweep) -> None:
     sweep.add("a", "x")
     sweep.fail("a", "y", 3, 1, "no luck")
-    file = cells.write_results(cells.find(sweep.folder), sweep.folder)
+    file = write_results(cells.find(sweep.folder), sweep.folder)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     points = [(model, point) for model in ("teacher", "student") for point in sweep.document[model]]
     assert [(line["model"], line["steps"], line["metrics"]) for line in lines[:-1]] == [

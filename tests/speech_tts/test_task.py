@@ -204,7 +204,8 @@ def test_words_are_counted_as_wrong(task, monkeypatch):
 
     batch = task.batch(4, generator(0), "held_out")
     texts = [
-        task._sentence(mel[0, :, : int(m.sum())]) for mel, m in zip(batch.x0, batch.context.mask, strict=True)
+        task.corpus.text(mel[0, :, : int(m.sum())])
+        for mel, m in zip(batch.x0, batch.context.mask, strict=True)
     ]
     said = iter(["wrong " + " ".join(text.split()[1:]) for text in texts])
     monkeypatch.setitem(recognition.RECOGNISERS, "whisper", lambda: lambda wave: next(said))

@@ -91,6 +91,14 @@ class FrontEnd(nn.Module):
         """The symbols of a sentence as this front end reads them."""
         return encode(text, self.lexicon)
 
+    def normalised(self, log_mel: Tensor) -> Tensor:
+        """A natural log-mel with the training data's mean 0 and deviation 1, as x0 is; `log_mel` goes back."""
+        return (log_mel - self.mean) / self.std
+
+    def log_mel(self, x0: Tensor) -> Tensor:
+        """The natural log-mel of a normalised one."""
+        return x0 * self.std + self.mean
+
     def align(
         self,
         means: Float[Tensor, "b m n"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -18,6 +17,7 @@ from omnidistill.data.datasets import locate
 from omnidistill.errors import UserError
 from omnidistill.modalities.audio.signal import MelSignature
 from omnidistill.modalities.speech.tts import data, front_end, metrics, paths, render
+from omnidistill.modalities.speech.tts.corpus import Corpus, aligned
 from omnidistill.modalities.speech.tts.networks import decoder
 from omnidistill.modalities.speech.tts.recognition import chosen, word_error_rate
 from omnidistill.modalities.speech.tts.sentences import sentences
@@ -28,25 +28,6 @@ FRONT_END = HERE / "assets" / "front_end.safetensors"
 TEACHER = HERE.parent / "teachers" / "tts"
 PICTURES, SOUNDS = 8, 3  # of a rendered page
 RECOGNISED = 40  # sentences a measurement
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """One utterance as the decoder sees it: its sentence, and its mel and mu, normalised."""
-
-    text: str
-    mel: Float[Tensor, "m t"]
-    mu: Float[Tensor, "m t"]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Both splits, and the training mels and means end to end: one stream to cut crops from."""
-
-    train: list[Aligned]
-    held_out: list[Aligned]
-    mel: Tensor
-    mu: Tensor
 
 
 class TextToSpeech(Task):
@@ -125,50 +106,16 @@ class TextToSpeech(Task):
         """Text encoder, durations and the mean and deviation of log-mels, read on first use."""
         return front_end.load(self._front_end_file)
 
-    def normalised(self, log_mel: Tensor) -> Tensor:
-        """A natural log-mel with the training data's mean 0 and deviation 1, as x0 is; `log_mel` goes back."""
-        return (log_mel - self.front_end.mean) / self.front_end.std
-
-    def log_mel(self, x0: Tensor) -> Tensor:
-        """The natural log-mel of a normalised one."""
-        return x0 * self.front_end.std + self.front_end.mean
-
     @cached_property
     def corpus(self) -> Corpus:
         """Both splits, aligned once; a UserError names the command that fetches them."""
         listed = data.listed(self._corpus if self._corpus is not None else locate("asterisk_en"))
-        utterances = data.load(listed, self.signature, self.front_end.encode)
-        held = data.held_out(utterances, self.signature.seconds)
-        splits: tuple[list[Aligned], list[Aligned]] = ([], [])
-        for utterance, out in zip(utterances, held, strict=True):
-            mel = self.normalised(utterance.mel)
-            splits[out].append(Aligned(utterance.text, mel, self.front_end.aligned(utterance.text, mel)))
-        train, held_out = splits
-        mel, mu = (torch.cat(parts, dim=1) for parts in ([a.mel for a in train], [a.mu for a in train]))
-        if mel.shape[1] < self._crop:
-            raise UserError(
-                f"the corpus has {mel.shape[1]} frames for training, fewer than crop={self._crop}"
-            )
-        return Corpus(train, held_out, mel, mu)
+        return aligned(listed, self.signature, self.front_end, self._crop)
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
-        corpus = self.corpus
         if split == "train":
-            starts = torch.randint(corpus.mel.shape[1] - self._crop + 1, (count,), generator=g).tolist()
-            mels, means = (
-                torch.stack([part[:, i : i + self._crop] for i in starts]).unsqueeze(1)
-                for part in (corpus.mel, corpus.mu)
-            )
-            return Batch(mels, Context(anchor=means))
-        order = torch.cat(
-            [
-                torch.randperm(len(corpus.held_out), generator=g)
-                for _ in range(-(-count // len(corpus.held_out)))
-            ]
-        )
-        chosen = [corpus.held_out[i] for i in order[:count].tolist()]
-        mels, mask = data.pad([a.mel for a in chosen])
-        return Batch(mels, Context(anchor=data.pad([a.mu for a in chosen])[0], mask=mask, reference=mels))
+            return self.corpus.crops(count, self._crop, g)
+        return self.corpus.sentences(count, g)
 
     # --- network ----------------------------------------------------------------------------------------------------
 
@@ -201,10 +148,13 @@ class TextToSpeech(Task):
         }
         if context.reference is not None:
             true = _cut(context.reference, context)
-            pairs = [(self.log_mel(a), self.log_mel(b)) for a, b in zip(made, true, strict=True)]
+            pairs = [
+                (self.front_end.log_mel(a), self.front_end.log_mel(b))
+                for a, b in zip(made, true, strict=True)
+            ]
             found["mcd"] = sum(metrics.mel_cepstral_distance(*pair) for pair in pairs) / len(pairs)
             if self._recogniser:
-                found["word_error_rate"] = self._word_errors(made, [self._sentence(mel) for mel in true])
+                found["word_error_rate"] = self._word_errors(made, [self.corpus.text(mel) for mel in true])
         found["audio_seconds"] = sum(mel.shape[1] for mel in made) / len(made) * self.signature.seconds
         return found
 
@@ -213,15 +163,8 @@ class TextToSpeech(Task):
 
     def _word_errors(self, mels: list[Tensor], texts: list[str]) -> float:
         assert self._recogniser is not None
-        waves = [render.sound(self.log_mel(mel), self.signature) for mel in mels[:RECOGNISED]]
+        waves = [render.sound(self.front_end.log_mel(mel), self.signature) for mel in mels[:RECOGNISED]]
         return word_error_rate(texts[:RECOGNISED], waves, self.signature.rate, self._recogniser)
-
-    def _sentence(self, mel: Tensor) -> str:
-        """What was said in a held-out recording: contexts carry tensors alone."""
-        for aligned in self.corpus.held_out:
-            if aligned.mel.shape == mel.shape and torch.equal(aligned.mel, mel):
-                return aligned.text
-        raise UserError("a reference mel is not one of the held-out recordings, so its sentence is unknown")
 
     def floor(self, count: int, g: torch.Generator) -> dict[str, float]:
         """Training utterances, as many as are judged and no longer than they, against the held-out ones; the word
@@ -237,7 +180,7 @@ class TextToSpeech(Task):
 
     def render(self, x0: Tensor, context: Context, target: FilePath) -> list[FilePath]:
         """A picture of the first mels, and the first of them as sound."""
-        mels = [self.log_mel(mel) for mel in _cut(x0[:PICTURES], context[:PICTURES])]
+        mels = [self.front_end.log_mel(mel) for mel in _cut(x0[:PICTURES], context[:PICTURES])]
         files = [render.picture(mels, target.with_name(target.name + ".png"))]
         for number, mel in enumerate(mels[:SOUNDS]):
             name = target.name + (f"_{number}" if number else "") + ".wav"
@@ -264,7 +207,9 @@ class TextToSpeech(Task):
 
     def write(self, x0: Tensor, context: Context, target: FilePath) -> FilePath:
         (mel,) = _cut(x0, context)
-        return render.write_sound(self.log_mel(mel), self.signature, target.with_name(target.name + ".wav"))
+        return render.write_sound(
+            self.front_end.log_mel(mel), self.signature, target.with_name(target.name + ".wav")
+        )
 
 
 def _cut(x0: Float[Tensor, "b 1 m t"], context: Context) -> list[Tensor]:
