@@ -310,13 +310,13 @@ def register(reader: Callable[..., Callable[..., Any]]) -> None:
         import torch
 
         from omnidistill.context import Context
-        from omnidistill.training import cache
+        from omnidistill.training import cache, cache_format
 
         (folder / "cache.json").write_bytes(_bytes(CACHE))
-        header = cache.read_header(folder)
+        header = cache_format.read_header(folder)
         for split, index, rows in (("train", 0, 2), ("train", 1, 1), ("held_out", 0, 2)):
             context = Context(condition=torch.zeros(rows, dtype=torch.long))
-            cache.write_shard(folder, header, split, index, torch.zeros(rows, 2), context)
+            cache_format.write_shard(folder, header, split, index, torch.zeros(rows, 2), context)
         (folder / "cache.json").write_bytes(data)
         cache.Cache(folder).batch(2, torch.Generator())
 

@@ -27,7 +27,8 @@ from omnidistill.random import generator
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.shapes import Counts, Resampled
 from omnidistill.tasks import Metric, Task
-from omnidistill.training.cache import Cache, Header, header_of, is_cache, null_of
+from omnidistill.training.cache import Cache
+from omnidistill.training.cache_format import Header, header_of, is_cache, null_of
 
 ROWS = "omnidistill.rows.Rows"
 """What takes samples as they are."""

@@ -18,7 +18,7 @@ from omnidistill.errors import UserError
 from omnidistill.foreign import Foreign
 from omnidistill.random import uniform
 from omnidistill.tasks import Metric, Task
-from omnidistill.training.cache import is_cache
+from omnidistill.training.cache_format import is_cache
 from omnidistill.training.safetensors_file import write_safetensors
 
 SHOWN, COLUMNS = 16, 4

@@ -23,7 +23,7 @@ from omnidistill.modalities.audio.render import HEARD
 from omnidistill.random import uniform
 from omnidistill.rows import Rows
 from omnidistill.tasks import Encoding
-from omnidistill.training.cache import header_of
+from omnidistill.training.cache_format import header_of
 
 
 class OwnLatents(Rows):

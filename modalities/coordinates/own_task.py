@@ -10,7 +10,7 @@ from omnidistill.errors import UserError
 from omnidistill.foreign import Foreign
 from omnidistill.modalities.coordinates.task import Ensemble
 from omnidistill.paths import GaussianPath
-from omnidistill.training.cache import header_of
+from omnidistill.training.cache_format import header_of
 
 
 class OwnStructures(Brought, Ensemble):

@@ -25,8 +25,8 @@ from omnidistill.random import generator
 from omnidistill.runs import setup
 from omnidistill.student import described
 from omnidistill.tasks import Encoding, Task
-from omnidistill.training import cache
-from omnidistill.training.cache import SPLITS, Header
+from omnidistill.training import cache_format
+from omnidistill.training.cache_format import SPLITS, Header
 from omnidistill.training.safetensors_file import digest
 from omnidistill.training.shards import held
 
@@ -59,19 +59,20 @@ def make(cfg: DictConfig) -> FilePath:
             or _changed(made.context.condition, asked.context.condition, encoder),
             shape=tuple(made.x0.shape[1:]),
             dtype=next(
-                (name for name, dtype in cache.DTYPES.items() if dtype == made.x0.dtype), str(made.x0.dtype)
+                (name for name, dtype in cache_format.DTYPES.items() if dtype == made.x0.dtype),
+                str(made.x0.dtype),
             ),
             sizes=sizes,
             shard=SHARD,
             labels=tuple(task.labels),
             made_by={"omnidistill": __version__, "torch": torch.__version__},
         )
-        if (out / cache.HEADER).is_file():
-            header = _same(out, cache.read_header(out), header)
+        if (out / cache_format.HEADER).is_file():
+            header = _same(out, cache_format.read_header(out), header)
         save_config(cfg, out)
         header.write(out)
         if encoder.null is not None:
-            cache.write_null(out, header, encoder.null)
+            cache_format.write_null(out, header, encoder.null)
         _fill(out, header, task, encoder, cfg.seed, device)
     return out
 
@@ -192,7 +193,7 @@ def _fill(out: FilePath, header: Header, task: Task, encoder: Encoding, seed: in
         advance(done)
         for split, index, start, end in todo:
             x0, context = _encoded(_rows(task, split, start, end, seed), header, encoder, device)
-            cache.write_shard(out, header, split, index, x0, context)
+            cache_format.write_shard(out, header, split, index, x0, context)
             done += end - start
             advance(end - start)
             if stopped and done < total:
@@ -201,9 +202,9 @@ def _fill(out: FilePath, header: Header, task: Task, encoder: Encoding, seed: in
 
 def _missing(out: FilePath, header: Header) -> Iterator[tuple[str, int, int, int]]:
     for split in SPLITS:
-        known = cache.shards(out, header, split).whole(header.count(split))
+        known = cache_format.shards(out, header, split).whole(header.count(split))
         for index in known:
-            cache.read_shard(out, header, split, index)
+            cache_format.read_shard(out, header, split, index)
         for index in sorted({*range(header.count(split))} - {*known}):
             yield split, index, index * header.shard, min((index + 1) * header.shard, header.sizes[split])
 
@@ -216,7 +217,7 @@ def _encoded(batch: Batch, header: Header, encoder: Encoding, device: str) -> tu
         raise UserError(
             f"rows are not alike: {tuple(x0.shape[1:])} after {header.shape}; a cache holds samples of one shape"
         )
-    if str(x0.dtype) not in {str(dtype) for dtype in cache.DTYPES.values()}:
+    if str(x0.dtype) not in {str(dtype) for dtype in cache_format.DTYPES.values()}:
         raise UserError(f"rows are {x0.dtype}; an encoder answers float32, or whole numbers for tokens")
     if x0.is_floating_point() and not bool(x0.isfinite().all()):
         raise UserError(f"the encoder {header.encoder or 'of the task'} answered NaN or infinity")

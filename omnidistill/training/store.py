@@ -5,24 +5,21 @@ What is there is what was written, for this store, see `shards`. Reading maps th
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnidistill.configuration import received
 from omnidistill.context import Context
-from omnidistill.data.files import refuse_links, write_text
+from omnidistill.data.files import refuse_links
 from omnidistill.errors import UserError
+from omnidistill.training import headers
 from omnidistill.training.bank import Bank
 from omnidistill.training.shards import Shards, context_of, flat
 
-SCHEMA = 1
 HEADER, SHARDS = "store.json", "shards"
 
 
@@ -66,12 +63,11 @@ class Header:
 
     def digest(self) -> str:
         """SHA-256 of all of it, hexadecimal, which every shard holds."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return headers.digest(self)
 
     def write(self, folder: FilePath) -> None:
         """Writes it into the folder of the store."""
-        document = {"schema": SCHEMA, **asdict(self)}
-        write_text(json.dumps(document, indent=1) + "\n", folder / HEADER)
+        headers.write(self, folder / HEADER)
 
 
 def read_header(folder: FilePath) -> Header:
@@ -85,19 +81,14 @@ def read_header(folder: FilePath) -> Header:
             f"'{folder}' holds no trajectories: there is no {HEADER} in it; `omnidistill pairs` makes them"
         )
     refuse_links(folder, (HEADER, SHARDS))
-    document = received.read_json(file)
-    try:
-        if document.pop("schema") != SCHEMA:
-            raise UserError(f"{file} has another schema than {SCHEMA}; it was written by another version")
-        header = Header(**{**document, "times": tuple(map(float, document["times"]))})
-        if {*map(type, (header.shard, header.size, header.steps))} != {int}:
-            raise ValueError(f"size {header.size}, shard {header.shard}, steps {header.steps}")
-        if not (header.shard >= 1 and header.size >= 1 and header.steps >= 1):
-            raise ValueError(f"size {header.size}, shard {header.shard}, steps {header.steps}")
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise UserError(f"{file} is no header of trajectories ({error})") from error
+    return headers.read(file, "of trajectories", _header)
+
+
+def _header(document: dict[str, Any]) -> Header:
+    header = Header(**{**document, "times": tuple(map(float, document["times"]))})
+    counts = (header.shard, header.size, header.steps)
+    if {*map(type, counts)} != {int} or min(counts) < 1:
+        raise ValueError(f"size {header.size}, shard {header.shard}, steps {header.steps}")
     return header
 
 

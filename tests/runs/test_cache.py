@@ -16,7 +16,7 @@ from omnidistill.cli import main
 from omnidistill.errors import UserError
 from omnidistill.random import generator
 from omnidistill.runs import cache as encoded
-from omnidistill.training import cache
+from omnidistill.training import cache, cache_format
 
 SIDE, COUNT = 16, 40
 
@@ -73,7 +73,7 @@ def test_rows_are_the_encoders_latents_of_every_picture(home):
     theirs = AutoencoderKL.from_pretrained(home / "vae").eval()
     found = cache.Cache(home / "latents")
     assert found.labels == ("cats", "dogs") and found.shape == (4, 8, 8)
-    for split in cache.SPLITS:
+    for split in cache_format.SPLITS:
         pictures, labels = own_images(home / "photos", split, (SIDE, SIDE), 2, channels=3)
         rows = found.rows(torch.arange(len(pictures)).flip(0), split)
         with torch.no_grad():
@@ -97,16 +97,16 @@ def test_shards_are_mapped(home):
 def test_writing_goes_on_where_it_was_stopped(home, tmp_path, monkeypatch, capsys):
     """Ctrl-C waits for the shard in hand; the finished cache is the one that was never stopped, byte for byte."""
     monkeypatch.setattr(encoded, "SHARD", 8)
-    write, out = cache.write_shard, tmp_path / "latents"
+    write, out = cache_format.write_shard, tmp_path / "latents"
 
     def interrupted(*given):
         os.kill(os.getpid(), signal.SIGINT)
         write(*given)
 
-    monkeypatch.setattr(cache, "write_shard", interrupted)
+    monkeypatch.setattr(cache_format, "write_shard", interrupted)
     assert main(["cache", *words(home), f"out={out}"]) == 130
     assert f"8 of {COUNT} rows kept" in capsys.readouterr().err
-    monkeypatch.setattr(cache, "write_shard", write)
+    monkeypatch.setattr(cache_format, "write_shard", write)
     with pytest.raises(UserError, match=r"1 of \d shards of train.*resume=true makes the others"):
         cache.Cache(out)
     kept = (out / "train" / "00000.safetensors").stat().st_mtime_ns
@@ -243,7 +243,7 @@ def test_captions_are_encoded_with_the_pictures_and_condition_the_student(home, 
     condition = found.held_out(len(held)).context.condition
     states = condition if kind == "clip" else condition["encoder_hidden_states"]
     assert torch.allclose(states, wanted, atol=1e-5) and len(states.flatten(1).unique(dim=0)) > 1
-    emptied = cache.null_of(tmp_path / "rows", found.header)(condition)
+    emptied = cache_format.null_of(tmp_path / "rows", found.header)(condition)
     emptied = emptied if kind == "clip" else emptied["encoder_hidden_states"]
     assert torch.allclose(emptied, empty.expand_as(emptied), atol=1e-5)
     run = [
@@ -286,7 +286,7 @@ def test_several_text_encoders_from_the_command_line(home, tmp_path):
     assert told.keys() == wanted.keys() == {"encoder_hidden_states", "text_embeds", "time_ids"}
     for one in told["text_embeds"]:
         assert float((wanted["text_embeds"] - one).abs().amax(1).min()) < 1e-5
-    emptied = cache.null_of(tmp_path / "rows", found.header)(told)
+    emptied = cache_format.null_of(tmp_path / "rows", found.header)(told)
     assert not emptied["text_embeds"].any() and torch.equal(emptied["time_ids"], told["time_ids"])
     run = [
         f"teacher={whole}",
