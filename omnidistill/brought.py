@@ -23,7 +23,7 @@ from omnidistill.denoisers.second import with_second
 from omnidistill.errors import UserError
 from omnidistill.evaluation import plain
 from omnidistill.foreign import Foreign
-from omnidistill.random import generator
+from omnidistill.random import generator, uniform
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.shapes import Counts, Resampled
 from omnidistill.tasks import Metric, Task
@@ -81,6 +81,39 @@ class Brought(Task):
         labels itself."""
         header = header_of(folder)
         return (folder, labels) if header is None else (None, labels or header.labels or None)
+
+    def knows(self, classes: int | None, labels: Sequence[str] | None) -> None:
+        """The classes of the teacher as those of the task, which has none of its own, for a constructor.
+
+        Raises:
+            UserError: another number of names for them.
+        """
+        self.conditional, self.classes, self.null = bool(classes), classes or None, classes or None
+        if labels is not None and len(labels) != (classes or 0):
+            raise UserError(f"task.labels has {len(labels)} names, the teacher knows {classes or 0} classes")
+
+    def any_labels(self, count: int, g: torch.Generator) -> Context:
+        """Labels drawn uniformly, where the teacher knows any."""
+        if self.classes is None:
+            return Context()
+        return Context(condition=(uniform(torch.empty(count), g) * self.classes).long())
+
+    def settle_labels(self, classes: int | None) -> None:
+        """`settle` for a task whose own metrics are by label, and so of no use to a teacher that knows none.
+
+        Raises:
+            UserError: other labels in the data than the teacher's.
+        """
+        source = getattr(self, self.data_key)
+        self.conditional = self.foreign is None or bool(classes)
+        self.judged_plainly = not self.conditional
+        if self.foreign is not None and classes and len(self.labels) != classes:
+            raise UserError(
+                f"the teacher knows {classes} labels, {source} has {len(self.labels)}: {self.labels}"
+            )
+        if source is None or self.judged_plainly:
+            self.primary = Metric("energy")
+        self.settle(classes)
 
     def settle(self, classes: int | None) -> None:
         """What a cache says that the user named as data, for the end of a constructor: rows are judged as they are, and

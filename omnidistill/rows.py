@@ -16,7 +16,6 @@ from omnidistill.brought import Brought
 from omnidistill.context import Context
 from omnidistill.errors import UserError
 from omnidistill.foreign import Foreign
-from omnidistill.random import uniform
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.cache_format import is_cache
 from omnidistill.training.safetensors_file import write_safetensors
@@ -57,13 +56,8 @@ class Rows(Brought, Task):
         self.path, self.shape, self.teacher_steps = foreign.path, tuple(foreign.shape), int(teacher_steps)
         if "categorical" in self.path.offers:
             self.dtype, self.primary = torch.long, Metric("bigram")
-        self.conditional, self.classes = bool(classes), classes or None
-        self.null = classes or None
         self.labels = tuple(str(label) for label in (labels if labels is not None else range(classes or 0)))
-        if len(self.labels) != (classes or 0):
-            raise UserError(
-                f"task.labels has {len(self.labels)} names, the teacher knows {classes or 0} classes"
-            )
+        self.knows(classes, self.labels)
         self.check_folder()
         self.settle(classes)
 
@@ -80,11 +74,7 @@ class Rows(Brought, Task):
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Those of held-out rows; labels drawn uniformly where there are none."""
-        if self.with_data:
-            return super().contexts(count, g)
-        if self.classes is None:
-            return Context()
-        return Context(condition=(uniform(torch.empty(count), g) * self.classes).long())
+        return super().contexts(count, g) if self.with_data else self.any_labels(count, g)
 
     def encoder_digest(self) -> str:
         """Of any encoder: nothing here decodes, so which one the teacher knows is the user's to say."""

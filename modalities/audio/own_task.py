@@ -15,7 +15,6 @@ from omnidistill.context import Batch, Context
 from omnidistill.errors import UserError
 from omnidistill.foreign import Foreign
 from omnidistill.modalities.audio.task import SIGNATURE, TRACKS, Music
-from omnidistill.tasks import Metric
 
 LATENTS = "omnidistill.modalities.audio.latents.OwnLatents"
 
@@ -65,15 +64,7 @@ class OwnSounds(Brought, Music):
             labels = [str(number) for number in range(classes or 1)]
         super().__init__(folder=recordings, labels=labels, name=name, **options)
         self.folder = folder
-        self.conditional = foreign is None or bool(classes)
-        self.judged_plainly = not self.conditional  # its own metrics are by label
-        if foreign is not None and classes and len(self.labels) != classes:
-            raise UserError(
-                f"the teacher knows {classes} labels, {folder} has {len(self.labels)}: {self.labels}"
-            )
-        if folder is None or self.judged_plainly:
-            self.primary = Metric("energy")
-        self.settle(classes)
+        self.settle_labels(classes)
 
     @classmethod
     def target(cls, section: Mapping[str, Any]) -> str | None:

@@ -20,7 +20,6 @@ from omnidistill.modalities.image.labelled import ImageTask
 from omnidistill.modalities.image.own import own_labels, own_rows
 from omnidistill.modalities.image.render import render
 from omnidistill.paths import GaussianPath
-from omnidistill.random import uniform
 from omnidistill.tasks import Metric
 
 TASK = "omnidistill.modalities.image.task"
@@ -87,14 +86,9 @@ class OwnImages(Brought, ImageTask):
                 f"the teacher makes {made}, and {autoencoder} makes {self.shape} of pictures of {shape}; "
                 "task.picture=[c,h,w] says how large pictures are"
             )
-        self.conditional, self.classes = bool(classes), classes or None
-        self.null = classes or None  # type: ignore[assignment]
         self._files: dict[str, list[FilePath]] = {}
         self._given = None if labels is None else tuple(str(label) for label in labels)
-        if self._given is not None and len(self._given) != (classes or 0):
-            raise UserError(
-                f"task.labels has {len(self._given)} names, the teacher knows {classes or 0} classes"
-            )
+        self.knows(classes, self._given)
         self.settle(classes)
 
     @classmethod
@@ -133,11 +127,7 @@ class OwnImages(Brought, ImageTask):
 
     def contexts(self, count: int, g: torch.Generator) -> Context:
         """Those of held-out pictures; labels drawn uniformly where there are none."""
-        if self.with_data:
-            return super().contexts(count, g)
-        if self.classes is None:
-            return Context()
-        return Context(condition=(uniform(torch.empty(count), g) * self.classes).long())
+        return super().contexts(count, g) if self.with_data else self.any_labels(count, g)
 
     def seen(self, x0: Tensor) -> Tensor:
         return self.pictures(x0)

@@ -16,7 +16,6 @@ from omnidistill.errors import UserError
 from omnidistill.foreign import Foreign
 from omnidistill.modalities.video.data import FOOTAGE
 from omnidistill.modalities.video.task import Clips
-from omnidistill.tasks import Metric
 
 
 class OwnClips(Brought, Clips):
@@ -62,17 +61,9 @@ class OwnClips(Brought, Clips):
             labels = [str(number) for number in range(classes or 0)]
         super().__init__(folder=films, labels=labels, name=name, **options)
         self.folder = folder
-        self.conditional = foreign is None or bool(classes)
-        if foreign is not None and classes and len(self.labels) != classes:
-            raise UserError(
-                f"the teacher knows {classes} labels, {folder} has {len(self.labels)}: {self.labels}"
-            )
-        self.judged_plainly = not self.conditional  # its own metrics are by label
+        self.settle_labels(classes)
         if not self.conditional:
             self.classes = self.null = None
-        if folder is None or self.judged_plainly:
-            self.primary = Metric("energy")
-        self.settle(classes)
 
     @classmethod
     def target(cls, section: Mapping[str, Any]) -> str | None:
