@@ -6,7 +6,8 @@ With a mask only real elements draw numbers, in order, so a sample and its zero-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped
@@ -20,6 +21,24 @@ def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Gen
     """
     digest = hashlib.sha256(repr(keys).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@contextmanager
+def layers_own_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generator, which no layer can be told to leave: within, it is seeded, so that a
+    resumed run drops the same units; afterwards it is as it was."""
+    drawing = [torch.default_generator]
+    if device.type == "cuda":
+        drawing.append(torch.cuda.default_generators[device.index or 0])
+    before = [g.get_state() for g in drawing]
+    try:
+        for g in drawing:
+            # Not `torch.manual_seed`: it leaves word, with a trace of the stack, for devices that are not used.
+            g.manual_seed(seed)
+        yield
+    finally:
+        for g, state in zip(drawing, before, strict=True):
+            g.set_state(state)
 
 
 class PerSample:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from omnidistill.denoisers.routed import Drawn, Route, Routed
 from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Objective, StudentSpec
 from omnidistill.objectives.step import Step
-from omnidistill.random import generator
+from omnidistill.random import generator, layers_own_draws
 from omnidistill.training.averages import Followers
 from omnidistill.training.bank import Bank
 from omnidistill.training.blocks import recompute
@@ -108,7 +108,7 @@ class Distillation(nn.Module):
     def loss_of(self, role: str, batch: Batch, keys: tuple[int | str, ...]) -> Tensor:
         """The sum of a role's losses on a batch, of draws that nothing else sees."""
         step, seed = self._step(role, batch, 0, self._models(0), None, batch.count, keys)
-        with self._layers_own_draws(seed), self._autocast():
+        with layers_own_draws(seed, self.device), self._autocast():
             losses = self.objective.losses(role, step)
         assert losses is not None
         return torch.stack([term.float() for term in losses.terms.values()]).sum()
@@ -165,7 +165,7 @@ class Distillation(nn.Module):
                 step, seed = self._step(
                     role, batch, turn, models, None if entire else where, whole, logged=log
                 )
-                with self._layers_own_draws(seed), self._autocast():
+                with layers_own_draws(seed, self.device), self._autocast():
                     losses = self.objective.losses(role, step)
             self.bound_to_end |= step.asked_total
             if losses is None:
@@ -246,23 +246,6 @@ class Distillation(nn.Module):
             logged=logged,
         )
         return step, seed
-
-    @contextmanager
-    def _layers_own_draws(self, seed: int) -> Iterator[None]:
-        """Dropout draws from torch's global generator, which no layer can be told to leave: it is seeded by the turn
-        too, so that a resumed run drops the same units, and put back afterwards."""
-        drawing = [torch.default_generator]
-        if self.device.type == "cuda":
-            drawing.append(torch.cuda.default_generators[self.device.index or 0])
-        before = [g.get_state() for g in drawing]
-        try:
-            for g in drawing:
-                # Not `torch.manual_seed`: it leaves word, with a trace of the stack, for devices that are not used.
-                g.manual_seed(seed)
-            yield
-        finally:
-            for g, state in zip(drawing, before, strict=True):
-                g.set_state(state)
 
     def _autocast(self) -> torch.autocast:
         # Without the cache: several optimiser steps happen in one update, and a cached bf16 copy of a weight would
