@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 EXAMPLES = {"task": "task=exact/gaussian_mixture", "recipe": "recipe=dmd2", "out": "out=runs/first"}
+
 NEEDED = ("task", "objective", "families", "updates", "batch", "seed", "out", "student", "evaluation")
 """What every configuration has, a received one too."""
 

@@ -22,6 +22,7 @@ from omnidistill.configuration import plugins, registry
 from omnidistill.errors import UserError, unknown
 
 ALLOWED = ("omnidistill", "torch.nn", "torch.optim", "diffusers", "transformers", "peft")
+
 MACHINERY = tuple(
     f"omnidistill.{name}"
     for name in (

@@ -15,6 +15,7 @@ from omnidistill.paths import Path
 from omnidistill.random import generator, uniform
 
 Source = Callable[[int, torch.Generator], Batch]
+
 MOST = 4096
 """Rows that are kept apart of data that are many."""
 

@@ -16,6 +16,7 @@ from omnidistill.paths.coefficients import Coefficients
 from omnidistill.shapes import State
 
 View = Callable[[GaussianPath, Tensor], Tensor]
+
 TIME_INPUTS: dict[str, View] = {
     "t": lambda path, t: t,
     "1000t": lambda path, t: 1000.0 * t,
