@@ -84,7 +84,6 @@ FOUR = (
 WHY: dict[str, str] = {
     "scm": "by less than its interval; with waves of time up to 50 radians (ratio=100) and std=2 nothing was closed",
     "anyflow": "by little at four steps; at one it does what is asked",
-    "ctm": "not found why: an average of 0.999 and 600 updates closed 84 %",
     "hyper-sd": "all of it after its last merger of segments, at 75 % of the run: with the rate decayed by then 76 %",
     "slam": "it re-noises: at two steps it is within chance of the full teacher, at four it is not told from it",
     "arc": "a discriminator alone, from a network that answers with means: starved",
@@ -135,7 +134,12 @@ OWN: dict[str, tuple[str, ...]] = {
     "hyper-sd": (*STAGED, "updates=5000"),
     "ect": STAGED,
     # The paper balances the gradients of its terms; that of data's own noise is the greatest in sixteen dimensions.
-    "ctm": ("families.segments.decay=0.95", "families.segments.diagonal=0.1", "updates=4000"),
+    "ctm": (
+        "families.segments.decay=0.95",
+        "families.segments.diagonal=0.1",
+        "objective.adversarial=1.0e-3",
+        "updates=3000",
+    ),
     # What the label leaves open is drawn to its mean by the distance to the data.
     "codi": ("families.consistency.clean=0.1",),
     "slam": (FINER.format("segments"), "updates=6000"),

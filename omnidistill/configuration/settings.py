@@ -107,6 +107,7 @@ CHECKS: Mapping[str, Check] = {
     "student.walks": optional(several(whole(1), least=1)),
     "student.target_time": optional(flag),
     "student.cells": optional(whole(2)),
+    "student.sigma_init": optional(number(0, above=True)),
     "student.experts": optional(whole(2)),
     "student.new_condition": flag,
     "student.policy": optional(_POLICY),

@@ -52,6 +52,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "reading.unit_input": values.flag,
     "reading.target_time": values.flag,
     "reading.cells": settings.CHECKS["student.cells"],
+    "reading.sigma_init": settings.CHECKS["student.sigma_init"],
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Context
 from omnidistill.denoisers.counter import Counter
+from omnidistill.denoisers.start import Start
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.posteriors import Posterior
@@ -30,6 +31,9 @@ class Denoiser(nn.Module):
 
     wants_guidance: bool = False
     """Whether it wants to be told the guidance scale to imitate (`context.guidance`). Others never see it."""
+
+    start: Start | None = None
+    """Above which noise level it is asked about noise alone (`sigma_init`); None: at every time about the state."""
 
     varies: bool = False
     """Whether a walk costs one sample more calls than another."""

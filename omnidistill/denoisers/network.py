@@ -26,6 +26,7 @@ from omnidistill.denoisers.heads import jump_shares
 from omnidistill.denoisers.inputs import TIME_INPUTS, Here, View, check_time_input
 from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
 from omnidistill.denoisers.second import takes
+from omnidistill.denoisers.start import Start
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.paths.base import as_time, per_sample, rows, undecided
@@ -61,6 +62,7 @@ class NetworkDenoiser(Denoiser):
             parameterisation and `time_input` then speak of it. See `denoisers.elsewhere`.
         cells: the network has this many heads in place of a second time, see `denoisers.heads`.
         experts: [count, classes] where it is made of several, see `denoisers.experts`.
+        sigma_init: the highest noise level that the network is asked about, see `denoisers.start`; None: the path's.
 
     With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
     al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
@@ -87,6 +89,7 @@ class NetworkDenoiser(Denoiser):
         trained_on: str | None = None,
         cells: int | None = None,
         experts: Sequence[int] | None = None,
+        sigma_init: float | None = None,
     ) -> None:
         super().__init__(path)
         self.cells, self.experts = cells, experts
@@ -99,6 +102,7 @@ class NetworkDenoiser(Denoiser):
             target_time = True
         self.elsewhere = None if trained_on is None else Elsewhere(path, trained_on)
         self.home: Path = path if self.elsewhere is None else self.elsewhere.home
+        self.start = None if sigma_init is None else Start(self.home, sigma_init)
         self.network = network
         self.parameterisation, self.time_input = parameterisation, time_input
         self.sigma_data, self.unit_input = sigma_data, unit_input
@@ -128,10 +132,12 @@ class NetworkDenoiser(Denoiser):
             **({} if self.elsewhere is None else {"trained_on": self.elsewhere.home.name}),
             **({} if self.cells is None else {"cells": self.cells}),
             **({} if self.experts is None else {"experts": list(self.experts)}),
+            **({} if self.start is None else {"sigma_init": self.start.level}),
         }
 
     def _at_home(self, x_t: Tensor, t: Tensor) -> Here:
         x_t, t = (x_t, t) if self.elsewhere is None else self.elsewhere.state(x_t, t)
+        x_t, t = (x_t, t) if self.start is None else self.start.state(x_t, t)
         clean = t == 0
         regular = t.masked_fill(clean, self.home.span[0])
         at = self.home.coefficients(regular) if "gaussian" in self.home.offers else None  # type: ignore[attr-defined]
@@ -263,6 +269,7 @@ class NetworkDenoiser(Denoiser):
         if self.parameterisation == "logits":
             return torch.ones_like(t)
         u = t if self.elsewhere is None else self.elsewhere.time(t)
+        u = u if self.start is None else self.start.time(u)
         return affine(self.home, self.parameterisation, u, self.sigma_data).b ** -2  # type: ignore[arg-type]
 
     # --- features of inner layers ---------------------------------------------------------------------------------

@@ -71,6 +71,11 @@ def scheduled(
     Raises:
         UserError: no scheduler of diffusers walks so, or not the one that is wanted.
     """
+    if inner.start is not None:
+        raise UserError(
+            f"schedulers of diffusers start from the noise of their own first step, and the student from "
+            f"sigma_init={inner.start.level:g}; format=onnx or safetensors"
+        )
     transition = sampler.transition
     if sampler.gamma is not None:
         transition = {0.0: "ode", 1.0: "renoise"}.get(sampler.gamma, "gamma")

@@ -102,12 +102,16 @@ def planned(denoiser: Denoiser, sampler: FewStep, steps: int) -> Walk:
     strides = []
     for k in range(steps):
         t, s = times[k], times[k + 1]
-        a, b, _ = affine(path, inner.parameterisation, t, inner.sigma_data)
         keep, take, fresh = _law(sampler, path, t, s)
         scale = 1.0
+        if inner.start is not None:
+            one, t = inner.start.state(torch.ones(1, dtype=torch.float64), t)
+            scale = float(one)
+        a, b, _ = affine(path, inner.parameterisation, t, inner.sigma_data)
+        a = a * scale
         if inner.unit_input:
             alpha, _, sigma = path.coefficients(t)
-            scale = float((sigma**2 + (inner.sigma_data * alpha) ** 2).rsqrt())
+            scale *= float((sigma**2 + (inner.sigma_data * alpha) ** 2).rsqrt())
         target = None
         if inner.told_target:
             asked = sampler.target(denoiser, s)
@@ -115,7 +119,7 @@ def planned(denoiser: Denoiser, sampler: FewStep, steps: int) -> Walk:
             view = "t" if getattr(inner.network, "second_in_t", False) else inner.time_input
             target = _seen(path, view, told)
         time = _seen(path, inner.time_input, t)
-        strides.append(Stride(float(t), time, target, scale, float(a), float(b), keep, take, fresh))
+        strides.append(Stride(float(times[k]), time, target, scale, float(a), float(b), keep, take, fresh))
     return Walk(tuple(strides), guidance)
 
 

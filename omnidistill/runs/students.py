@@ -73,6 +73,7 @@ def _of_its_own(cfg: DictConfig, task: Task, network: nn.Module, device: str) ->
         "guidance",
         "inference",
         "target_time",
+        "sigma_init",
         "new_condition",
         "network",
     ):
@@ -129,6 +130,7 @@ def student_of(
             **({} if cells is None else {"cells": cells}),
             **({} if experts is None else {"experts": experts}),
             **({} if made is None else {"policy": made}),
+            **({} if options.get("sigma_init") is None else {"sigma_init": options.sigma_init}),
         },
         target_time=told,
         guided=options.guidance is not None,

@@ -14,6 +14,7 @@ from omnidistill.errors import UserError, unknown
 from omnidistill.networks.redrawn import redrawn
 from omnidistill.objectives.base import Objective, RoleSpec
 from omnidistill.paths import Path
+from omnidistill.samplers.walker import innermost
 from omnidistill.training.adapters import Adapter, attach
 from omnidistill.training.frozen import trainable, twin
 
@@ -72,6 +73,8 @@ def cast(
             still = start in origins
             source: nn.Module = origins[start] if still else models[start]
             models[name], free[name] = _made(source, free[start], spec, adapter, still)
+            if spec.trained:
+                innermost(models[name]).start = None  # type: ignore[arg-type]  # a critic is asked at every level
     for name, spec in roles.items():
         for head, build in spec.modules.items():
             if head in models:
