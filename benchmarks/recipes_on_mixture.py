@@ -109,7 +109,6 @@ LONGER = {
     "align-your-flow": 6000,
     "anyflow": 5000,
     "boot": 6000,
-    "disback": 6000,
     "emd": 3500,
     "flash-diffusion": 4000,
     "nct": 8000,
@@ -117,12 +116,30 @@ LONGER = {
     "rcm": 3500,
     "sfd": 6000,
     "sid": 6000,
+    "sid-fewstep": 5000,
     "smfsr": 5000,
+    "speedupnet": 5000,
     "ssdd": 6000,
+}
+"""Updates of recipes that fell short at those of `BUDGET` and have the time for more, `SECONDS`."""
+STARTED = {
+    "add": 4000,
+    "adm-dmdx": 2500,
+    "adversarial-score-distillation": 5000,
+    "arc": 3000,
+    "dfd": 3000,
+    "diff-instruct": 6000,
+    "disback": 5000,
+    "gdd-i": 4000,
+    "jdm": 5000,
+    "ladd": 3500,
+    "nitrofusion": 3000,
+    "snoopi": 5000,
     "swiftbrush": 5000,
     "uni-instruct": 4000,
 }
-"""Updates of recipes that fell short at those of `BUDGET` and have the time for more, `SECONDS`."""
+"""The same of recipes without pairs, whose students have to be moved by gradients alone from where they begin: at the
+noise level of `sid`, for answers to pure noise are one point in the middle of the mixture."""
 OWN: dict[str, tuple[str, ...]] = {
     "scm": (*EVENLY, "updates=4000"),
     "sana-sprint": (*EVENLY, "updates=4000"),
@@ -144,26 +161,24 @@ OWN: dict[str, tuple[str, ...]] = {
     "codi": ("families.consistency.clean=0.1",),
     "slam": (FINER.format("segments"), "updates=6000"),
     "lcm": (FINER.format("consistency"), "updates=6000"),
-    "scott": (FINER.format("consistency"),),
+    "scott": (FINER.format("consistency"), "objective.adversarial=1.0e-3", "updates=3000"),
     "speedupnet": (FINER.format("consistency"),),
+    "sdxl-lightning": STAGED,
     "std": SECOND_ORDER,
     "mlcm": SECOND_ORDER,
     # As of flow maps: an error of beliefs is nearly all at large t.
     "tdd": ("families.segments.weighting=truncated_snr",),
     # A critic without labels pushes samples out of their modes, as guidance does.
-    "sid-fewstep": (
-        "families.matching.fake_guidance=1",
-        "families.matching.drop_condition=0",
-        "updates=5000",
-    ),
+    "sid-fewstep": ("families.matching.fake_guidance=1", "families.matching.drop_condition=0"),
     # Close to the state and to the prior what the critic learns from is mostly noise: 49 times a sample's size at 0.98.
     "tdm": (
         "families.matching.times.high=0.9",
         "families.matching.times.margin=0.1",
         "families.matching.critic_updates=3",
     ),
-    **{name: (f"updates={count}",) for name, count in LONGER.items()},
 }
+OWN |= {name: (*OWN.get(name, ()), f"updates={count}") for name, count in (LONGER | STARTED).items()}
+OWN |= {name: (*OWN[name], "student.sigma_init=2.5") for name in STARTED}
 """What is another for a recipe in sixteen dimensions than its paper's, which was fitted to pictures."""
 
 
