@@ -106,6 +106,7 @@ class FakeScore:
 
     @property
     def question(self) -> Question:
+        """About what it learns from."""
         return Question(NAME, self.times, belief=True, drop=self.drop)
 
     def losses(self, step: Step) -> Losses:

@@ -253,8 +253,8 @@ class FlowMap:
             return {}
         calls: dict[str, int] = {}
         if "teacher" in (self.diagonal, self.along):
-            one = self.weak is not None
-            calls = {"teacher": 1 if one else branches(self.guidance)} | ({self.weak: 1} if one else {})
+            asked = branches(self.guidance) if self.weak is None else 1
+            calls = {"teacher": asked} | ({} if self.weak is None else {self.weak: 1})
         if "target" in self.roles:
             return {"student": 1, "target": 2} | calls
         own = {"semigroup": 3, "lagrangian": 2, "eulerian": 1 + (self.along == "student")}[self.identity]
