@@ -16,6 +16,10 @@ from torch import Tensor
 State = Shaped[Tensor, "b *state"]
 """x_t or x0: real numbers or token ids."""
 
+Whole = Shaped[Tensor, "b *whole"]
+Other = Shaped[Tensor, "b *other"]
+"""A state of the size that a walk ends with, and one of some size, beside one that may have another."""
+
 Real = Float[Tensor, "b *state"]
 """A state of real numbers, or a number for each element of a state."""
 

@@ -103,6 +103,7 @@ CHECKS: Mapping[str, Check] = {
     "student.shift": number(0, above=True),
     "student.gamma": optional(number(0, 1)),
     "student.block": optional(whole(1)),
+    "student.sizes": optional(several(number(0, 1, above=True), least=1)),
     "student.inputs": one_of("simulated", "data", "mixed", "jumps", "whole", "translated"),
     "student.walks": optional(several(whole(1), least=1)),
     "student.target_time": optional(flag),

@@ -42,6 +42,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "shift": settings.CHECKS["student.shift"],
     "gamma": settings.CHECKS["student.gamma"],
     "block": settings.CHECKS["student.block"],
+    "sizes": settings.CHECKS["student.sizes"],
     "made_by": _section,
     "adapter": values.optional(_section),
     "inference": values.optional(settings.inference),

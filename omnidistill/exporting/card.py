@@ -114,7 +114,9 @@ def _data(config: Mapping[str, Any]) -> str:
 def _sampler(handed: Handed) -> str:
     sampler = handed.student.sampler
     times = sampler.times(handed.student.denoiser, handed.steps)[:-1].tolist()
-    return f"{sampler.transition} at times {', '.join(f'{t:.4g}' for t in times)} (1 is noise, 0 data)"
+    shares = sampler.shares(handed.steps)
+    sizes = f", at {', '.join(f'{s:g}' for s in shares)} of the size" if set(shares) != {1.0} else ""
+    return f"{sampler.transition} at times {', '.join(f'{t:.4g}' for t in times)} (1 is noise, 0 data){sizes}"
 
 
 def _scores(folder: Path) -> str:

@@ -19,7 +19,7 @@ from omnidistill.denoisers.inputs import TIME_INPUTS
 from omnidistill.denoisers.parameterisation import affine
 from omnidistill.errors import UserError
 from omnidistill.paths import GaussianPath
-from omnidistill.samplers import FewStep
+from omnidistill.samplers import FewStep, Growing
 from omnidistill.samplers.walker import innermost, walkers
 
 
@@ -90,8 +90,14 @@ def planned(denoiser: Denoiser, sampler: FewStep, steps: int) -> Walk:
     """The walk of a student of this many steps.
 
     Raises:
-        UserError: a path without these five numbers: of tokens, with an anchor, or another than the network's own.
+        UserError: a path without these five numbers: of tokens, with an anchor, or another than the network's own; or
+            states that grow.
     """
+    if isinstance(sampler, Growing):
+        raise UserError(
+            "the student's states grow from step to step (student.sizes), as no other library's do; format=safetensors "
+            "keeps it"
+        )
     inner, guidance = network_of(denoiser)
     path = inner.path
     if not isinstance(path, GaussianPath) or "anchored" in path.offers or path.temperature != 1.0:

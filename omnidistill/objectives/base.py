@@ -196,6 +196,12 @@ class StudentSpec:
         return 3 if self.inputs == "jumps" else 1
 
     @property
+    def grows(self) -> bool:
+        """Whether its states have not all one size (`samplers.growing`)."""
+        counts = self.walks or (self.steps,)
+        return any(set(self.sampler.shares(steps)) != {1.0} for steps in counts)
+
+    @property
     def several(self) -> bool:
         """Whether it is trained for more than one step."""
         return max(self.walks or (self.steps,)) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from omnidistill.objectives.reduction import reduce
 from omnidistill.paths import GaussianPath, Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
+from omnidistill.samplers.few_step import drawn
 from omnidistill.samplers.translation import Source, source, start
 from omnidistill.times import Annealed, Onwards, Times
 
@@ -86,6 +88,9 @@ class Step:
         self._answers: dict[Question, Answer] = {}
         if guidance_range is not None:
             self.draw_guidance(*guidance_range)
+        self._full = batch.x0
+        if student.grows and batch.x0 is not None:
+            self.batch = replace(self.batch, x0=self.sized(batch.x0))
 
     def __getitem__(self, name: str) -> Denoiser:
         if name not in self.models:
@@ -145,9 +150,24 @@ class Step:
         scale = low + (high - low) * torch.rand(self.batch.count, generator=self.g, device=self.g.device)
         self.batch = replace(self.batch, context=replace(self.context, guidance=scale.to(self.like.device)))
 
+    @cached_property
+    def _drawn(self) -> tuple[int, bool, int | None]:
+        """How many steps the rollout's walk has, whether it starts from noised data, and which of the steps it is of;
+        None where the walk says that itself."""
+        steps, data = self._steps(), self._from_data()
+        whole, jumps = self.spec.inputs == "whole", self.spec.inputs == "jumps"
+        return steps, data, None if whole or jumps else drawn(steps, self.structure)
+
+    def sized(self, data: Tensor) -> Tensor:
+        """Data as the step's rollout is: of a student that grows (`samplers.growing`), at the size of its step."""
+        if not self.spec.grows:
+            return data
+        steps, _, k = self._drawn
+        return self.spec.sampler.resized(data, steps if k is None else k, steps, self.like)
+
     @property
     def x0(self) -> Tensor:
-        """The batch's clean data; an error where the task has none."""
+        """The batch's clean data at the size of the step's rollout; an error where the task has none."""
         if self.batch.x0 is None:
             raise UserError(
                 "this objective needs real data, and the task gives none; choose a data-free recipe"
@@ -158,7 +178,7 @@ class Step:
     def rollout(self) -> Rollout:
         """The student's answer from its own inputs; with a graph only when the student is being trained."""
         if self._rollout is None:
-            sampler, steps = self.spec.sampler, self._steps()
+            sampler, (steps, from_data, k) = self.spec.sampler, self._drawn
             asked = (self["student"], self.like, steps, self.context)
             own = any(
                 isinstance(times, Onwards) for times in (*self._wanted, *(q.times for q in self._expected))
@@ -167,17 +187,12 @@ class Step:
                 if self.spec.inputs == "jumps":
                     self._rollout = sampler.three_jumps(*asked, g=self.g, structure=self.structure)
                 else:
-                    data = self.x0 if self._from_data() else None
+                    # The input is made of the data at their own size; `x0` says where there are none.
+                    data = self._full if from_data and self.x0 is not None else None
                     whole, other = (self.spec.inputs == name for name in ("whole", "translated"))
                     x_1 = start(self["student"].path, self.source.x0) if other else None
                     self._rollout = sampler.rollout(
-                        *asked,
-                        g=self.g,
-                        data=data,
-                        structure=self.structure,
-                        whole=whole,
-                        onwards=own,
-                        x_1=x_1,
+                        *asked, g=self.g, data=data, whole=whole, onwards=own, x_1=x_1, k=k
                     )
         return self._rollout
 
@@ -331,7 +346,7 @@ class Step:
             return self.x0, self.context if context is None else context
         if self.bank is None:
             raise UserError("samples of the teacher are read from step.bank, and this step has none")
-        return self.bank["states"][:, -1], self.bank["context"]
+        return self.sized(self.bank["states"][:, -1]), self.bank["context"]
 
     def _read(self, answer: Answer, question: Question) -> Answer:
         """The part of an answer that a question was about."""

@@ -14,7 +14,7 @@ from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import StudentSpec
-from omnidistill.samplers import FewStep
+from omnidistill.samplers import FewStep, few_step
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.settings import Optim, Settings
 
@@ -94,13 +94,14 @@ def spec_of(cfg: DictConfig) -> StudentSpec:
 
 
 def sampler_of(cfg: DictConfig) -> FewStep:
-    """The student's sampler. Runs of before have no times, shift or gamma of their own."""
+    """The student's sampler. Runs of before have no times, shift, gamma or sizes of their own."""
     given = plain(cfg.student)
-    times = given.get("times")
-    if times is not None and len(times) != given["steps"]:
-        raise UserError(
-            f"student.times has {len(times)} entries and student.steps is {given['steps']}; give as many times as steps"
-        )
-    return FewStep(
-        given["transition"], times, given.get("shift", 1.0), given.get("gamma"), given.get("block")
-    )
+    for name in ("times", "sizes"):
+        listed = given.get(name)
+        if listed is not None and len(listed) != given["steps"]:
+            raise UserError(
+                f"student.{name} has {len(listed)} entries and student.steps is {given['steps']}; give as many {name} "
+                "as steps"
+            )
+    others = {name: given.get(name) for name in ("times", "gamma", "block", "sizes")}
+    return few_step(given["transition"], shift=given.get("shift", 1.0), **others)

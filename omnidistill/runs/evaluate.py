@@ -27,7 +27,7 @@ from omnidistill.paths import Path
 from omnidistill.progress import track
 from omnidistill.random import generator
 from omnidistill.runs import setup
-from omnidistill.samplers import FewStep
+from omnidistill.samplers import FewStep, Growing
 from omnidistill.samplers.walker import innermost, walkers
 from omnidistill.student import Recipe, led, read_denoiser
 from omnidistill.tasks import Task
@@ -102,7 +102,9 @@ GAMMA = 0.5
 
 def other_samplers(names: Sequence[str] | None, own: FewStep, path: Path) -> dict[str, FewStep]:
     """The samplers by which a student is judged beside its own: of `names` those that its path allows, on the same
-    times. Tokens have one way of keeping what is resolved, and no other."""
+    times. Tokens have one way of keeping what is resolved, and no other; nor have states that grow."""
+    if isinstance(own, Growing):
+        return {}
     needs = {
         "renoise": {"gaussian"},
         "ode": {"gaussian", "deterministic"},

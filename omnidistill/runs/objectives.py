@@ -16,7 +16,13 @@ from omnidistill.objectives.reward import Rewards
 from omnidistill.objectives.weighted import Untrained
 from omnidistill.random import generator
 from omnidistill.runs.configured import plain
-from omnidistill.runs.student_options import check_inference, check_translation, experts_of, policy_of
+from omnidistill.runs.student_options import (
+    check_inference,
+    check_sizes,
+    check_translation,
+    experts_of,
+    policy_of,
+)
 from omnidistill.tasks import Task
 from omnidistill.training.roles import missing
 
@@ -58,6 +64,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
         )
     policy_of(cfg, task)  # says where there can be none
     experts_of(cfg, task)
+    check_sizes(cfg, task, parts)
     return objective
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.policies import checked, fits
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Weighted
+from omnidistill.objectives.base import Objective
 from omnidistill.random import generator
-from omnidistill.runs.configured import plain
+from omnidistill.runs.configured import plain, sampler_of
+from omnidistill.samplers import growing
 from omnidistill.samplers.translation import check
 from omnidistill.samplers.walker import Walker
 from omnidistill.student import (
@@ -64,6 +67,46 @@ def check_translation(cfg: DictConfig, task: Task, objective: Weighted) -> None:
         raise NotOffered(
             f"student.inputs=translated goes from data of one label to another, and {task.name} has {has}"
         )
+
+
+def check_sizes(cfg: DictConfig, task: Task, parts: Mapping[str, Objective]) -> None:
+    """Refuses states that grow (`student.sizes`) where something has one size only, before anything is trained. A fresh
+    network is asked once at each size."""
+    if cfg.student.get("sizes") is None:
+        return
+    sampler = sampler_of(cfg)
+    if cfg.student.get("inference"):
+        raise UserError("walkers remember states of one size: leave student.inference or student.sizes out")
+    if cfg.student.get("inputs") == "translated":
+        raise UserError(
+            "student.inputs=translated starts from data at full size: leave student.sizes or it out"
+        )
+    if others := [name for name, part in parts.items() if not part.rolls_out]:
+        raise UserError(
+            f"student.sizes are those of the student's rollout, at which objective.{others[0]} does not look; leave "
+            "one of the two out"
+        )
+    context = task.contexts(1, generator(cfg.seed, "sizes"))
+    like = task.like(1, "cpu", context)
+    growing.check(task.path, like, context)
+    with torch.random.fork_rng(devices=[]):
+        network = NetworkDenoiser(task.network(), task.path, **task.reading()).eval()
+    assert isinstance(sampler, growing.Growing)
+    steps = int(cfg.student.steps)
+    for size in dict.fromkeys(sampler.size(k, steps, like) for k in range(steps)):
+        x, said = like.new_zeros((*like.shape[:2], *size)), ""
+        try:
+            with torch.no_grad():
+                answer = network(x, task.path.span[1], context).parameters
+            if answer.shape != x.shape:
+                said = f"it answers with {list(answer.shape[1:])}"
+        except (UserError, RuntimeError, ValueError, IndexError) as error:
+            said = " ".join(str(error).split())[:160]
+        if said:
+            raise UserError(
+                f"student.sizes={list(sampler.sizes)}: the network of {task.name} cannot be asked about "
+                f"{'x'.join(map(str, size))} ({said}); choose shares that its levels divide"
+            )
 
 
 def experts_of(cfg: DictConfig, task: Task) -> list[int] | None:

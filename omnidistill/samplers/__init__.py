@@ -3,6 +3,7 @@
 from omnidistill.samplers.base import Rollout, Sample, Sampler, Trajectory
 from omnidistill.samplers.confidence import Confidence
 from omnidistill.samplers.few_step import FewStep
+from omnidistill.samplers.growing import Growing, few_step
 from omnidistill.samplers.solvers import Ancestral, Euler, Heun, deterministic
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "Confidence",
     "Euler",
     "FewStep",
+    "Growing",
     "Heun",
     "Rollout",
     "Sample",
     "Sampler",
     "Trajectory",
     "deterministic",
+    "few_step",
 ]

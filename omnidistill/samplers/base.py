@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -15,7 +15,7 @@ from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.paths.base import GRIDS
 from omnidistill.posteriors import Posterior
-from omnidistill.shapes import Instant, State
+from omnidistill.shapes import Instant, Other, State, Whole
 
 
 class Sample(NamedTuple):
@@ -97,11 +97,42 @@ class Sampler:
         """x_s from x_t."""
         raise NotImplementedError("a Sampler implements step(denoiser, x_t, t, s, context, g)")
 
+    # --- how large states are: see `samplers.growing`, here all the same ---------------------------------------------
+
+    def shares(self, steps: int) -> tuple[float, ...]:
+        """The sizes of the states of so many steps, as shares of the full one."""
+        return (1.0,) * steps
+
+    def resized(self, x: State, k: int, steps: int, like: Whole) -> Other:
+        """x at the size of the state of step k, where `like` has the full one."""
+        return x
+
+    def start(
+        self, denoiser: Denoiser, like: Whole, steps: int, context: Context, g: Any, x_1: State | None = None
+    ) -> State:
+        """The first state of a walk: x_1, or a draw from the path's prior."""
+        return denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        x: State,
+        times: Float64[Tensor, "nodes"],
+        i: int,
+        like: Whole,
+        context: Context,
+        g: torch.Generator | None,
+    ) -> Other:
+        """Step i of a walk whose end is of the shape of `like`."""
+        return self.step(denoiser, x, times[i], times[i + 1], context, g)
+
+    # --- a walk -----------------------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def sample(
         self,
         denoiser: Denoiser,
-        like: State,
+        like: Whole,
         steps: int,
         context: Context = Context(),
         *,
@@ -118,11 +149,11 @@ class Sampler:
         """
         times = self.times(denoiser, steps)
         before = denoiser.calls
-        x = denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
+        x = self.start(denoiser, like, steps, context, g, x_1)
         states = [x]
         walking = denoiser.walk(times, g)
         for i in range(steps):
-            x = self.step(walking, x, times[i], times[i + 1], context, g)
+            x = self.advance(walking, x, times, i, like, context, g)
             if keep:
                 states.append(x)
             if progress:

@@ -17,7 +17,7 @@ from omnidistill.paths.base import as_time, per_sample
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Rollout, Sampler, Trajectory
 from omnidistill.samplers.confidence import Confidence
-from omnidistill.shapes import Instant, State
+from omnidistill.shapes import Instant, Other, State
 
 TRANSITIONS = ("renoise", "ode", "ancestral", "gamma", "confidence")
 KEEP = ("none", "one", "last", "each", "all")
@@ -116,12 +116,12 @@ class FewStep(Sampler):
         denoiser: Denoiser,
         x_t: State,
         belief: Posterior,
-        x0: State,
+        x0: Other,
         t: Instant,
         s: Instant,
         context: Context,
         g: torch.Generator | None,
-    ) -> State:
+    ) -> Other:
         path = denoiser.path
         if self.order is not None:
             return self.order.kept(path, belief, x_t, x0, t, s, context, g)
@@ -188,16 +188,17 @@ class FewStep(Sampler):
         whole: bool = False,
         onwards: bool = False,
         x_1: State | None = None,
+        k: int | None = None,
     ) -> Rollout:
         """One student answer at one of its own steps, with a graph through that answer alone.
 
-        The step k of `steps` is drawn uniformly for the whole batch, from `structure` if given (processes that train
-        together draw the same), else from g. The input is what inference would see there: k steps without gradient,
-        then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). The answer is that of a jump to the
-        data: a belief for a shorter jump is a mean on the way there, and no sample. With `data`, the input is real data
-        noised to t_k instead. With `whole`, it is the last answer, and the graph runs through all steps to it. With
-        `onwards`, the answer is that of the step itself, from which its end can be made. `x_1` is the start, drawn from
-        the path's prior if not given.
+        The step k of `steps` is drawn uniformly for the whole batch if not given, from `structure` if that is given
+        (processes that train together draw the same), else from g. The input is what inference would see there: k steps
+        without gradient, then the transition (backward simulation, Yin et al. 2024, DMD2, sec. 4.5). The answer is that
+        of a jump to the data: a belief for a shorter jump is a mean on the way there, and no sample. With `data`, the
+        input is real data noised to t_k instead. With `whole`, it is the last answer, and the graph runs through all
+        steps to it. With `onwards`, the answer is that of the step itself, from which its end can be made. `x_1` is the
+        start, drawn from the path's prior if not given.
         """
         if whole:
             made = self.trajectory(denoiser, like, steps, context, g=g, x_1=x_1)
@@ -206,14 +207,15 @@ class FewStep(Sampler):
         path = denoiser.path
         times = self.times(denoiser, steps)
         denoiser = denoiser.walk(times, g)
-        k = _drawn(steps, structure or g)
-        if data is not None:
-            x = path.renoise(data, times[k], context, g=g) if k else path.prior(like, context, g=g)
-        else:
-            with torch.no_grad():
-                x = path.prior(like, context, g=g) if x_1 is None else x_1
+        k = drawn(steps, structure or g) if k is None else k
+        with torch.no_grad():
+            if data is not None and k:
+                seen = self.resized(self.resized(data, k - 1, steps, like), k, steps, like)
+                x = path.renoise(seen, times[k], context, g=g)
+            else:
+                x = self.start(denoiser, like, steps, context, g, x_1)
                 for i in range(k):
-                    x = self.step(denoiser, x, times[i], times[i + 1], context, g)
+                    x = self.advance(denoiser, x, times, i, like, context, g)
         t = times[k].expand(x.shape[0]).to(x.device)
         # What is judged is a sample: one that is told where to jumps to the data, whatever its next step would be. Of a
         # state that sampling goes on from, the jump is that of sampling.
@@ -245,7 +247,7 @@ class FewStep(Sampler):
         rollout of simulated inputs has one answer's.
         """
         path, times = denoiser.path, self.times(denoiser, steps)
-        k = _drawn(steps, structure or g)
+        k = drawn(steps, structure or g)
         x = path.prior(like, context, g=g)
         nodes = torch.stack((times[0], times[k], times[k + 1], torch.zeros_like(times[0])))
         for i in range(3):
@@ -264,7 +266,7 @@ class FewStep(Sampler):
         g: torch.Generator,
         keep: str = "all",
         structure: torch.Generator | None = None,
-        x_1: State | None = None,
+        x_1: Tensor | None = None,
     ) -> Trajectory:
         """Every state, time and belief of a walk; the same numbers as `sample` makes of the same generator.
 
@@ -281,15 +283,16 @@ class FewStep(Sampler):
         every = range(steps)
         kept: Sequence[int] = {"none": (), "last": (steps - 1,), "each": every, "all": every}.get(keep, ())
         if keep == "one":
-            kept = (_drawn(steps, structure or g),)
-        x = denoiser.path.prior(like, context, g=g) if x_1 is None else x_1
+            kept = (drawn(steps, structure or g),)
+        x = self.start(denoiser, like, steps, context, g, x_1)
         denoiser = denoiser.walk(times, g)
         states, beliefs, ends = [x], [], []
         for i in range(steps):
             t, s = times[i], times[i + 1]
             with torch.set_grad_enabled(i in kept and torch.is_grad_enabled()):
                 belief, x0 = self._answer(denoiser, x, t, s, context, g)
-                x = self._go_on(denoiser, x, belief, x0, t, s, context, g)
+                onwards = self.resized(x0, i + 1, steps, like)
+                x = self._go_on(denoiser, x, belief, onwards, t, s, context, g)
                 if keep in ("one", "each") and i + 1 < steps:
                     x = x.detach()  # later steps are asked as they are in sampling
             states.append(x)
@@ -299,7 +302,8 @@ class FewStep(Sampler):
         return Trajectory(tuple(states), times, tuple(beliefs), tuple(ends), tuple(kept), context)
 
 
-def _drawn(steps: int, g: torch.Generator) -> int:
+def drawn(steps: int, g: torch.Generator) -> int:
+    """One of so many steps, uniformly."""
     return int(torch.randint(steps, (), generator=g, device=g.device)) if steps > 1 else 0
 
 

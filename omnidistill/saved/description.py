@@ -18,7 +18,7 @@ from omnidistill.configuration import received, student_file
 from omnidistill.data.files import write_text
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
-from omnidistill.samplers import FewStep
+from omnidistill.samplers import FewStep, few_step
 from omnidistill.samplers.walker import innermost, walkers
 from omnidistill.tasks import Task
 from omnidistill.training import adapters
@@ -38,7 +38,7 @@ class Recipe:
         task: the resolved configuration of the task, or None for a model made without one.
         reading: keywords of `NetworkDenoiser`.
         target_time, guided: whether the network has the second embeddings.
-        transition, times, shift, gamma, block: of the few-step sampler.
+        transition, times, shift, gamma, block, sizes: of the few-step sampler.
         steps: the step count the student was trained for.
         random_tokens: share of random tokens in its initial state, None for the path's own prior.
         guidance: the scale it is told when sampling, None where it was not trained for a range.
@@ -69,9 +69,10 @@ class Recipe:
     foreign: Mapping[str, Any] | None = None
     own_network: bool = False
     translates: bool = False
+    sizes: Sequence[float] | None = None
 
     def sampler(self) -> FewStep:
-        return FewStep(self.transition, self.times, self.shift, self.gamma, self.block)
+        return few_step(self.transition, self.times, self.shift, self.gamma, self.block, self.sizes)
 
 
 def described(config: Mapping[str, Any], task: Task) -> dict[str, Any]:
