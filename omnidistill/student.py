@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,10 +12,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from omnidistill.context import Condition, Context, labels_of, relabelled
+from omnidistill.conditions import asked_for, label_number
+from omnidistill.context import Condition, Context
 from omnidistill.denoisers import Denoiser, Windowed
 from omnidistill.denoisers.guidance import Null
-from omnidistill.errors import UserError, unknown
+from omnidistill.errors import UserError
 from omnidistill.paths import Path
 from omnidistill.random import PerSample, generator
 from omnidistill.samplers import FewStep
@@ -97,16 +97,7 @@ class Student:
             )
         check_bytes(4 * count * math.prod(self.shape), f"{count} samples", "ask for fewer")
         context = self.context(count, seed, condition) if context is None else context
-        device = next(self.denoiser.parameters()).device
-        chunks = []
-        for start in range(0, count, batch):
-            size = min(batch, count - start)
-            part = context[slice(start, start + size)].to(device)
-            like = self._like(size, device, part)
-            # One for each sample, on the CPU: whatever is beside it and wherever it is made, a sample is the same.
-            g = PerSample([generator(seed, "sample", start + i) for i in range(size)])
-            chunks.append(self.sampler.sample(self.denoiser, like, steps, part, g=g).x0)  # type: ignore[arg-type]
-        return torch.cat(chunks)
+        return self._walked(count, steps, seed, context, batch)
 
     @torch.no_grad()
     def translate(
@@ -125,14 +116,21 @@ class Student:
                 "this student makes samples of noise; one that translates has student.inputs=translated"
             )
         context = self.context(len(x0), seed, condition)
+        return self._walked(len(x0), steps or self.steps, seed, context, batch, x0)
+
+    def _walked(
+        self, count: int, steps: int, seed: int, context: Context, batch: int, x0: Tensor | None = None
+    ) -> Tensor:
+        """Walks in batches, from noise or from samples `x0`."""
         device, chunks = next(self.denoiser.parameters()).device, []
-        for first in range(0, len(x0), batch):
-            x_1 = from_data(self.denoiser.path, x0[first : first + batch].to(device))
-            part = context[slice(first, first + batch)].to(device)
-            g = PerSample([generator(seed, "sample", first + i) for i in range(len(x_1))])
-            chunks.append(
-                self.sampler.sample(self.denoiser, x_1, steps or self.steps, part, g=g, x_1=x_1).x0  # type: ignore[arg-type]
-            )
+        for first in range(0, count, batch):
+            part = slice(first, min(first + batch, count))
+            here = context[part].to(device)
+            x_1 = None if x0 is None else from_data(self.denoiser.path, x0[part].to(device))
+            like = self._like(part.stop - first, device, here) if x_1 is None else x_1
+            # One for each sample, on the CPU: whatever is beside it and wherever it is made, a sample is the same.
+            g = PerSample([generator(seed, "sample", number) for number in range(first, part.stop)])
+            chunks.append(self.sampler.sample(self.denoiser, like, steps, here, g=g, x_1=x_1).x0)  # type: ignore[arg-type]
         return torch.cat(chunks)
 
     @torch.no_grad()
@@ -203,38 +201,7 @@ class Student:
             if self.task is None
             else self.task.contexts(count, generator(seed, "sample", "contexts"))
         )
-        if condition is None:
-            return drawn
-        if self.task is not None and not self.task.conditional:
-            raise UserError(f"{self.task.name} is not conditional; leave condition out")
-        if isinstance(condition, str):
-            condition = label_number(condition, () if self.task is None else self.task.labels)
-        if isinstance(condition, int):
-            condition = torch.full((count,), condition, dtype=torch.long)
-            if isinstance(drawn.condition, Mapping):
-                condition = relabelled(drawn.condition, condition)
-        if isinstance(condition, Tensor) and condition.shape[0] != count:
-            raise UserError(
-                f"condition has {condition.shape[0]} entries for count={count} samples; give one for each"
-            )
-        classes = None if self.task is None else self.task.classes
-        if classes is not None and (labels := labels_of(condition)) is not None:
-            wrong = labels[(labels < 0) | (labels >= classes)]
-            if len(wrong):
-                raise UserError(f"condition is a label from 0 to {classes - 1}, got {int(wrong[0])}")
-        return replace(drawn, condition=condition)
-
-
-def label_number(name: str, labels: Sequence[str]) -> int:
-    """The number of a label given by its name or, where no label is called so, as a number."""
-    name = unicodedata.normalize("NFC", name)
-    if name in labels:
-        return list(labels).index(name)
-    if not name.isascii() or not name.isdecimal():
-        if not labels:
-            raise UserError(f"condition is a label's number here, a whole number >= 0, got '{name}'")
-        raise unknown("label", name, labels)
-    return int(name)
+        return drawn if condition is None else asked_for(condition, drawn, count, self.task)
 
 
 def load(
