@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +15,20 @@ from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.denoisers.guidance import Null, Unconditional
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import UserError
+from omnidistill.objectives import copies
+from omnidistill.objectives.answers import ask, read
 from omnidistill.objectives.base import StudentSpec
-from omnidistill.objectives.questions import Answer, Question, Seen, at_data, merged, placed
+from omnidistill.objectives.copies import Noised
+from omnidistill.objectives.questions import Answer, Question, merged, placed
 from omnidistill.objectives.reduction import reduce
-from omnidistill.paths import GaussianPath, Path
+from omnidistill.paths import Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
 from omnidistill.samplers.few_step import drawn
 from omnidistill.samplers.translation import Source, source, start
-from omnidistill.times import Annealed, Onwards, Times
+from omnidistill.times import Onwards, Times
 
 __all__ = ["Noised", "Step", "reduce"]
-
-
-class Noised(NamedTuple):
-    """A noised copy of a rollout.
-
-    Attributes:
-        x_t, t: the copy and its times, Float64[b].
-        target: what a denoiser of its law learns from it: the sample, or what stands for it where a state was noised.
-        weight: Float64[b], by which an error against that target is weighted.
-    """
-
-    x_t: Tensor
-    t: Tensor
-    target: Tensor
-    weight: Tensor
 
 
 class Step:
@@ -243,35 +231,13 @@ class Step:
         but the state that the student's sampler goes on with from there."""
         if times not in self._noised:
             self._wanted.append(times)
-            rollout, path = self.rollout, self.path
-            t = self.draw(times, len(rollout.x0)).to(rollout.x0.device)
             with torch.set_grad_enabled(self.role == "student"):
-                if hasattr(times, "noised"):  # times that say how the copy is made, too (`noising`)
-                    x_t, t = times.noised(self, t)
-                    self._noised[times] = Noised(x_t, t, rollout.x0, torch.ones_like(t))
-                elif isinstance(times, Onwards):
-                    x_s = self.spec.sampler.onwards(self["student"], rollout, self.g)
-                    self._noised[times] = Noised(*self._further(x_s, t))
-                else:
-                    x_t = path.corrupt(rollout.x0, t, self.context, g=self.g)
-                    self._noised[times] = Noised(x_t, t, rollout.x0, torch.ones_like(t))
+                self._noised[times] = copies.noised(self, times)
         return self._noised[times]
 
-    def _further(self, x_s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if not isinstance(self.path, GaussianPath):
-            raise UserError(f"times onwards need a Gaussian path, got {self.path}; use Uniform times")
-        x_t, target, weight = self.path.onwards(x_s, self.rollout.s, t, self.context, g=self.g)
-        return x_t, t, target, weight
-
     def draw(self, times: Times, count: int) -> Tensor:
-        """Times of this distribution; those onwards are counted from the rollout's step, those annealed from the run's
-        begin."""
-        times = getattr(times, "times", times)  # how a copy is made does not change where it lies
-        if isinstance(times, Annealed):
-            return times(count, self.path, self.g, self.update / self.total)
-        if isinstance(times, Onwards):
-            return times(count, self.path, self.g, self.rollout.s, float(self.rollout.t[0]))
-        return times(count, self.path, self.g)
+        """See `copies.draw`."""
+        return copies.draw(self, times, count)
 
     def told(self, name: str, times: Times) -> Tensor | None:
         """The time by which a critic with a second time is told what its samples are: the one at which the student's
@@ -301,44 +267,9 @@ class Step:
         if whole not in self._answers:
             graph = whole.features or whole.graph if self.role == "student" else self.role == whole.model
             with torch.set_grad_enabled(graph):
-                self._answers[whole] = self._read(self._ask(whole), whole)
+                self._answers[whole] = read(self, ask(self, whole), whole)
         answer = self._answers[whole]
-        return answer if own.layers == whole.layers or not own.features else self._read(answer, own)
-
-    def _ask(self, question: Question) -> Answer:
-        assert question.times is not None
-        model = self[question.model]
-        x_t, t = self.noised(question.times)
-        context = self.without_condition(question.drop)
-        told = self.told(question.model, question.times)
-        if not question.features:
-            return Answer(x_t, t, model(x_t, t, context, target_time=told))
-        count, answered = len(x_t), None if question.belief else 0
-        layers = tuple(model.feature_widths(question.layers))
-        if not question.real:
-            belief, found = model.examine(x_t, t, context, layers, answered=answered, target_time=told)
-            return Answer(x_t, t, belief, found)
-        data = self._data(question, x_t, t, context)
-        belief, found = model.examine(
-            torch.cat((x_t, data.x.to(x_t.dtype))),
-            torch.cat((t, data.t)),
-            context.joined(data.context),
-            layers,
-            answered=count if question.belief else 0,
-            target_time=None if told is None else torch.cat((told, told)),
-        )
-        model.count()  # two batches in one call
-        fake = {name: value[:count] for name, value in found.items()}
-        return Answer(x_t, t, belief, fake, {name: value[count:] for name, value in found.items()}, data)
-
-    def _data(self, question: Question, x_t: Tensor, t: Tensor, context: Context) -> Seen:
-        """Noised data, or the teacher's samples noised, for a discriminator to tell the rollout from."""
-        assert question.times is not None
-        path, (x0, context) = self.path, self.real(question.among, context)
-        if question.paired:
-            return Seen(at_data(path, x_t, self.rollout.x0, x0, t), t, context)
-        later = self.draw(question.times, len(x0)).to(x_t.device)
-        return Seen(path.corrupt(x0, later, context, g=self.g), later, context)
+        return answer if own.layers == whole.layers or not own.features else read(self, answer, own)
 
     def real(self, among: str, context: Context | None = None) -> tuple[Tensor, Context]:
         """What is real, and its contexts: the batch's data, or the ends of the teacher's trajectories in the bank."""
@@ -347,17 +278,3 @@ class Step:
         if self.bank is None:
             raise UserError("samples of the teacher are read from step.bank, and this step has none")
         return self.sized(self.bank["states"][:, -1]), self.bank["context"]
-
-    def _read(self, answer: Answer, question: Question) -> Answer:
-        """The part of an answer that a question was about."""
-        if not question.features:
-            return answer
-        model = self[question.model]
-        names = tuple(model.feature_widths(question.layers))
-
-        def means(found: Mapping[str, Tensor], context: Context) -> Tensor:
-            return torch.cat([model.pool(found[name], context) for name in names], 1)
-
-        features = means(answer.found, self.context)
-        real = None if answer.data is None else means(answer.of_data, answer.data.context)
-        return answer._replace(names=names, features=features, real=real)

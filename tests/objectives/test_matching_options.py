@@ -17,6 +17,7 @@ from omnidistill.exact.gaussian_mixture import MixtureDenoiser
 from omnidistill.exact.mixture import Mixture
 from omnidistill.objectives import Adversarial, Matching, Weighted
 from omnidistill.objectives.base import StudentSpec
+from omnidistill.objectives.copies import onwards
 from omnidistill.objectives.divergences import DIVERGENCES, divergence, effective
 from omnidistill.objectives.gaps import grouped
 from omnidistill.posteriors import PointPosterior
@@ -321,7 +322,7 @@ def test_a_state_is_noised_to_times_above_it(closed, upto):
         assert float(copy.t.min()) > rollout.s and float(copy.t.max()) <= top + 1e-12
         if rollout.s:
             x_s = path.bridge(rollout.x_t, rollout.x0, rollout.t, rollout.s)
-            back = step._further(x_s, copy.t)[0]
+            back = onwards(step, x_s, copy.t).x_t
             torch.testing.assert_close(back.std(), copy.x_t.std(), rtol=0.02, atol=0)
 
 
