@@ -144,6 +144,21 @@ def test_samples_of_the_teacher_come_at_the_size_too(closed):
     assert found == set(SIZES)
 
 
+def test_walks_of_other_step_counts_have_sizes_of_the_list(closed):
+    """Whole walks are at full size, all others at that of the step that is drawn in the count that is drawn."""
+    found: dict[str, set[tuple[int, float]]] = {}
+    for inputs in ("simulated", "mixed", "whole"):
+        spec = StudentSpec(3, Growing(SHARES), inputs, walks=(1, 2))
+        for seed in range(40):
+            batch, structure = Batch(fields(4, seed)), generator("k", seed)
+            step = closed.step("student", {"student": Student(1.0)}, batch, student=spec, structure=structure)
+            made = step.rollout
+            assert step.x0.shape == made.x0.shape == made.x_t.shape
+            found.setdefault(inputs, set()).add((made.x0.shape[-1], float(made.t[0])))
+    assert found["simulated"] == found["mixed"] == {(8, 1.0), (4, 1.0), (8, 0.5)}
+    assert found["whole"] == {(8, 1.0), (8, 0.5)}
+
+
 class Pictures(Task):
     """8 x 8, for a U-Net that halves them once."""
 
