@@ -118,6 +118,12 @@ class BankSpec:
     guidance: tuple[float, float] | None = None
 
 
+def rolls(objective: Objective, role: str) -> bool:
+    """Whether an objective looks at the rollout of a step of this role."""
+    where = objective.rolls_out
+    return where if isinstance(where, bool) else role in where
+
+
 class Objective(Protocol):
     """A family of losses.
 
@@ -125,7 +131,7 @@ class Objective(Protocol):
         roles: the models it needs beside student and teacher.
         needs: what it asks of path and task: members of `Path.offers`, and `data` (clean samples), `condition`.
         bank: teacher trajectories it reads from `step.bank`, or None.
-        rolls_out: whether it looks at `step.rollout`, which is made once however many objectives do.
+        rolls_out: whether it looks at `step.rollout`, which is made once however many objectives do, or in which roles.
         guidance_range: the range (low, high) of guidance scales that it wants drawn, one per sample and step, for the
             teacher to use and the student to be told; None (also where it is not declared) leaves them undrawn.
     """
@@ -137,7 +143,7 @@ class Objective(Protocol):
     @property
     def bank(self) -> BankSpec | None: ...
     @property
-    def rolls_out(self) -> bool: ...
+    def rolls_out(self) -> bool | frozenset[str]: ...
     @property
     def guidance_range(self) -> tuple[float, float] | None: ...
 

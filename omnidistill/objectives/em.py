@@ -41,6 +41,8 @@ class EM(Matching):
         times, weighting, guidance, critic_*: as of `Matching`, whose critic this is.
     """
 
+    rolls_out: bool | frozenset[str] = frozenset({"fake_score"})  # the student's turn has inputs of its own
+
     def __init__(
         self,
         steps: int = 8,

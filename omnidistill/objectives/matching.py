@@ -97,7 +97,7 @@ class Matching:
     """
 
     bank = None
-    rolls_out = True
+    rolls_out: bool | frozenset[str] = True
 
     def __init__(
         self,

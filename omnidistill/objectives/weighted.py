@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from omnidistill.errors import UserError
-from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec
+from omnidistill.objectives.base import BankSpec, Calls, Losses, Objective, RoleSpec, rolls
 from omnidistill.objectives.questions import Question, merged
 from omnidistill.objectives.step import Step
 from omnidistill.paths import Path
@@ -56,7 +56,7 @@ class Weighted:
             for name, role in part.roles.items():
                 self.roles[name] = role.merged(self.roles[name], name) if name in self.roles else role
         self.bank = self._bank()
-        self.rolls_out = any(part.rolls_out for part in parts.values())
+        self.rolls_out = any(bool(part.rolls_out) for part in parts.values())
         self.guidance_range = self._guidance()
 
     def _check_stages(self) -> None:
@@ -142,13 +142,13 @@ class Weighted:
         """The parts' calls where all of them run, except that the rollout that several of them look at is made once,
         and that a model is asked once about a noised copy of it."""
         total: Counter[str] = Counter()
-        rolled = 0
+        rolled = False
         for part in self.parts.values():
-            calls = dict(part.cost(role))
-            if part.rolls_out:
-                rolled = max(rolled, calls.pop("student", 0))
+            calls = part.cost(role)
             total.update(calls)
-        total["student"] += rolled
+            if rolls(part, role) and calls.get("student"):
+                total["student"] -= rolled
+                rolled = True
         asked = self.questions(role)
         for question in asked:
             total[question.model] -= question.calls

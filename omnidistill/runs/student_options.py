@@ -15,7 +15,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.policies import checked, fits
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Weighted
-from omnidistill.objectives.base import Objective
+from omnidistill.objectives.base import Objective, rolls
 from omnidistill.random import generator
 from omnidistill.runs.configured import plain, sampler_of
 from omnidistill.samplers import growing
@@ -81,7 +81,7 @@ def check_sizes(cfg: DictConfig, task: Task, parts: Mapping[str, Objective]) -> 
         raise UserError(
             "student.inputs=translated starts from data at full size: leave student.sizes or it out"
         )
-    if others := [name for name, part in parts.items() if not part.rolls_out]:
+    if others := [name for name, part in parts.items() if not rolls(part, "student")]:
         raise UserError(
             f"student.sizes are those of the student's rollout, at which objective.{others[0]} does not look; leave "
             "one of the two out"

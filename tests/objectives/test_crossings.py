@@ -31,6 +31,7 @@ from omnidistill.objectives import (
     Weighted,
 )
 from omnidistill.objectives.em import EM
+from omnidistill.objectives.idempotence import Idempotence
 from omnidistill.random import generator
 from omnidistill.testing import check_objective
 from omnidistill.training.roles import cast, missing
@@ -148,6 +149,22 @@ def test_a_batch_of_one_is_a_batch():
     losses = Matching().losses("student", step)
     assert bool(torch.isfinite(losses.terms["matching"]))
     assert float(losses.diagnostics["matching/diversity"]) == 0.0
+
+
+ASKED_MORE = {
+    "adversarial": lambda: Adversarial(start="teacher"),
+    "em": lambda: EM(steps=2),
+    "idempotence": Idempotence,
+    "matching": Matching,
+    "mixed": lambda: Consistency(jumps=Nodes(4), mixed=0.5),
+    "student": lambda: Matching(critic="student"),
+}
+
+
+@pytest.mark.parametrize("a, b", list(combinations(ASKED_MORE, 2)))
+def test_calls_of_the_student_beside_its_rollout_add_up(a, b):
+    both = Weighted({"one": ASKED_MORE[a](), "two": ASKED_MORE[b]()}, {"one": 1.0, "two": 0.5})
+    check_objective(both, TASKS["mixture"], batch=4)
 
 
 GUIDED = {
