@@ -131,15 +131,15 @@ STARTED = {
     "diff-instruct": 6000,
     "disback": 5000,
     "jdm": 5000,
-    "uni-instruct": 4000,
+    "uni-instruct": 2500,
 }
 """The same of recipes without pairs, whose students have to be moved by gradients alone from where they begin: at the
 noise level of `sid`, for answers to pure noise are one point in the middle of the mixture."""
 OWN: dict[str, tuple[str, ...]] = {
     "scm": EVENLY,
     "sana-sprint": EVENLY,
-    "meanflow": (*EVENLY, MEAN, "families.flow_map.at_once=0.5", "updates=6000"),
-    "imf": (*EVENLY, MEAN, "updates=6000"),
+    "meanflow": (*EVENLY, MEAN, "families.flow_map.at_once=0.5"),
+    "imf": (*EVENLY, MEAN),
     # An average of 0.999 remembers half of the run, and an eighth of the batch is 32 samples.
     "shortcut": ("families.flow_map.decay=0.98", "families.flow_map.at_once=0.5", "updates=6000"),
     "progressive-distillation": STAGED,
