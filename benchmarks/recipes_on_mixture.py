@@ -82,25 +82,25 @@ FOUR = (
 )
 """Said below the table."""
 WHY: dict[str, str] = {
-    "scm": "by less than its interval, and no less after 4000 updates (91 %); with waves of time up to 50 radians "
-    "(ratio=100) and std=2 nothing was closed",
+    "scm": "by less than its interval, and more updates did not help; with the waves of time of `ratio=100` nothing was "
+    "closed",
     "anyflow": "by little at four steps; at one it does what is asked",
-    "hyper-sd": "all of it after its last merger of segments, at 75 % of the run: with the rate decayed by then 76 %",
+    "hyper-sd": "all of it after its last merger of segments, at 75 % of the run: worse with the rate decayed by then",
     "slam": "it re-noises: at two steps it is within chance of the full teacher, at four it is not told from it",
     "arc": "a discriminator alone: starved",
     "add": "score distillation draws samples into modes, which by its claim a discriminator is long in spreading",
-    "sid-fewstep": "far better than as published (-258 %), where the critic knows no label, but its steps re-noise",
+    "sid-fewstep": "far better than as published, where the critic knows no label, but its steps re-noise",
     "tdm": "near the prior its critic learns from noise 49 times a sample's size",
-    "codi": "the distance to the data draws an answer to the mean of what its label leaves open, here a mode's spread: "
-    "-41 % with the recipe's weight of 1, and without it nothing ties its own steps to the data (-1645 %)",
+    "codi": "the distance to the data draws an answer to the mean of what its label leaves open, here a mode's spread; "
+    "a larger weight, the recipe's 1, is worse, and without it nothing ties its own steps to the data",
     "ect": "from data alone: the jumps of its last stages are so short that a pseudo-Huber gradient of unit length is "
     "nearly all chance (its claim)",
     "dfd": "data are independent of the sample, so that scores at data only spread it (its claim)",
     "d-ode": "a solver's coefficients alone are fitted",
     "prodiff": "it halves a teacher of four steps, and is at best as good as that",
     "imagine-flash": "its teacher starts from a straight line, off the trajectory (its claim)",
-    "swiftbrush": "weighted by alpha sigma and not normalised its pull is weak from a start at the mean; with "
-    "student.sigma_init=2.5 it closes 65 %",
+    "swiftbrush": "weighted by alpha sigma and not normalised its pull is weak from a start at the mean; "
+    "student.sigma_init=2.5 helps, not enough",
 }
 """Why a recipe falls short, as far as it is known."""
 
