@@ -82,8 +82,8 @@ FOUR = (
 )
 """Said below the table."""
 WHY: dict[str, str] = {
-    "scm": "by less than its interval, and more updates did not help; with the waves of time of `ratio=100` nothing was "
-    "closed",
+    "scm": "by less than its interval, and more updates did not help; with the waves of time of `ratio=100` nothing "
+    "was closed",
     "anyflow": "by little at four steps; at one it does what is asked",
     "hyper-sd": "all of it after its last merger of segments, at 75 % of the run: worse with the rate decayed by then",
     "slam": "it re-noises: at two steps it is within chance of the full teacher, at four it is not told from it",
