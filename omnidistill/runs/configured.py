@@ -14,7 +14,7 @@ from omnidistill.denoisers import Denoiser, Guided
 from omnidistill.denoisers.routed import Routed
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import StudentSpec
-from omnidistill.samplers import FewStep, few_step
+from omnidistill.samplers import FewStep, student_sampler
 from omnidistill.tasks import Metric, Task
 from omnidistill.training.settings import Optim, Settings
 
@@ -104,4 +104,4 @@ def sampler_of(cfg: DictConfig) -> FewStep:
                 "as steps"
             )
     others = {name: given.get(name) for name in ("times", "gamma", "block", "sizes")}
-    return few_step(given["transition"], shift=given.get("shift", 1.0), **others)
+    return student_sampler(given["transition"], shift=given.get("shift", 1.0), **others)

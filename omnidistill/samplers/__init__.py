@@ -3,7 +3,7 @@
 from omnidistill.samplers.base import Rollout, Sample, Sampler, Trajectory
 from omnidistill.samplers.confidence import Confidence
 from omnidistill.samplers.few_step import FewStep
-from omnidistill.samplers.growing import Growing, few_step
+from omnidistill.samplers.growing import Growing, student_sampler
 from omnidistill.samplers.solvers import Ancestral, Euler, Heun, deterministic
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "Sampler",
     "Trajectory",
     "deterministic",
-    "few_step",
+    "student_sampler",
 ]

@@ -93,7 +93,7 @@ class Growing(FewStep):
         return self._go_on(denoiser, x, belief, x0, t, s, context, g)
 
 
-def few_step(
+def student_sampler(
     transition: str = "renoise",
     times: Sequence[float] | None = None,
     shift: float = 1.0,

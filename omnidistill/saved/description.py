@@ -18,7 +18,7 @@ from omnidistill.configuration import received, student_file
 from omnidistill.data.files import write_text
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError
-from omnidistill.samplers import FewStep, few_step
+from omnidistill.samplers import FewStep, student_sampler
 from omnidistill.samplers.walker import innermost, walkers
 from omnidistill.tasks import Task
 from omnidistill.training import adapters
@@ -72,7 +72,7 @@ class Recipe:
     sizes: Sequence[float] | None = None
 
     def sampler(self) -> FewStep:
-        return few_step(self.transition, self.times, self.shift, self.gamma, self.block, self.sizes)
+        return student_sampler(self.transition, self.times, self.shift, self.gamma, self.block, self.sizes)
 
 
 def described(config: Mapping[str, Any], task: Task) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from omnidistill.errors import UserError
 from omnidistill.paths.symmetry import RigidMotion
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator
-from omnidistill.samplers import FewStep, Growing, few_step
+from omnidistill.samplers import FewStep, Growing, student_sampler
 from omnidistill.samplers.resize import resized, resizing
 
 F64 = torch.float64
@@ -122,7 +122,7 @@ def test_with_one_size_it_is_the_plain_walk_bit_for_bit():
 ])  # fmt: skip
 def test_wrong_options_are_one_line(wrong, said):
     with pytest.raises(UserError, match=said) as error:
-        few_step(**wrong)
+        student_sampler(**wrong)
     assert "\n" not in str(error.value)
 
 
