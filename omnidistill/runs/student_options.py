@@ -13,6 +13,7 @@ from omnidistill.configuration.compose import build
 from omnidistill.context import labels_of
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.denoisers.policies import checked, fits
+from omnidistill.denoisers.start import Start
 from omnidistill.errors import NotOffered, UserError
 from omnidistill.objectives import Weighted
 from omnidistill.objectives.base import Objective, rolls
@@ -70,8 +71,11 @@ def check_translation(cfg: DictConfig, task: Task, objective: Weighted) -> None:
 
 
 def check_sizes(cfg: DictConfig, task: Task, parts: Mapping[str, Objective]) -> None:
-    """Refuses states that grow (`student.sizes`) where something has one size only, before anything is trained. A fresh
-    network is asked once at each size."""
+    """Refuses a level of noise (`student.sigma_init`) that the task's path does not have, and states that grow
+    (`student.sizes`) where something has one size only, before anything is trained. A fresh network is asked once at
+    each size."""
+    if cfg.student.get("sigma_init") is not None:
+        Start(task.path, float(cfg.student.sigma_init))
     if cfg.student.get("sizes") is None:
         return
     sampler = sampler_of(cfg)

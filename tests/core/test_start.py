@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from omnidistill import paths
+from omnidistill.cli import main
 from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import NotOffered, UserError
@@ -133,3 +134,10 @@ def test_what_cannot_be_is_said_in_a_line() -> None:
     with pytest.raises(UserError, match=r"sigma_init=2\.5; format=onnx or safetensors"):
         student = NetworkDenoiser(Net(), paths.rectified_flow(), "flow", sigma_init=2.5)
         scheduled(student, FewStep(), [1.0], {})
+
+
+def test_a_path_without_such_a_level_is_refused_before_anything_is_trained(tmp_path, capsys) -> None:
+    words = ["task=exact/bridge", "recipe=sid", "fit.updates=1000000", f"out={tmp_path / 'run'}"]
+    assert main(["distill", *words]) == 2
+    assert "student.sigma_init=null" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "teacher.safetensors").exists()
