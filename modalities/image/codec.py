@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnidistill.errors import UserError
 from omnidistill.modalities.image.autoencoder import TinyAutoencoder
@@ -59,8 +59,10 @@ class Latents:
             )
         self.scale = float(self.config.get("scaling_factor") or 1.0)
         self.shift = float(self.config.get("shift_factor") or 0.0)
-        self.encoder, self.decoder, weights = _load(self.folder, self.config)
-        self.digest = digest(weights, {"scale": repr(self.scale), "shift": repr(self.shift)})
+        self.network, self.encoder, self.decoder = _load(self.folder, self.config)
+        self.digest = digest(
+            self.network.state_dict(), {"scale": repr(self.scale), "shift": repr(self.shift)}
+        )
         blank = torch.zeros(1, *picture)
         self.shape = tuple(self.encode(blank).shape[1:])
         back = tuple(self.decode(torch.zeros(1, *self.shape)).shape[1:])
@@ -72,11 +74,21 @@ class Latents:
     @torch.no_grad()
     def encode(self, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         """Pictures in [-1, 1] -> what is generated, of this codec's shape."""
-        return (_through(self.encoder, pictures) - self.shift) * self.scale
+        return (self._through(self.encoder, pictures) - self.shift) * self.scale
 
     def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
         """Pictures, in [-1, 1] but for a little overshoot; with the graph of x0, for rewards of what is decoded."""
-        return _through(self.decoder, x0 / self.scale + self.shift)
+        return self._through(self.decoder, x0 / self.scale + self.shift)
+
+    def _through(self, function: Function, x: Tensor) -> Tensor:
+        # In float32 under autocast too: decoding is cheap, and figures should not depend on a run's precision. Rewards
+        # come with samples of the run's device, evaluation with its own on the CPU: the network goes where they are.
+        self.network.to(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            layout = torch.channels_last
+            return torch.cat(
+                [function(part.float().contiguous(memory_format=layout)) for part in x.split(GROUP)]
+            )
 
 
 class Encoded:
@@ -101,13 +113,6 @@ class Encoded:
         return self.kept[rows]
 
 
-def _through(function: Function, x: Tensor) -> Tensor:
-    # In float32 under autocast too: decoding is cheap, and figures should not depend on a run's precision.
-    with torch.autocast(x.device.type, enabled=False):
-        layout = torch.channels_last
-        return torch.cat([function(part.float().contiguous(memory_format=layout)) for part in x.split(GROUP)])
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -121,15 +126,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'config.json'} is not a configuration: {error}") from error
 
 
-def _load(folder: Path, config: dict[str, Any]) -> tuple[Function, Function, dict[str, Tensor]]:
-    """Encoder and decoder between pictures and raw latents, and the weights of both."""
+def _load(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, Function, Function]:
+    """An autoencoder, and what of it encodes pictures and decodes raw latents."""
     kind = config.get("_class_name")
     if kind == "AutoencoderTiny":
         with torch.random.fork_rng(devices=[]):  # layers draw initial weights from the global generator
             tiny = TinyAutoencoder.of(config)
         load_strictly(tiny, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS)
         tiny.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return tiny.encode, tiny.decode, tiny.state_dict()
+        return tiny, tiny.encode, tiny.decode
     if kind != "AutoencoderKL":
         raise UserError(f"the autoencoder in {folder} is a {kind}; possible: AutoencoderTiny, AutoencoderKL")
     try:
@@ -151,4 +156,4 @@ def _load(folder: Path, config: dict[str, Any]) -> tuple[Function, Function, dic
     def decode(latents: Tensor) -> Tensor:
         return large.decode(latents).sample
 
-    return encode, decode, large.state_dict()
+    return large, encode, decode

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,7 @@ def density_ratio(
 
 def weights(law: Weight, logits: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """`log r` within `limits` of r, Float64[b], and h(r) there."""
-    low, high = (torch.tensor(limit, dtype=torch.float64).log() for limit in limits)
-    u = logits.detach().double().clamp(low, high)
+    u = logits.detach().double().clamp(*(math.log(limit) for limit in limits))
     return u, law.k(u)
 
 

@@ -200,6 +200,5 @@ class Multistep(Walker):
 
 
 def _combined(weights: Tensor, parts: Sequence[Tensor], like: Tensor) -> Tensor:
-    """`sum_j weights[j] parts[j]` over the parts there are, in their dtype."""
-    stacked = torch.stack(tuple(parts))
-    return torch.tensordot(weights[: len(parts)].to(like.dtype), stacked, dims=1)
+    """`sum_j weights[j] parts[j]` over the parts there are, in their dtype and on their device."""
+    return torch.tensordot(weights[: len(parts)].to(like), torch.stack(tuple(parts)), dims=1)
