@@ -7,8 +7,8 @@ Runs `omnidistill distill` for each of these cells, or for all, on one thread, a
 `benchmarks/results/any_step/NAME.json`: the command, its wall time, and the run's metrics.json with seed, versions and
 machine. What has a record is not run again unless `--again` says so. Last comes the table, also as
 `table.md` beside the records: teacher and student at each step count, the share of the gap closed, and whether quality
-is monotone within the interval of the difference, or between which step counts it falls. Under it, on the same tasks,
-the students of `benchmarks/results/matrix`.
+is monotone within the interval of the difference, or between which step counts it falls. Cells of `LONG`, which want a
+GPU, are run where they are named alone. Under them, on the same tasks, the students of `benchmarks/results/matrix`.
 
 Budgets stand in configs/tuning/TASK/RECIPE.yaml. Real data first: `omnidistill data fetch NAME`.
 """
@@ -88,6 +88,30 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "clips-flow-map-matching": ("task=video/clips", "recipe=flow-map-matching", *REAL),
 }
 
+LONG: Mapping[str, tuple[str, ...]] = {
+    "fashion_mnist_long-flow-map-matching": (
+        *("task=image/fashion_mnist", "recipe=flow-map-matching", *REAL),
+        *("updates=5000", "batch=256", "ema=0.999"),
+    ),
+    "music_long-flow-map-matching": (
+        *("task=audio/music", "recipe=flow-map-matching", *REAL),
+        *("updates=4500", "batch=128", "ema=0.999"),
+    ),
+    "tts_long-flow-map-matching": (
+        *("task=speech/tts", "recipe=flow-map-matching", *REAL),
+        *("updates=5000", "batch=64", "ema=0.999"),
+    ),
+    "clips_long-flow-map-matching": (
+        *("task=video/clips", "recipe=flow-map-matching", *REAL),
+        *("updates=6000", "batch=64", "ema=0.999"),
+    ),
+    "adk_long-flow-map-matching": (
+        *("task=coordinates/adk", "recipe=flow-map-matching", *REAL),
+        *("updates=4000", "batch=64", "ema=0.998"),
+    ),
+}
+"""Minutes of a GPU, hours of a processor: run by name alone."""
+
 
 def run(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The record of one cell."""
@@ -158,17 +182,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CELLS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*CELLS, *LONG]))
     parser.add_argument("--again", action="store_true", help="also what has a record")
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()
-    if unknown := sorted(set(args.names) - set(CELLS)):
-        parser.error(f"no cell is called {', '.join(unknown)}; there are {', '.join(CELLS)}")
+    known = {**CELLS, **LONG}
+    if unknown := sorted(set(args.names) - set(known)):
+        parser.error(f"no cell is called {', '.join(unknown)}; there are {', '.join(known)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in () if args.table else args.names or CELLS:
         file = RESULTS / f"{name}.json"
         if args.again or not file.exists():
-            file.write_text(json.dumps(run(CELLS[name]), indent=1) + "\n")
+            file.write_text(json.dumps(run(known[name]), indent=1) + "\n")
     lines = table()
     (RESULTS / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,0 +1,108 @@
+"""How long an update takes on this machine: each task with weights, a recipe of one network and one with a critic.
+
+    python benchmarks/speed.py [--device auto] [--updates 40] [--only TASK] [--out FILE]
+
+Trains twice and times the second run, so that what a device does once (its kernels' choice, its memory) is not counted.
+The budget is the task's own but for the batch of `CASES`. Without `--out` the record is
+`benchmarks/results/speed/DEVICE.json`: milliseconds an update, samples a second, peak memory, versions and machine.
+Real data first: `omnidistill data fetch NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnidistill.configuration.compose import build, compose
+from omnidistill.evaluation.environment import environment
+from omnidistill.runs import setup
+from omnidistill.runs.distil import train_student, training_record
+
+RESULTS = Path(__file__).parent / "results" / "speed"
+CASES = (
+    # task, batch, recipes
+    ("image/fashion_mnist", 64, ("flow-map-matching", "dmd2")),
+    ("audio/music", 64, ("flow-map-matching", "dmd2")),
+    ("speech/tts", 16, ("flow-map-matching", "dmd2")),
+    ("video/clips", 32, ("flow-map-matching", "dmd2")),
+    ("coordinates/adk", 16, ("flow-map-matching", "dmd2")),
+    ("text/brown", 16, ("sdtt", "di-m-o")),
+)
+
+
+def measure(task_name: str, recipe: str, batch: int, updates: int, device: str) -> dict[str, Any]:
+    """Of one recipe on one task."""
+    given = [f"task={task_name}", f"recipe={recipe}", f"batch={batch}", f"device={device}", "log.lag=0"]
+    cfg = compose("config", [*given, f"updates={updates}", "seed=0", "out=unused"])
+    task, where = build(cfg.task), setup.device_of(cfg)
+    teacher = setup.teacher_of(cfg, task, where)
+    found: dict[str, Any] = {}
+    for _ in range(2):
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        with tempfile.TemporaryDirectory() as folder:
+            _, _, module = train_student(cfg, task, teacher, Path(folder), where)
+        found = training_record(module)
+    return {
+        "task": task_name,
+        "recipe": recipe,
+        "batch": batch,
+        "precision": str(cfg.precision),
+        "ms_an_update": round(1000 * found["seconds"] / updates, 2),
+        **{key: found[key] for key in ("samples_per_second", "peak_memory_mb")},
+    }
+
+
+def section() -> list[str]:
+    """The part of docs/results.md: a row a task and recipe, a column a machine."""
+    documents = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    if not documents:
+        return []
+    names = [f"{d['environment']['device']}, {d['environment']['threads']} threads" for d in documents]
+    lines = ["## Speed", "", "`python benchmarks/speed.py`: milliseconds an update.", ""]
+    lines += [
+        f"| task | recipe | batch | precision | {' | '.join(names)} |",
+        "|---" * (4 + len(names)) + "|",
+    ]
+    for case in documents[0]["cases"]:
+        key = (case["task"], case["recipe"])
+        times = [
+            next((f"{c['ms_an_update']:.0f}" for c in d["cases"] if (c["task"], c["recipe"]) == key), "-")
+            for d in documents
+        ]
+        lines.append(f"| {key[0]} | {key[1]} | {case['batch']} | {case['precision']} | {' | '.join(times)} |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    where = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    about = environment(torch.device(where))
+    out = args.out or RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cases = []
+    for task, batch, recipes in CASES:
+        for recipe in recipes if args.only in task else ():
+            cases.append(measure(task, recipe, batch, args.updates, where))
+            print(cases[-1], flush=True)
+            document = {"schema": 1, "seed": 0, "updates": args.updates, "cases": cases, "environment": about}
+            out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
