@@ -103,7 +103,7 @@ LONG: Mapping[str, tuple[str, ...]] = {
     ),
     "clips_long-flow-map-matching": (
         *("task=video/clips", "recipe=flow-map-matching", *REAL),
-        *("updates=6000", "batch=64", "ema=0.999"),
+        *("updates=4000", "batch=64", "ema=0.999"),
     ),
     "adk_long-flow-map-matching": (
         *("task=coordinates/adk", "recipe=flow-map-matching", *REAL),
