@@ -108,8 +108,8 @@ FINER = "families.{}.jumps.skip=1"
 (energy 0.077; 32 of them, 7 % of the gap)."""
 SECOND_ORDER = ("families.segments.second_order=true",)
 UNBENT = "families.flow_map.normalise=10"
-"""`g / (|g| + c)` vanishes on average where a tangent's direction does, not where the tangent does, which is the map: as
-a median to a mean. At the papers' c = 0.1 sCM stays at 0.1 of energy distance with any number of updates."""
+"""A tangent vanishes on average at the exact map; `g / (|g| + c)` with the papers' c = 0.1, nearly a direction, does
+elsewhere, as a median is not a mean, and more updates do not help."""
 MEAN = "families.flow_map.power=0"
 """No adaptive weight: one of p = 1 regresses on data's velocities by a logarithm of the error, whose minimum is not the
 mean where an error has sixteen elements."""
