@@ -91,6 +91,8 @@ def run(recipe: str, known: dict[float, list[Point]], more: Sequence[str] = ()) 
             student, _, module = train_student(cfg, task, teacher, Path(folder), device)
         record["seconds"] = round(time.process_time() - began, 1)
         made = quality(student, setup.sampler_of(cfg), task, STEPS, name="student", **options)
+    except NotOffered as error:
+        return {"recipe": recipe, "reason": str(error)}
     except (RunError, UserError) as error:
         return {**record, "seconds": round(time.process_time() - began, 1), "failed": str(error)}
     if cfg.guidance not in known:

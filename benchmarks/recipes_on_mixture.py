@@ -266,6 +266,8 @@ def run(
             student, _, module = train_student(cfg, task, teacher, Path(folder), device)
         record["seconds"] = round(time.process_time() - began, 1)
         made = quality(student, setup.sampler_of(cfg), task, counts, name="student", **options)
+    except NotOffered as error:
+        return {"recipe": recipe, "reason": str(error)}
     except (RunError, UserError) as error:
         return {**record, "seconds": round(time.process_time() - began, 1), "failed": str(error)}
     trained = {key: training_record(module)[key] for key in ("student_updates", "calls")}

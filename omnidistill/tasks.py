@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnidistill.context import Batch, Condition, Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.errors import UserError
+from omnidistill.errors import NotOffered, UserError
 from omnidistill.paths import Path
 from omnidistill.samplers import Euler, Sampler
 from omnidistill.shapes import Counts
@@ -174,7 +174,7 @@ class Task:
 
     def control(self, x0: Tensor, g: torch.Generator) -> Condition:
         """The condition that a sample has: what a control model reads off it, drawn where it leaves that open."""
-        raise UserError(f"{self.name} has no control model that reads a condition off a sample")
+        raise NotOffered(f"{self.name} has no control model that reads a condition off a sample")
 
     def judged(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
         """What `measure` says, with what the user's own function adds."""

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from omnidistill.errors import UserError
+from omnidistill.errors import NotOffered
 
 
 def _clips(view: object, x: Tensor) -> Tensor:
     if x.ndim != 5 or x.shape[2] < 2:
-        raise UserError(f"{view} looks at clips, Float[b c f h w] of two frames or more; got {list(x.shape)}")
+        raise NotOffered(f"{view} looks at clips, Float[b c f h w] of two frames or more; got {list(x.shape)}")
     return x
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omnidistill.errors import UserError
+from omnidistill.errors import NotOffered
 from omnidistill.modalities.video.networks import ClipUNet
 from omnidistill.modalities.video.views import FrameDifferences, StillFrames
 
@@ -66,5 +66,5 @@ def test_still_frames_show_each_frame_in_turn():
 @pytest.mark.parametrize("view", [FrameDifferences(), StillFrames()])
 def test_views_say_that_they_look_at_clips(view, unchecked):
     for shape in ((4, 2), (4, 1, 1, 3, 3)):
-        with pytest.raises(UserError, match="looks at clips"):
+        with pytest.raises(NotOffered, match="looks at clips"):
             view(torch.zeros(shape))
