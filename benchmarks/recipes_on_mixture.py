@@ -223,7 +223,7 @@ def elsewhere(parts: Mapping[str, Any]) -> str | None:
     for name, part in parts.items():
         if getattr(part, "rewards", None) is not None:
             return f"'{name}' moves the law to where a reward is, away from the mixture"
-        if getattr(part, "replaced", None):
+        if isinstance(part, Matching) and part.real.replaced:
             return f"'{name}' moves the law of one label to that of another, away from the mixture"
     matched = [part for part in parts.values() if isinstance(part, Matching)]
     if matched and len(matched) == len(parts) and not any(part.asks for part in matched):

@@ -94,7 +94,7 @@ class AdversarialScores(Adversarial):
         x_t, t = seen.x_t, seen.t
         later = (t - self.interval).clamp_min(path.span[0])
         with torch.no_grad():
-            teacher = step.guided("teacher", self.scores.guidance)(x_t, t, context)
+            teacher = step.guided("teacher", self.scores.real.guidance)(x_t, t, context)
 
         def onwards(belief: Any, x: Tensor) -> Tensor:
             return path.bridge(x, belief.sample(step.g, context.mask), t, later, context, g=step.g)
@@ -115,4 +115,4 @@ class AdversarialScores(Adversarial):
         if role not in ("student", self.critic):
             return {}
         calls = dict(super().cost(role))
-        return calls | {"teacher": branches(self.scores.guidance), "fake_score": 1}
+        return calls | {"teacher": branches(self.scores.real.guidance), "fake_score": 1}

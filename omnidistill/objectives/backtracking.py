@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from omnidistill.errors import UserError
 from omnidistill.objectives.base import Calls, RoleSpec
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.step import Step
-from omnidistill.posteriors import Posterior
 
 
 class Backtracking(Matching):
@@ -37,7 +34,7 @@ class Backtracking(Matching):
                 "backtracking needs targets >= 1, 0 < degradation < 1 and 0 < back <= 1, got "
                 f"{targets}, {degradation} and {back}"
             )
-        if not self.fake.trained or self.real != "teacher":
+        if not self.fake.trained or self.real.trained:
             raise UserError(
                 "backtracking has a critic of its own and the teacher at its end; leave critic and real out"
             )
@@ -55,9 +52,8 @@ class Backtracking(Matching):
         left = self.targets - 1 - min(int(done * (self.targets - 1)), self.targets - 1)
         return f"way_{left}" if left else "teacher"
 
-    def _real(self, step: Step, x_t: Tensor, t: Tensor) -> Posterior:
-        name = self.target(step.update / max(1, step.total))
-        return step.guided(name, self.guidance)(x_t, t, self._asked(step.context))
+    def _target(self, step: Step) -> str:
+        return self.target(step.update / max(1, step.total))
 
     def cost(self, role: str) -> Calls:
         """Of an update with the first target."""

@@ -118,7 +118,7 @@ class EM(Matching):
             x0 = step["student"](deviation * z, top, context).sample(step.g, context.mask)
             with torch.no_grad():
                 x_t = alpha * x0 + sigma * eps
-                real = step.guided("teacher", self.guidance)(x_t, t, context)
+                real = step.guided("teacher", self.real.guidance)(x_t, t, context)
                 fake = step["fake_score"](x_t, t, context)
                 d = score_gap(-fake.gap(real), path, t)
             if not self.latent_rate:
@@ -130,5 +130,5 @@ class EM(Matching):
         """A Langevin step asks all three; the student answers once more, with its gradient."""
         if role != "student":
             return super().cost(role)
-        asked = branches(self.guidance) * self.steps
+        asked = branches(self.real.guidance) * self.steps
         return {"student": self.steps + 1, "teacher": asked, "fake_score": self.steps}

@@ -29,17 +29,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from omnidistill.context import Context, labels_of, relabelled
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import gaps
-from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
+from omnidistill.objectives.base import Calls, Losses, RoleSpec
 from omnidistill.objectives.critics import NAMED, Critic
 from omnidistill.objectives.divergences import divergence as law_of
 from omnidistill.objectives.divergences import effective
 from omnidistill.objectives.fake_score import KINDS, FakeScore, of_data
 from omnidistill.objectives.localised import Localised
-from omnidistill.objectives.questions import Question, at_data
+from omnidistill.objectives.questions import Question
 from omnidistill.objectives.ratios import density_ratio
+from omnidistill.objectives.real_score import RealScore
 from omnidistill.objectives.score_identity import score_identity
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior
@@ -48,7 +48,6 @@ from omnidistill.weights import weight
 
 CRITICS = (*KINDS, *NAMED)
 GRADIENTS = ("gap", "identity")
-FORMS = ("score", "x0")
 
 
 class Matching:
@@ -67,8 +66,6 @@ class Matching:
         floor: smallest n that a gap is divided by; what it touches is counted in the diagnostic `matching/floored`.
             In few dimensions n is close to 0 for some samples by chance, and 1/n needs a higher floor.
         gap: for tokens, `forward` KL(T || F) or `reverse` KL(F || T); points have one gap.
-        guidance: guidance scale of the teacher; 1 is none, 0 asks it without condition. Two numbers are a range from
-            which a scale is drawn for each sample.
         fake_guidance: guidance scale of the critic; 1 is none, 0 asks it without condition, None is as the teacher's.
             A guided one needs a share of its samples trained without condition, `drop_condition`.
         gradient: `gap` moves samples along the gap, `identity` goes through both denoisers (score identity).
@@ -76,24 +73,17 @@ class Matching:
         divergence: a name of `divergences.DIVERGENCES`; all but `reverse_kl` weigh each sample by the density ratio at
             x_t, which is read off the head of an `adversarial` part.
         ratio_limits: between which r is held.
-        data_share: share of samples for which the teacher is asked about noised data in the sample's place, with the
-            same noise (Data-Forcing Distillation: Chen et al. 2026, arXiv:2606.18478).
-        data_form: what is then compared, `score`s or beliefs (`x0`). Data are independent of the sample, so the first
-            only spreads the student (variance V / (1 - share) + k^2 share / (1 - share) in place of a Gaussian
-            teacher's V, k the noise level) and the second only contracts it.
         step_aware: the critic is told at which of the student's steps its sample was made, or of states, where they
             are (TDM: Luo et al. 2025). A critic that is not told learns the mixture of what all steps make: errors of
             two steps that cancel in the mixture are no gap, and each step may collapse to its own part of the data.
         follow: share by which the critic's weights move to the student's after each update of the student (SenseFlow).
-        real: who is the teacher: `teacher`, or another name for a copy of it that is trained on the task's data
-            meanwhile (Uni-DAD: two parts with two teachers and one critic).
+        guidance, data_share, data_form, real, replaced: of the teacher's side, see `RealScore`.
         critic_teacher: gamma of the critic's second loss, its distance to the teacher's belief about the same state
             (Wei et al. 2023, ASD, arXiv:2312.00739: score distillation as a Wasserstein GAN whose discriminator is the
             difference of two denoising errors). Below 0 the critic goes away from the teacher, to
             `(x0 + gamma D) / (1 + gamma)` on average, and the gap to it is `1 / (1 + gamma)` times that of a critic
             which only denoises.
         shape: what a gap is made into before it moves a sample (`localised`).
-        replaced: labels under which the teacher is asked in place of others, e.g. {3: 5} to forget 3.
     """
 
     bank = None
@@ -132,7 +122,6 @@ class Matching:
             ("critic", name, CRITICS if isinstance(critic, str) else (name,)),
             ("normaliser", normaliser, gaps.NORMALISERS),
             ("gradient", gradient, GRADIENTS),
-            ("data_form", data_form, FORMS),
         ):
             if value not in possible:
                 raise unknown(option, value, possible)
@@ -140,8 +129,6 @@ class Matching:
         self.asks = self.stand_in is None
         if not floor > 0:
             raise UserError(f"the normaliser's floor must be positive, got floor={floor}")
-        if not 0.0 <= data_share <= 1.0:
-            raise UserError(f"data_share is a share from 0 to 1, got {data_share}")
         if gradient == "identity" and (data_share or not self.asks):
             raise UserError(
                 f"gradient=identity needs a critic and no data_share, got critic={name}, data_share={data_share}"
@@ -150,15 +137,15 @@ class Matching:
             raise UserError("a shape is given to a gap; with gradient=identity there is none")
         if not 0.0 < ratio_limits[0] < ratio_limits[1]:
             raise UserError(f"ratio_limits are two numbers 0 < low < high, got {list(ratio_limits)}")
-        self.guidance_range = None if isinstance(guidance, int | float) else _range(guidance)
-        self.guidance = float(guidance) if isinstance(guidance, int | float) else None
+        self.real = RealScore(real, guidance, share=data_share, form=data_form, replaced=replaced)
+        self.guidance_range = self.real.scales
         self.fake = FakeScore(
             name,
             critic_times or times,
             updates=critic_updates,
             lr=critic_lr,
             weighting=critic_weighting,
-            guidance=self.guidance if fake_guidance is None else float(fake_guidance),
+            guidance=self.real.guidance if fake_guidance is None else float(fake_guidance),
             drop=drop_condition,
             step_aware=step_aware,
             follow=follow,
@@ -170,26 +157,25 @@ class Matching:
         self.gradient, self.alpha = gradient, alpha
         self.law = None if divergence == "reverse_kl" else law_of(divergence)
         self.limits = (float(ratio_limits[0]), float(ratio_limits[1]))
-        self.data_share, self.data_form, self.real, self.shape = data_share, data_form, real, shape
-        self.replaced = {int(a): int(b) for a, b in (replaced or {}).items()}
-        needs = {"condition"} if self.guidance != 1.0 or not self.fake.plain or self.replaced else set()
+        self.shape = shape
+        needs = set() if self.fake.plain else {"condition"}
         needs |= {"differentiable"} if gradient == "identity" or data_share or self.law else set()
         needs |= self.stand_in.needs if self.stand_in else set()
-        self.needs = frozenset(needs | ({"data"} if data_share or real != "teacher" else set()))
+        self.needs = frozenset(needs | self.real.needs)
         self.roles: dict[str, RoleSpec] = {**self.fake.roles}
         self.roles |= dict(self.stand_in.roles) if self.stand_in else {}
         self.roles |= dict(shape.roles) if shape else {}
-        if real != "teacher":
+        if self.real.trained:
             self.roles[real] = RoleSpec(start="teacher", updates=1, lr=critic_lr)
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role == "student":
             return self._student(step)
-        if role == self.real != "teacher":
+        if self.real.trained and role == self.real.name:
             return self.fake.teacher_losses(step, self.times)
         if self.stand_in is not None and role in self.stand_in.roles:
             copy = of_data(step, self.fake.times)
-            return Losses({role: self.stand_in.losses(role, step, copy.x_t, copy.t, self.real)})
+            return Losses({role: self.stand_in.losses(role, step, copy.x_t, copy.t, self.real.name)})
         # A critic that is not this objective's to train may still be somebody else's.
         return self.fake.losses(step) if role == "fake_score" and self.fake.trained else None
 
@@ -207,23 +193,12 @@ class Matching:
 
     def _fake(self, step: Step, x_t: Tensor, t: Tensor) -> Posterior:
         if self.stand_in is not None:
-            return self.stand_in.belief(step, x_t, t, self.real)
+            return self.stand_in.belief(step, x_t, t, self.real.name)
         return self.fake.belief(step, self._question())
 
-    def _real(self, step: Step, x_t: Tensor, t: Tensor) -> Posterior:
-        return step.guided(self.real, self.guidance)(x_t, t, self._asked(step.context))
-
-    def _asked(self, context: Context) -> Context:
-        """The context under which the teacher is asked."""
-        if not self.replaced:
-            return context
-        labels = labels_of(context.condition)
-        if labels is None:
-            raise UserError("replaced needs a condition of labels")
-        given = labels.clone()
-        for before, after in self.replaced.items():
-            given[labels == before] = after
-        return context.with_condition(relabelled(context.condition, given))
+    def _target(self, step: Step) -> str:
+        """Who is the teacher in this update."""
+        return self.real.name
 
     # --- the student's loss ---------------------------------------------------------------------------------------
 
@@ -232,7 +207,7 @@ class Matching:
         x_t, t = step.noised(self.times)
         with torch.set_grad_enabled(through):
             fake = self._fake(step, x_t, t)
-            real, x0, shift = self._teacher(step, x_t, t)
+            real, x0, shift = self.real.about(step, x_t, t, self._target(step))
         with torch.no_grad():
             gap = fake.gap(real, self.kind) + shift
             moved = gap if self.shape is None else self.shape(step, gap)
@@ -260,35 +235,22 @@ class Matching:
             shown |= {"matching/ratio_ess": effective(h), "matching/ratio": h.mean()}
         return Losses({"matching": loss}, shown)
 
-    def _teacher(self, step: Step, x_t: Tensor, t: Tensor) -> tuple[Posterior, Tensor, Tensor | float]:
-        """The teacher's belief, the samples that it is about, and what is to be added to the gap."""
-        x0 = step.rollout.x0
-        if not self.data_share:
-            return self._real(step, x_t, t), x0, 0.0
-        chosen = torch.rand(len(t), generator=step.g, device=step.g.device).to(t.device) < self.data_share
-        chosen = chosen.reshape(-1, *(1 for _ in x0.shape[1:]))
-        asked = torch.where(chosen, at_data(step.path, x_t, x0, step.x0, t), x_t)
-        there = torch.where(chosen, step.x0.to(x0.dtype), x0)
-        # Scores differ by alpha / sigma^2 times (beliefs less states over alpha), and the states by alpha (x0 - there).
-        shift = there - x0 if self.data_form == "score" else 0.0
-        return self._real(step, asked, t), there, shift
-
     def cost(self, role: str) -> Calls:
         if role == "student":
             return _sum(
-                {"student": 1, self.real: branches(self.guidance)},
+                {"student": 1} | self.real.cost,
                 {"fake_score": self.fake.asked(self.law is not None)} if self.asks else {},
                 getattr(self.times, "calls", {}),
-                self.stand_in.cost(role, self.real) if self.stand_in else {},
+                self.stand_in.cost(role, self.real.name) if self.stand_in else {},
                 {"source": 1} if "source" in self.roles else {},
             )
-        if role == self.real != "teacher":
-            return {self.real: 1}
+        if self.real.trained and role == self.real.name:
+            return {role: 1}
         if self.stand_in is not None and role in self.stand_in.roles:
-            return self.stand_in.cost(role, self.real)
+            return self.stand_in.cost(role, self.real.name)
         if role != "fake_score" or not self.fake.trained:
             return {}
-        more = {self.real: 1} if self.fake.pressure else {}
+        more = {self.real.name: 1} if self.fake.pressure else {}
         return _sum({"student": 1, "fake_score": 1}, more, getattr(self.fake.times, "calls", {}))
 
 
@@ -297,9 +259,3 @@ def _sum(*calls: Calls) -> Calls:
     for each in calls:
         total.update(each)
     return dict(total)
-
-
-def _range(given: Sequence[float]) -> tuple[float, float]:
-    if len(given) != 2 or not given[0] <= given[1]:
-        raise UserError(f"guidance is a scale or a range [low, high], got {list(given)}")
-    return float(given[0]), float(given[1])
