@@ -11,7 +11,9 @@ from omnidistill.errors import NotOffered
 
 def _clips(view: object, x: Tensor) -> Tensor:
     if x.ndim != 5 or x.shape[2] < 2:
-        raise NotOffered(f"{view} looks at clips, Float[b c f h w] of two frames or more; got {list(x.shape)}")
+        raise NotOffered(
+            f"{view} looks at clips, Float[b c f h w] of two frames or more; got {list(x.shape)}"
+        )
     return x
 
 
