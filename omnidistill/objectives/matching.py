@@ -238,7 +238,8 @@ class Matching:
     def cost(self, role: str) -> Calls:
         if role == "student":
             return _sum(
-                {"student": 1} | self.real.cost,
+                {"student": 1},
+                self.real.cost,
                 {"fake_score": self.fake.asked(self.law is not None)} if self.asks else {},
                 getattr(self.times, "calls", {}),
                 self.stand_in.cost(role, self.real.name) if self.stand_in else {},

@@ -1,4 +1,4 @@
-"""Every recipe on a GPU, from its configuration to the report; left out where there is none.
+"""Every recipe from its configuration to the report and to samples: on the GPU where there is one, else a slow test.
 
 Nothing else in the tests tells a tensor that stays on the CPU from one that follows the run.
 """
@@ -20,7 +20,9 @@ spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name
 golden = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(golden)
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+pytestmark = [] if GPU else [pytest.mark.slow]
 
 SMALL = (
     "updates=2",
@@ -29,7 +31,7 @@ SMALL = (
     "steps=1,2",
     "evaluation.samples=16",
     "log.every=1",
-    "device=cuda",
+    f"device={DEVICE}",
 )
 TASKS = {**golden.TASKS, "pictures": ("task=image/digits",), "scenes": ("task=scenes/toys",)}
 """A recipe runs on the first that has what it needs."""
@@ -54,10 +56,11 @@ def test_a_recipe_trains_and_is_judged_there(recipe: str, tmp_path: Path) -> Non
     given = overrides_of(recipe)
     assert main(["distill", *given, f"out={tmp_path / 'run'}"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["environment"]["device"] == torch.cuda.get_device_name()
+    assert metrics["environment"]["device"] == (torch.cuda.get_device_name() if GPU else "cpu")
     assert [point["steps"] for point in metrics["student"]][:2] == [1, 2]
     trained = content("recipe", recipe).get("updates") != 0
     assert metrics["training"]["student_updates"] == (2 if trained else 0)
     assert (
-        main(["sample", str(tmp_path / "run"), "count=2", "device=cuda", f"out={tmp_path / 'samples'}"]) == 0
+        main(["sample", str(tmp_path / "run"), "count=2", f"device={DEVICE}", f"out={tmp_path / 'samples'}"])
+        == 0
     )
