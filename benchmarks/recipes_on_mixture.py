@@ -96,8 +96,9 @@ WHY: dict[str, str] = {
     "d-ode": "a solver's coefficients alone are fitted",
     "prodiff": "it halves a teacher of four steps, and is at best as good as that",
     "imagine-flash": "its teacher starts from a straight line, off the trajectory (its claim)",
-    "swiftbrush": "weighted by alpha sigma and not normalised its pull is weak from a start at the mean; "
-    "student.sigma_init=2.5 helps, not enough",
+    "swiftbrush": "weighted by alpha sigma and not normalised its pull is weak from a start at the mean",
+    "imf": "from data alone: by less than its interval",
+    "meanflow": "from data alone, the velocities of which are mostly chance; it was still getting better",
 }
 """Why a recipe falls short, as far as it is known."""
 
@@ -108,8 +109,8 @@ FINER = "families.{}.jumps.skip=1"
 (energy 0.077; 32 of them, 7 % of the gap)."""
 SECOND_ORDER = ("families.segments.second_order=true",)
 UNBENT = "families.flow_map.normalise=10"
-"""A tangent vanishes on average at the exact map; `g / (|g| + c)` with the papers' c = 0.1, nearly a direction, does
-elsewhere, as a median is not a mean, and more updates do not help."""
+"""With the papers' c = 0.1 a tangent `g / (|g| + c)` is nearly a direction: each sample pulls as hard however far off
+it is, and more updates did not help."""
 MEAN = "families.flow_map.power=0"
 """No adaptive weight: one of p = 1 regresses on data's velocities by a logarithm of the error, whose minimum is not the
 mean where an error has sixteen elements."""

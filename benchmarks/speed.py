@@ -70,13 +70,14 @@ def section() -> list[str]:
         f"| task | recipe | batch | precision | {' | '.join(names)} |",
         "|---" * (4 + len(names)) + "|",
     ]
-    for case in documents[0]["cases"]:
-        key = (case["task"], case["recipe"])
-        times = [
-            next((f"{c['ms_an_update']:.0f}" for c in d["cases"] if (c["task"], c["recipe"]) == key), "-")
-            for d in documents
-        ]
-        lines.append(f"| {key[0]} | {key[1]} | {case['batch']} | {case['precision']} | {' | '.join(times)} |")
+    rows: dict[tuple[str, ...], dict[int, float]] = {}
+    for column, document in enumerate(documents):
+        for case in document["cases"]:
+            key = (case["task"], case["recipe"], str(case["batch"]), case["precision"])
+            rows.setdefault(key, {})[column] = case["ms_an_update"]
+    for key, times in rows.items():
+        shown = [f"{times[column]:.0f}" if column in times else "-" for column in range(len(documents))]
+        lines.append(f"| {' | '.join((*key, *shown))} |")
     return [*lines, ""]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import any_step
 import former
 import matrix_tables
+import speed
 from matrix_tables import basis, closed, figure, markdown
 
 HERE = Path(__file__).parent
@@ -276,6 +277,7 @@ def main() -> None:
             lines += _section(f"{task} · {recipe} · seed {cell['metrics']['seed']}", cell)
             machines.add(_machine(cell["metrics"]["environment"]))
     lines += any_step.section()
+    lines += speed.section()
     lines += _on_mixture() + _on_images()
     lines += former.section()
     lines += ["## Machine", "", *sorted(machines), ""]
