@@ -120,9 +120,9 @@ class ConsistencyModels(Loop):
 
 
 class LCM(Loop):
-    """Latent consistency: one guided DDIM step of the teacher over 5 of 50 nodes, the scale told to the student."""
+    """Latent consistency: a guided DDIM step of the teacher over one of 50 nodes, the scale told to the student."""
 
-    nodes, skip = 50, 5
+    nodes = 50
 
     def __init__(self, network: nn.Module, task: Task, ask: Ask, batch: int) -> None:
         super().__init__(network, task, ask, batch)
@@ -137,7 +137,7 @@ class LCM(Loop):
         x0, (label,) = self.draw()
         scale = 1 + 3 * torch.rand(self.batch, generator=self.g)
         index = torch.randint(self.nodes, (self.batch,), generator=self.g)
-        t, r = 1 - index / self.nodes, 1 - (index + self.skip).clamp_max(self.nodes) / self.nodes
+        t, r = 1 - index / self.nodes, 1 - (index + 1) / self.nodes
         with torch.no_grad():
             x_t = self.corrupt(x0, t)
             labels = torch.cat((label, torch.full_like(label, self.task.null)))  # type: ignore[arg-type]

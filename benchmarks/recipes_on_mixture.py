@@ -104,9 +104,6 @@ WHY: dict[str, str] = {
 
 EVENLY = ("families.flow_map.times.mean=0", "families.flow_map.times.std=1.7")
 """About uniform in t. Laws of times made for pictures have few where this mixture's modes are decided, at t > 0.75."""
-FINER = "families.{}.jumps.skip=1"
-"""Jumps of the teacher over a fiftieth of the time: ten steps of first order leave more than is to be closed at four
-(energy 0.077; 32 of them, 7 % of the gap)."""
 SECOND_ORDER = ("families.segments.second_order=true",)
 UNBENT = "families.flow_map.normalise=10"
 """With the papers' c = 0.1 a tangent `g / (|g| + c)` is nearly a direction: each sample pulls as hard however far off
@@ -172,13 +169,10 @@ OWN: dict[str, tuple[str, ...]] = {
     ),
     # What the label leaves open is drawn to its mean by the distance to the data.
     "codi": ("families.consistency.clean=0.1",),
-    "slam": (FINER.format("segments"),),
-    "lcm": (FINER.format("consistency"),),
-    "scott": (FINER.format("consistency"), "objective.adversarial=1.0e-3"),
+    "scott": ("objective.adversarial=1.0e-3",),
     # As many steps of the teacher as leave nothing to be closed: the eight of a paper's student leave 4 % of the gap.
     "sfd": ("families.trajectories.between=15",),
     "ssdd": ("families.regression.steps=16",),
-    "speedupnet": (FINER.format("consistency"),),
     "std": SECOND_ORDER,
     "mlcm": SECOND_ORDER,
     # As of flow maps: an error of beliefs is nearly all at large t.
