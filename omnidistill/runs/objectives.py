@@ -19,6 +19,7 @@ from omnidistill.runs.configured import plain
 from omnidistill.runs.student_options import (
     check_inference,
     check_sizes,
+    check_start,
     check_translation,
     experts_of,
     policy_of,
@@ -64,6 +65,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
         )
     policy_of(cfg, task)  # says where there can be none
     experts_of(cfg, task)
+    check_start(cfg, task)
     check_sizes(cfg, task, parts)
     return objective
 

@@ -70,12 +70,15 @@ def check_translation(cfg: DictConfig, task: Task, objective: Weighted) -> None:
         )
 
 
-def check_sizes(cfg: DictConfig, task: Task, parts: Mapping[str, Objective]) -> None:
-    """Refuses a level of noise (`student.sigma_init`) that the task's path does not have, and states that grow
-    (`student.sizes`) where something has one size only, before anything is trained. A fresh network is asked once at
-    each size."""
+def check_start(cfg: DictConfig, task: Task) -> None:
+    """Refuses a level of noise (`student.sigma_init`) that the task's path does not have, before anything is trained."""
     if cfg.student.get("sigma_init") is not None:
         Start(task.path, float(cfg.student.sigma_init))
+
+
+def check_sizes(cfg: DictConfig, task: Task, parts: Mapping[str, Objective]) -> None:
+    """Refuses states that grow (`student.sizes`) where something has one size only, before anything is trained. A fresh
+    network is asked once at each size."""
     if cfg.student.get("sizes") is None:
         return
     sampler = sampler_of(cfg)
