@@ -71,7 +71,7 @@ def check_translation(cfg: DictConfig, task: Task, objective: Weighted) -> None:
 
 
 def check_start(cfg: DictConfig, task: Task) -> None:
-    """Refuses a level of noise (`student.sigma_init`) that the task's path does not have, before anything is trained."""
+    """Refuses a level of noise (`student.sigma_init`) that the path does not have, before anything is trained."""
     if cfg.student.get("sigma_init") is not None:
         Start(task.path, float(cfg.student.sigma_init))
 
