@@ -1,6 +1,6 @@
 """How long an update takes on this machine: each task with weights, a recipe of one network and one with a critic.
 
-    python benchmarks/speed.py [--device auto] [--updates 40] [--only TASK] [--out FILE]
+    python benchmarks/speed.py [--device auto] [--updates 40] [--only PATTERN] [--out FILE]
 
 Trains twice and times the second run, so that what a device does once (its kernels' choice, its memory) is not counted.
 The budget is the task's own but for the batch of `CASES`. Without `--out` the record is
@@ -87,7 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--only", default="", help="tasks that match this pattern, e.g. 'image|tts'")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -98,7 +98,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     cases = []
     for task, batch, recipes in CASES:
-        for recipe in recipes if args.only in task else ():
+        for recipe in recipes if re.search(args.only, task) else ():
             cases.append(measure(task, recipe, batch, args.updates, where))
             print(cases[-1], flush=True)
             document = {"schema": 1, "seed": 0, "updates": args.updates, "cases": cases, "environment": about}
