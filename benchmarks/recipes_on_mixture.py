@@ -82,7 +82,6 @@ FOUR = (
 )
 """Said below the table."""
 WHY: dict[str, str] = {
-    "anyflow": "by little at four steps; at one it does what is asked",
     "slam": "it re-noises: at two steps it is within chance of the full teacher, at four it is not told from it",
     "arc": "a discriminator alone: starved",
     "add": "score distillation draws samples into modes, which by its claim a discriminator is long in spreading",
