@@ -145,6 +145,7 @@ def row(cell: str, document: Mapping[str, Any]) -> list[str]:
     gaps = metrics["gap_closed"]
     closed = " / ".join("-" if gaps.get(str(k)) is None else f"{gaps[str(k)]:.1f}" for k in STEPS)
     falls = metrics["falls"]
+    device = metrics["environment"]["device"]
     return [
         cell,
         metrics["task"],
@@ -154,7 +155,7 @@ def row(cell: str, document: Mapping[str, Any]) -> list[str]:
         *shown,
         closed,
         "yes" if not falls else "no: " + ", ".join(f"{few} to {many}" for few, many in falls),
-        f"{document['wall_seconds'] / 60:.1f}",
+        f"{document['wall_seconds'] / 60:.1f}{'' if device == 'cpu' else f' ({device})'}",
     ]
 
 

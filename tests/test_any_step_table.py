@@ -26,7 +26,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     sys.modules.pop("any_step")
 
 
-def document(task: str, recipe: str, falls: list[list[int]]) -> dict:
+def document(task: str, recipe: str, falls: list[list[int]], device: str = "cpu") -> dict:
     def point(steps: int, value: float) -> dict:
         return {"steps": steps, "metrics": {"energy": value}}
 
@@ -38,6 +38,7 @@ def document(task: str, recipe: str, falls: list[list[int]]) -> dict:
         "student": [point(1, 0.25), point(2, 0.3)],
         "gap_closed": {"1": 85.714, "2": None},
         "falls": falls,
+        "environment": {"device": device},
     }
     return {"command": "omnidistill distill", "wall_seconds": 90.0, "metrics": metrics}
 
@@ -45,7 +46,7 @@ def document(task: str, recipe: str, falls: list[list[int]]) -> dict:
 def test_the_table_has_every_step_and_says_where_it_falls(script: ModuleType) -> None:
     for folder, name, found in (
         (script.RESULTS, "one-new", document("a/b", "new", [])),
-        (script.MATRIX, "a_b-old-0", document("a/b", "old", [[1, 2]])),
+        (script.MATRIX, "a_b-old-0", document("a/b", "old", [[1, 2]], "H100")),
         (script.MATRIX, "c_d-old-0", document("c/d", "old", [])),
     ):
         folder.mkdir(exist_ok=True)
@@ -55,6 +56,7 @@ def test_the_table_has_every_step_and_says_where_it_falls(script: ModuleType) ->
     assert (new["cell"], old["cell"]) == ("one-new", "a_b-old-0")
     assert new["recipe"] == "new" and new["monotone"] == "yes" and old["monotone"] == "no: 1 to 2"
     assert new["teacher, full"] == "0.1250 (64)" and new["metric"] == "energy ↓" and new["minutes"] == "1.5"
+    assert old["minutes"] == "1.5 (H100)"
     assert new["teacher at 1, 2, 4, 8, 16"] == "1.00 / 0.5000 / - / - / -"
     assert new["student at 1, 2, 4, 8, 16"] == "0.2500 / 0.3000 / - / - / -"
     assert new["gap closed, %"] == "85.7 / - / - / - / -"
