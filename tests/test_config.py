@@ -362,4 +362,6 @@ def test_every_packaged_tuning_is_of_a_family_or_recipe_and_a_task(tuned: str) -
         config.compose("train", [f"task={task}", "out=a"])
     for recipe, family in FAMILIES.items():
         if name in (recipe, family):
-            config.compose("config", [f"task={task}", f"recipe={recipe}", "out=a"])
+            cfg = config.compose("config", [f"task={task}", f"recipe={recipe}", "out=a"])
+            # Options that each are possible may not be so together.
+            assert all(config.build(cfg.families[part]) for part, weight in cfg.objective.items() if weight)
