@@ -363,5 +363,8 @@ def test_every_packaged_tuning_is_of_a_family_or_recipe_and_a_task(tuned: str) -
     for recipe, family in FAMILIES.items():
         if name in (recipe, family):
             cfg = config.compose("config", [f"task={task}", f"recipe={recipe}", "out=a"])
-            # Options that each are possible may not be so together.
-            assert all(config.build(cfg.families[part]) for part, weight in cfg.objective.items() if weight)
+            for part in (part for part, weight in cfg.objective.items() if weight):
+                try:  # options that each are possible may not be so together
+                    config.build(cfg.families[part])
+                except UserError as error:
+                    assert "has nothing to reward" in str(error)  # which only the user can give
