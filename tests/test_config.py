@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -338,6 +339,28 @@ def test_every_packaged_recipe_composes_and_its_objectives_are_built(recipe: str
     )
     for family, weight in cfg.objective.items():
         assert not weight or config.build(cfg.families[family]) is not None
+
+
+def test_a_family_s_tuning_leaves_a_component_of_the_recipe_s_own_alone(tmp_path: Path) -> None:
+    given = ["task=exact/rigid_cloud", "recipe=tdm", "out=a", "task.seed=3"]
+    times = config.compose("config", given).families.matching.times
+    assert times == listing.content("recipe", "tdm")["families"]["matching"]["times"]
+    assert (
+        config.compose("config", given).families.regression.pairs == 4096
+    )  # the rest of the family's is there
+    times = config.compose("config", [*given, "families.matching.times.margin=0.1"]).families.matching.times
+    assert (times.upto, times.margin) == ("step", 0.1)
+    # A family's tuning and a recipe's, which is later, of a component with options of its own.
+    for name, jumps in (("consistency", "{nodes: 8, final: 16}"), ("mine", "{stages: 4}")):
+        file = tmp_path / "tuning" / "exact" / "bridge" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# @package _global_\nfamilies: {{consistency: {{jumps: {jumps}}}}}\n")
+    recipe = listing.content("recipe", "ect")
+    recipe["recipe"]["name"] = "mine"
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text("# @package _global_\n" + yaml.safe_dump(recipe))
+    cfg = config.compose("config", ["task=exact/bridge", "recipe=mine", f"configs={tmp_path}", "out=a"])
+    assert cfg.families.consistency.jumps == {**recipe["families"]["consistency"]["jumps"], "stages": 4}
 
 
 @pytest.mark.parametrize("task", PACKAGED_TASKS)

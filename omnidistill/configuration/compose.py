@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnidistill.configuration import listing, origin, plugins
+from omnidistill.configuration import listing, origin, plugins, tuning
 from omnidistill.configuration.checked import EXAMPLES, checked, trust, unknown_key
 from omnidistill.configuration.instantiation import build
 from omnidistill.configuration.overrides import last, quoted, read
@@ -50,7 +50,10 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
             _check_choice(group, last(given, group), listing.names(group, directory))
     if "recipe" not in ROOTS[root] and last(given, "recipe") is not None:
         raise UserError(f"{root} takes no recipe; to distil, use `omnidistill distill`")
-    tuned = _tuning(root, last(given, "task") or "", last(given, "recipe"), directory)
+    task = last(given, "task") or ""
+    tuned = tuning.of_teacher(task, directory) if root == "train" else []
+    if "recipe" in ROOTS[root]:
+        tuned = tuning.of_recipe(task, str(last(given, "recipe")), directory)
     cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
     trust(cfg, given)
     if str(cfg.get("teacher") or "").startswith("hub:"):
@@ -99,19 +102,6 @@ def _compose(root: str, overrides: list[str], directory: Path | None) -> DictCon
     with open_dict(cfg):
         cfg.setdefault("task", {})
     return cfg
-
-
-def _tuning(root: str, task: str, recipe: str | None, directory: Path | None) -> list[str]:
-    """The files that tune the recipe on the task: what its family needs there, then what it needs beside."""
-    if "recipe" not in ROOTS[root]:
-        names = ["teacher"] if root == "train" else []
-    else:
-        about = listing.content("recipe", str(recipe), directory).get("recipe")
-        family = about.get("family") if isinstance(about, dict) else None
-        names = [str(name) for name in dict.fromkeys((family, recipe)) if name]
-    known = listing.names("tuning", directory)
-    found = [f"{task}/{name}" for name in names if f"{task}/{name}" in known]
-    return [f"+tuning=[{','.join(map(quoted, found))}]"] if found else []
 
 
 def _explained(error: Exception) -> UserError:
