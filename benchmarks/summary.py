@@ -280,6 +280,11 @@ def main() -> None:
     lines += speed.section()
     lines += _on_mixture() + _on_images()
     lines += former.section()
+    for folder in ("any_step", "speed", "recipes_on_mixture", "recipes_on_images"):
+        for path in (HERE / "results" / folder).glob("*.json"):
+            record = json.loads(path.read_text())
+            where = record.get("metrics", record).get("environment")
+            machines |= {_machine(where)} if where else set()
     lines += ["## Machine", "", *sorted(machines), ""]
     TARGET.write_text("\n".join(lines))
     readme = _fill(README.read_text(), "table", _headline(documents))
