@@ -22,6 +22,7 @@ import torch
 from omnidistill.configuration.compose import build, compose
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import setup
+from omnidistill.runs.configured import device_named
 from omnidistill.runs.distil import train_student, training_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    where = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    where = device_named(args.device)
     about = environment(torch.device(where))
     out = args.out or RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

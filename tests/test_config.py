@@ -343,11 +343,9 @@ def test_every_packaged_recipe_composes_and_its_objectives_are_built(recipe: str
 
 def test_a_family_s_tuning_leaves_a_component_of_the_recipe_s_own_alone(tmp_path: Path) -> None:
     given = ["task=exact/rigid_cloud", "recipe=tdm", "out=a", "task.seed=3"]
-    times = config.compose("config", given).families.matching.times
-    assert times == listing.content("recipe", "tdm")["families"]["matching"]["times"]
-    assert (
-        config.compose("config", given).families.regression.pairs == 4096
-    )  # the rest of the family's is there
+    cfg = config.compose("config", given)
+    assert cfg.families.matching.times == listing.content("recipe", "tdm")["families"]["matching"]["times"]
+    assert cfg.families.regression.pairs == 4096, "the rest of the family's tuning is there"
     times = config.compose("config", [*given, "families.matching.times.margin=0.1"]).families.matching.times
     assert (times.upto, times.margin) == ("step", 0.1)
     # A family's tuning and a recipe's, which is later, of a component with options of its own.
@@ -361,6 +359,10 @@ def test_a_family_s_tuning_leaves_a_component_of_the_recipe_s_own_alone(tmp_path
     (tmp_path / "recipe" / "mine.yaml").write_text("# @package _global_\n" + yaml.safe_dump(recipe))
     cfg = config.compose("config", ["task=exact/bridge", "recipe=mine", f"configs={tmp_path}", "out=a"])
     assert cfg.families.consistency.jumps == {**recipe["families"]["consistency"]["jumps"], "stages": 4}
+    third = {"_target_": "omnidistill.objectives.jumps.Nodes", "nodes": 9}
+    file.write_text("# @package _global_\n" + yaml.safe_dump({"families": {"consistency": {"jumps": third}}}))
+    cfg = config.compose("config", ["task=exact/bridge", "recipe=mine", f"configs={tmp_path}", "out=a"])
+    assert cfg.families.consistency.jumps == third
 
 
 @pytest.mark.parametrize("task", PACKAGED_TASKS)

@@ -36,7 +36,10 @@ def of_recipe(task: str, recipe: str, directory: Path | None) -> list[str]:
         tuned = _node(shared, part, option)
         if isinstance(tuned, Mapping) and tuned.get("_target_") != component["_target_"]:
             theirs = _node(own, part, option)
-            whole = {**component, **(theirs if isinstance(theirs, Mapping) else {})}
+            theirs = theirs if isinstance(theirs, Mapping) else {}
+            # A recipe's own tuning may refine its component, or name a third.
+            other = theirs.get("_target_", component["_target_"]) != component["_target_"]
+            whole = dict(theirs) if other else {**component, **theirs}
             kept += [f"~families.{part}.{option}", f"+families.{part}.{option}={_text(whole)}"]
     return [*_chosen(found), *kept]
 
