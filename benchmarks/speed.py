@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from omnidistill.configuration.compose import build, compose
+from omnidistill.errors import UserError
 from omnidistill.evaluation.environment import environment
 from omnidistill.runs import setup
 from omnidistill.runs.configured import device_named
@@ -93,7 +94,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    where = device_named(args.device)
+    try:
+        where = device_named(args.device)
+    except UserError as error:
+        parser.error(str(error))
     about = environment(torch.device(where))
     out = args.out or RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', about['device'].lower()).strip('-')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
