@@ -20,16 +20,18 @@ Runs = dict[str, list[str]]
 # --- families and states ----------------------------------------------------------------------------------------------
 
 RING = "[[1.5,0],[-1,1],[-0.5,-1.2]]"
+EARLIER = ("optim.hold=0.5", "optim.decay=linear")
+"""A mixture's students have another schedule by now."""
 MIXTURE = [
     *("task=exact/gaussian_mixture", f"task.means={RING}", "task.weights=[0.5,0.3,0.2]"),
     *(
-        "task.network={width: 64, depth: 2}",
+        "task.network={width: 64, depth: 2, ratio: 100}",
         "task.teacher_steps=32",
         "batch=192",
         "fit.updates=400",
         "fit.lr=2e-3",
     ),
-    *("ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048"),
+    *("ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048", *EARLIER),
 ]
 TEXT = [
     *(
@@ -122,8 +124,9 @@ def divergences(again: bool) -> None:
         *("task=exact/gaussian_mixture", f"task.means={EIGHT}", "task.std=0.15", "task.teacher_steps=32"),
         *(
             "task.weights=[0.3,0.2,0.15,0.1,0.1,0.05,0.05,0.05]",
-            "task.network={width: 64, depth: 2}",
+            "task.network={width: 64, depth: 2, ratio: 100}",
             "batch=128",
+            *EARLIER,
         ),
         *(
             "fit.updates=250",
@@ -156,12 +159,12 @@ CROSS = [
     ),
     *(
         "task.std=0.3",
-        "task.network={width: 64, depth: 2}",
+        "task.network={width: 64, depth: 2, ratio: 100}",
         "task.teacher_steps=32",
         "batch=192",
         "fit.updates=400",
     ),
-    *("fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048"),
+    *("fit.lr=2e-3", "ema=0.98", "evaluation.transitions=[]", "evaluation.samples=2048", *EARLIER),
 ]
 """Labels 0 and 1 lie on the x axis and are rewarded above it, 2 and 3 on the y axis and are rewarded right of it."""
 SIDES = {"up": ("[0.0,1.0]", (0, 1)), "over": ("[1.0,0.0]", (2, 3))}
@@ -263,16 +266,19 @@ def guards(again: bool) -> None:
 
 
 def health(again: bool) -> None:
-    common = [*MIXTURE, "steps=1", "log.every=8", "log.lag=0", "optim.decay=constant", "recipe=diff-instruct"]
+    common = [*MIXTURE, "steps=1", "log.every=8", "log.lag=0", "optim.decay=constant", "recipe=diff-instruct", "student.sigma_init=null"]
     one = [
         *(
             "task=exact/gaussian_mixture",
             "task.means=[[0,0]]",
             "task.std=1.0",
-            "task.network={width: 16, depth: 1}",
+            "task.network={width: 16, depth: 1, ratio: 100}",
         ),
         *(
             "batch=64",
+            "ema=0.999",
+            "optim.hold=0.5",
+            "student.sigma_init=null",
             "fit.updates=60",
             "fit.lr=1e-2",
             "task.teacher_steps=8",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ Record = dict[str, Any]
 
 def main(
     description: str | None,
-    results: Path,
+    results: Mapping[str, tuple[Path, Sequence[str]]],
     known: Iterable[str],
     record: Callable[[str, list[str]], Record],
     table: Callable[[list[Record], list[str]], str],
@@ -23,6 +23,8 @@ def main(
     """Makes the records that are lacking, then the table, also as `table.md` beside them.
 
     Args:
+        results: tables by name (`--on`, the first where it is not given), each the folder of its records and the
+            overrides that it is about.
         known: every recipe.
         record: of a recipe, given the overrides of the command line.
         table: of records and of the recipes without one.
@@ -37,23 +39,27 @@ def main(
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="begin no further recipe after these"
     )
+    first, *others = results
+    if others:
+        parser.add_argument("--on", choices=[first, *others], default=first, help=f"what; {first} by default")
     args = parser.parse_intermixed_args()
-    more = [word for word in args.names if "=" in word]
+    folder, about = results[args.on if others else first]
+    more = [*about, *(word for word in args.names if "=" in word)]
     asked = [word for word in args.names if "=" not in word]
-    results.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     known, began = list(known), time.monotonic()
     if unknown := sorted({*asked} - {*known}):
         parser.error(f"no recipe is called {', '.join(unknown)}; `omnidistill recipes` lists them")
     for name in () if args.table else asked or known:
         if time.monotonic() - began > 60 * args.minutes:
             break
-        file = results / f"{name}.json"
+        file = folder / f"{name}.json"
         if args.again or not file.exists():
             made = record(name, more)
             file.write_text(json.dumps(made, indent=1) + "\n")
             print(name, {key: made.get(key) for key in (*shown, "seconds", "reason", "failed")}, flush=True)
-    records = [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     text = table(records, sorted({*known} - {one["recipe"] for one in records}))
-    (results / "table.md").write_text(text)
+    (folder / "table.md").write_text(text)
     print(text)
     return 0

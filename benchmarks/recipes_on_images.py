@@ -186,7 +186,7 @@ def main() -> int:
         return "\n".join(table(records, lacking)) + "\n"
 
     known = [entry["name"] for entry in listing.recipes()]
-    return recipe_records.main(__doc__, RESULTS, known, record, text, ("gap",))
+    return recipe_records.main(__doc__, {"": (RESULTS, ())}, known, record, text, ("gap",))
 
 
 if __name__ == "__main__":

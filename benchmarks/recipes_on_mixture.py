@@ -1,16 +1,16 @@
-"""Every recipe on one Gaussian mixture given on the command line: does it close 95 % of the gap and keep every mode?
+"""Every recipe on a Gaussian mixture given on the command line: does it close 95 % of the gap and keep every mode?
 
-    python benchmarks/recipes_on_mixture.py [NAME ...] [key=value ...] [--again] [--minutes M]
-    python benchmarks/recipes_on_mixture.py --table
+    python benchmarks/recipes_on_mixture.py [NAME ...] [--on plane] [key=value ...] [--again] [--minutes M]
+    python benchmarks/recipes_on_mixture.py [--on plane] --table
 
-Distils `task=exact/gaussian_mixture 'task.means=...' recipe=NAME` for each of these recipes, or for all that there are,
-one at a time on one thread. What has a record is not run again unless `--again` says so, so that an interrupted table
-goes on and a new recipe joins it; `--minutes` stops before the next recipe when so much time is over. The budget is
-`BUDGET`. A record, `benchmarks/results/recipes_on_mixture/NAME.json`,
-holds the command that does the same, the step count that the recipe was trained for, the gap closed there with its
-interval, the share of modes of weight >= 5 % that are recalled, seconds of the processor for all of the training, and
-network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes the table, also as
-`table.md` beside the records.
+Distils `task=exact/gaussian_mixture 'task.means=...' recipe=NAME`, nothing else said, for each of these recipes, or for
+all that there are, one at a time on one thread; the mixture is one of `MIXTURES`. What has a record is not run again
+unless `--again` says so, so that an interrupted table goes on and a new recipe joins it; `--minutes` stops before the
+next recipe when so much time is over. Budgets stand in configs/tuning/exact/gaussian_mixture. A record, NAME.json in
+the folder of `RESULTS`, holds the command that does the same, the step count that the recipe was trained for, the gap
+closed there with its interval, the share of modes of weight >= 5 % that are recalled, seconds of the processor for all
+of the training, and network calls; of a recipe that needs what Gaussian states do not offer it says what. Last comes
+the table, also as `table.md` beside the records.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import foundation
 import recipe_records
 
 from omnidistill.configuration import listing
@@ -37,7 +38,7 @@ from omnidistill.objectives.matching import Matching
 from omnidistill.runs import setup
 from omnidistill.runs.distil import train_student, training_record
 
-RESULTS = Path(__file__).parent / "results" / "recipes_on_mixture"
+RESULTS = Path(__file__).parent / "results"
 LEAST, SECONDS = 95.0, 240.0
 
 MEANS = (
@@ -57,24 +58,13 @@ MIXTURE = (
     "task.teacher_steps=32",
     "threads=1",
 )
-
-
-BUDGET = (
-    "task.network={width: 128, depth: 3, ratio: 10}",
-    "updates=1500",
-    "batch=256",
-    "fit.updates=500",
-    "optim.hold=0.3",
-    "optim.decay=cosine",
-    "ema=0.98",
-    "guidance=1",
-    "evaluation.samples=2048",
-)
-"""Of every recipe, whatever its tuning on this task says, which was found in two dimensions: twenty seconds to two
-minutes of one thread. Nobody is guided, for the law that is asked for is the mixture's own."""
-RATES = {"adversarial": 3e-4, "matching": 1e-3}
-"""Learning rate of recipes in which a discriminator alone, or also a critic, has to keep up; `RATE` of all others."""
-RATE = 2e-3
+PLANE = (*shlex.split(foundation.SEVEN), "threads=1")
+SAMPLES = "evaluation.samples=2048"
+MIXTURES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sixteen": ("recipes_on_mixture", (*MIXTURE, SAMPLES)),
+    "plane": ("recipes_on_plane", (*PLANE, SAMPLES)),
+}
+"""The folder of the records, and the mixture: six modes in sixteen dimensions, seven in two."""
 FOUR = (
     "At four steps the teacher (Heun's rule, seven calls) leaves an energy distance of 0.12, and 5 % of that is less "
     "than chance: 2048 perfect samples, drawn afresh, lie -0.04 to 0.04 from 2048 others. Students that keep their "
@@ -101,112 +91,18 @@ WHY: dict[str, str] = {
 }
 """Why a recipe falls short, as far as it is known."""
 
-EVENLY = ("families.flow_map.times.mean=0", "families.flow_map.times.std=1.7")
-"""About uniform in t. Laws of times made for pictures have few where this mixture's modes are decided, at t > 0.75."""
-SECOND_ORDER = ("families.segments.second_order=true",)
-UNBENT = "families.flow_map.normalise=10"
-"""With the papers' c = 0.1 a tangent `g / (|g| + c)` is nearly a direction: each sample pulls as hard however far off
-it is, and more updates did not help."""
-MEAN = "families.flow_map.power=0"
-"""No adaptive weight: one of p = 1 regresses on data's velocities by a logarithm of the error, whose minimum is not the
-mean where an error has sixteen elements."""
-STAGED = ("optim.hold=0.8",)
-"""The last stage is what is sampled, and would begin when the rate has decayed."""
-LONGER = {
-    "align-your-flow": 6000,
-    "anyflow": 5000,
-    "boot": 6000,
-    "emd": 3000,
-    "hyper-sd": 6000,
-    "imf": 11000,
-    "inverse-and-edit": 5000,
-    "meanflow": 9000,
-    "nct": 8000,
-    "pdd": 6000,
-    "sana-sprint": 2500,
-    "scm": 6000,
-    "scott": 3000,
-    "seaweed-apt": 6000,
-    "sfd": 6000,
-    "sid": 6000,
-    "smfsr": 5000,
-    "ssdd": 4000,
-}
-"""Updates of recipes that fell short at those of `BUDGET` and have the time for more, `SECONDS`."""
-STARTED = {
-    "add": 4000,
-    "adm-dmdx": 2500,
-    "arc": 3000,
-    "diff-instruct": 6000,
-    "disback": 5000,
-    "gdd-i": 4000,
-    "jdm": 5000,
-    "nitrofusion": 3000,
-    "snoopi": 6000,
-    "swiftbrush": 8000,
-    "tfd": 4000,
-    "uni-instruct": 2500,
-}
-"""The same of recipes without pairs, whose students have to be moved by gradients alone from where they begin: at the
-noise level of `sid`, for answers to pure noise are one point in the middle of the mixture."""
-OWN: dict[str, tuple[str, ...]] = {
-    "scm": (*EVENLY, UNBENT),
-    "sana-sprint": (*EVENLY, UNBENT),
-    "meanflow": (*EVENLY, MEAN, "families.flow_map.at_once=0.5"),
-    "imf": (*EVENLY, MEAN),
-    # An average of 0.999 remembers half of the run, and an eighth of the batch is 32 samples.
-    "shortcut": ("families.flow_map.decay=0.98", "families.flow_map.at_once=0.5", "updates=6000"),
-    "progressive-distillation": STAGED,
-    "hyper-sd": STAGED,
-    "ect": STAGED,
-    # The paper balances the gradients of its terms; that of data's own noise is the greatest in sixteen dimensions.
-    "ctm": (
-        "families.segments.decay=0.95",
-        "families.segments.diagonal=0.1",
-        "objective.adversarial=1.0e-3",
-        "updates=3000",
-    ),
-    # What the label leaves open is drawn to its mean by the distance to the data.
-    "codi": ("families.consistency.clean=0.1",),
-    "scott": ("objective.adversarial=1.0e-3",),
-    # As many steps of the teacher as leave nothing to be closed: the eight of a paper's student leave 4 % of the gap.
-    "sfd": ("families.trajectories.between=15",),
-    "ssdd": ("families.regression.steps=16",),
-    "std": SECOND_ORDER,
-    "mlcm": SECOND_ORDER,
-    # As of flow maps: an error of beliefs is nearly all at large t.
-    "tdd": ("families.segments.weighting=truncated_snr",),
-    # A critic without labels pushes samples out of their modes, as guidance does.
-    "sid-fewstep": ("families.matching.fake_guidance=1", "families.matching.drop_condition=0"),
-    # Close to the state and to the prior what the critic learns from is mostly noise: 49 times a sample's size at 0.98.
-    "tdm": (
-        "families.matching.times.high=0.9",
-        "families.matching.times.margin=0.1",
-        "families.matching.critic_updates=3",
-    ),
-}
-OWN |= {name: (*OWN.get(name, ()), f"updates={count}") for name, count in (LONGER | STARTED).items()}
-OWN |= {name: (*OWN[name], "student.sigma_init=2.5") for name in STARTED}
-"""What is another for a recipe in sixteen dimensions than its paper's, which was fitted to pictures."""
-
-
 def given(recipe: str, needs: list[str], more: Sequence[str] = ()) -> list[str]:
-    """The overrides of a recipe's run: the mixture, with labels for those that need a condition, the budget, the rate,
-    what is its `OWN`."""
+    """The overrides of a recipe's run: the mixture, with labels for those that need a condition."""
     labels = ["task.conditional=true"] if "condition" in needs else []
-    content = listing.content("recipe", recipe)
-    parts = {name for name, weight in (content.get("objective") or {}).items() if weight}
-    kinds = [content["recipe"]["family"], *("matching" for _ in parts & {"matching", "adversarial"})]
-    rate = next((RATES[kind] for kind in kinds if kind in RATES), RATE)
-    return [*MIXTURE, *labels, *BUDGET, f"optim.lr={rate}", *OWN.get(recipe, ()), *more, f"recipe={recipe}"]
+    return [*more, *labels, f"recipe={recipe}"]
 
 
-def lacks(recipe: str, needs: list[str]) -> str | None:
+def lacks(recipe: str, needs: list[str], more: Sequence[str] = MIXTURE) -> str | None:
     """Why a recipe has no figure on Gaussian states, in a line; None where it has."""
     if "anchored" in needs:
         return "needs an anchor, which a mixture does not have"
     try:
-        cfg = compose("config", [*given(recipe, needs), "out=unused"])
+        cfg = compose("config", [*given(recipe, needs, more), "out=unused"])
         return elsewhere(setup.objective_of(cfg, build(cfg.task)).parts)
     except (NotOffered, UserError) as error:
         return str(error)
@@ -326,10 +222,9 @@ def table(records: list[dict[str, Any]], lacking: Sequence[str] = ()) -> str:
         f"{sum(map(holds, asked))} of {len(asked)} hold; `not told` are within their interval of it. {FOUR}",
         "",
     ]
-    before = [r["recipe"] for r in done if not set(BUDGET) <= set(shlex.split(r["command"]))]
-    lines += (
-        [f"- of an earlier budget, by the commands in their records: {', '.join(before)}"] if before else []
-    )
+    more = [r["recipe"] for r in done if not typed(r["command"])]
+    said = "with more said than the mixture and the recipe, by the commands in their records"
+    lines += [f"- {said}: {', '.join(more)}"] if more else []
     short = [r["recipe"] for r in done if not holds(r) and r["recipe"] in WHY]
     lines += [f"- {name} falls short: {WHY[name]}" for name in short]
     lines += [f"- {r['recipe']}: failed, {r['failed']}" for r in records if "failed" in r]
@@ -338,16 +233,24 @@ def table(records: list[dict[str, Any]], lacking: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def typed(command: str) -> bool:
+    """Whether a command says what the mixture is, and which recipe, and nothing else."""
+    keys = {word.partition("=")[0] for word in shlex.split(command) if "=" in word}
+    of_task = {"task", "task.means", "task.std", "task.weights", "task.teacher_steps", "task.conditional"}
+    return keys <= {*of_task, "threads", "evaluation.samples", "recipe", "steps", "out"}
+
+
 def main() -> int:
     teachers: dict[str, list[Point]] = {}
     needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
 
     def record(name: str, more: list[str]) -> dict[str, Any]:
-        if reason := lacks(name, needs[name]):
+        if reason := lacks(name, needs[name], more):
             return {"recipe": name, "reason": reason}
         return run(name, needs[name], teachers, more)
 
-    return recipe_records.main(__doc__, RESULTS, needs, record, table, ("gap", "modes"))
+    places = {name: (RESULTS / folder, mixture) for name, (folder, mixture) in MIXTURES.items()}
+    return recipe_records.main(__doc__, places, needs, record, table, ("gap", "modes"))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from omnidistill.training.roles import cast
 FILE = Path(__file__).with_suffix(".json")
 POINTS = "task.network={width: 16, depth: 1}"
 TASKS: dict[str, tuple[str, ...]] = {
-    "points": ("task=exact/gaussian_mixture", POINTS),
-    "labelled points": ("task=exact/gaussian_mixture", POINTS, "task.conditional=true"),
+    "points": ("task=exact/gaussian_mixture", POINTS, "tuned=false"),
+    "labelled points": ("task=exact/gaussian_mixture", POINTS, "tuned=false", "task.conditional=true"),
     "tokens": (
         *("task=exact/markov_text", "task.vocab=5", "task.length=6"),
         "task.network={width: 16, depth: 1, heads: 2}",
@@ -38,6 +38,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 ELSEWHERE = {"mcm"}  # compares differences of frames, which no exact task has
 UPDATES = 2
+REWARDING = ("reward", "negative_aware", "preference", "paired")
 Figures = dict[str, float | str]
 
 
@@ -45,6 +46,13 @@ def names() -> list[str]:
     """Of the recipes that train something."""
     found = {entry["name"]: content("recipe", entry["name"]).get("objective") for entry in recipes()}
     return sorted(name for name, objective in found.items() if objective and name not in ELSEWHERE)
+
+
+def rewarded(recipe: str) -> list[str]:
+    """Something to reward, for the parts of a recipe's objective that reward: what its tuning would say."""
+    parts = (content("recipe", recipe).get("objective") or {}).items()
+    right = "{right: {_target_: omnidistill.exact.rewards.Towards, point: [1.0]}}"
+    return [f"families.{part}.rewards={right}" for part, weight in parts if part in REWARDING and weight]
 
 
 def figures(recipe: str) -> Figures:
@@ -58,6 +66,7 @@ def figures(recipe: str) -> Figures:
             "optim.warmup=0",
             "out=unused",
         ]
+        given += rewarded(recipe) if "tuned=false" in overrides else []
         cfg = compose("config", [*given, "fit.updates=0", "log.every=1", "device=cpu"])
         task = build(cfg.task)
         try:

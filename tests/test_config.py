@@ -100,6 +100,25 @@ def test_what_a_family_needs_on_a_task_gives_way_to_what_a_recipe_needs(compose,
     assert compose("recipe=mine", "updates=14").updates == 14
 
 
+def test_what_every_student_needs_on_a_task_gives_way_to_what_its_family_needs(compose, folder: Path) -> None:
+    write(folder, tuning__mini__points__student="# @package _global_\nupdates: 31\nbatch: 31\nema: 0.31\n")
+    write(folder, tuning__mini__points__matching="# @package _global_\nupdates: 21\nbatch: 21\n")
+    cfg = compose()
+    assert (cfg.updates, cfg.batch, cfg.ema, cfg.optim.lr) == (13, 21, 0.31, 0.13)
+    assert compose(root="train").ema == 0.999, "a teacher is no student"
+
+
+def test_without_tuning_a_recipe_is_what_its_file_says(compose, folder: Path) -> None:
+    write(folder, tuning__mini__points__student="# @package _global_\nema: 0.31\n")
+    write(folder, tuning__mini__points__teacher="# @package _global_\nupdates: 99\n")
+    assert (compose().updates, compose("tuned=true").updates) == (13, 13)
+    cfg = compose("tuned=false", "batch=15")
+    assert (cfg.updates, cfg.optim.lr, cfg.ema, cfg.batch) == (12, 0.12, 0.999, 15)
+    assert "tuned" not in cfg, "what a run keeps is what it came to"
+    assert compose("tuned=false", root="train").updates == 11
+    assert "got maybe" in refusal(lambda: compose("tuned=maybe"))
+
+
 def test_training_a_teacher_is_denoising_and_takes_no_recipe(compose) -> None:
     assert OmegaConf.to_container(compose(root="train").objective) == {"denoising": 1.0}
     assert "distill" in refusal(lambda: compose("recipe=mine", root="train"))
@@ -382,11 +401,11 @@ FAMILIES = {about["name"]: about["family"] for about in listing.recipes()}
 @pytest.mark.parametrize("tuned", listing.names("tuning"))
 def test_every_packaged_tuning_is_of_a_family_or_recipe_and_a_task(tuned: str) -> None:
     task, _, name = tuned.rpartition("/")
-    assert task in PACKAGED_TASKS and name in (*FAMILIES, *FAMILIES.values(), "teacher")
+    assert task in PACKAGED_TASKS and name in (*FAMILIES, *FAMILIES.values(), "teacher", "student")
     if name == "teacher":
         config.compose("train", [f"task={task}", "out=a"])
     for recipe, family in FAMILIES.items():
-        if name in (recipe, family):
+        if name in (recipe, family, "student"):
             cfg = config.compose("config", [f"task={task}", f"recipe={recipe}", "out=a"])
             for part in (part for part, weight in cfg.objective.items() if weight):
                 try:  # options that each are possible may not be so together

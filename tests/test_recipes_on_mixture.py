@@ -20,13 +20,14 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("recipes_on_mixture")
-    monkeypatch.setattr(module, "RESULTS", tmp_path / "records")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
     yield module
     sys.modules.pop("recipes_on_mixture")
 
 
 def record(recipe: str, **changes) -> dict:
-    command = shlex.join(("omnidistill", "distill", *importlib.import_module("recipes_on_mixture").BUDGET))
+    plane = importlib.import_module("recipes_on_mixture").PLANE
+    command = shlex.join(("omnidistill", "distill", *plane, "recipe=dmd2", "steps=1", "out=DIR"))
     made = {"recipe": recipe, "command": command, "steps": 1, "gap": 96.0, "gap_interval": [95.0, 97.0]}
     return (
         made
@@ -46,12 +47,13 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType, monkeypatch: p
         [record("a"), record("b", gap=None, gap_interval=None), {"recipe": "c", "reason": "needs tokens"}],
         ["d", "e"],
     )
-    assert "earlier budget" not in text and script.FOUR in text
+    assert "with more said" not in text and script.FOUR in text
     monkeypatch.setattr(script, "WHY", {"a": "it is slow", "b": "it is small"})
     text_of_both = script.table([record("a"), record("b", gap=90.0)])
     assert "- b falls short: it is small" in text_of_both and "it is slow" not in text_of_both
-    old = record("a", command="omnidistill distill updates=600")
-    assert "- of an earlier budget, by the commands in their records: a\n" in script.table([old, record("b")])
+    more = record("a", command="omnidistill distill task=exact/gaussian_mixture updates=600 recipe=a")
+    said = "- with more said than the mixture and the recipe, by the commands in their records: a\n"
+    assert said in script.table([more, record("b")])
     assert "| a | 1 | 96.0 (95.0 to 97.0) | 1.00 | 20 | 10 | student 2, teacher 1 | yes |" in text
     assert (
         "| b | 1 | no gap |" in text
@@ -73,12 +75,15 @@ def test_what_has_a_record_is_not_run_again(script: ModuleType, monkeypatch: pyt
         assert script.main() == 0
         return list(ran)
 
-    assert call("dmd2", "lcm") == [("dmd2",), ("lcm",)]
-    assert call("dmd2", "scm") == [("scm",)]
-    assert call("dmd2", "--again", "updates=9") == [("dmd2", "updates=9")]
+    (_, sixteen), (_, plane) = script.MIXTURES["sixteen"], script.MIXTURES["plane"]
+    assert call("dmd2", "lcm") == [("dmd2", *sixteen), ("lcm", *sixteen)]
+    assert call("dmd2", "scm") == [("scm", *sixteen)]
+    assert call("dmd2", "--again", "updates=9") == [("dmd2", *sixteen, "updates=9")]
     assert call("--minutes", "0") == [] and call("--table") == []
-    files = {file.stem: json.loads(file.read_text()) for file in script.RESULTS.glob("*.json")}
-    assert set(files) == {"dmd2", "lcm", "scm"} and (script.RESULTS / "table.md").is_file()
+    assert call("scm", "--on", "plane") == [("scm", *plane)]
+    for name, expected in (("recipes_on_mixture", {"dmd2", "lcm", "scm"}), ("recipes_on_plane", {"scm"})):
+        folder = script.RESULTS / name
+        assert {file.stem for file in folder.glob("*.json")} == expected and (folder / "table.md").is_file()
 
 
 def test_a_recipe_runs_on_the_mixture_or_says_why_not(script: ModuleType) -> None:
@@ -108,7 +113,8 @@ def test_a_row_is_what_a_run_measured(script: ModuleType) -> None:
         "task.network={width: 8, depth: 1}",
     )
     known: dict = {}
-    row = script.run("scott", [], known, [*small, "task.teacher_steps=4"])
+    small = [*script.MIXTURE, *small, "task.teacher_steps=4"]
+    row = script.run("scott", [], known, small)
     assert (
         row["steps"] == 2
         and set(row["student"]) == {"1", "2", "4"}
@@ -116,27 +122,31 @@ def test_a_row_is_what_a_run_measured(script: ModuleType) -> None:
     )
     assert row["calls"]["student"] >= 2 and row["student_updates"] == 2 and row["seconds"] > 0
     assert not script.holds(row)
-    again = script.run("scott", [], known, [*small, "task.teacher_steps=4"])
+    again = script.run("scott", [], known, small)
     assert again["teacher"] == row["teacher"] and again["gaps"] == row["gaps"]
 
 
-def test_what_a_recipe_needs_of_its_own_is_understood_and_the_rate_follows_from_what_is_trained(
-    script: ModuleType,
-) -> None:
+def test_a_recipe_is_run_as_a_user_types_it(script: ModuleType) -> None:
+    """Its budget is in the packaged configurations."""
     needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
-    assert set(script.OWN) <= set(needs)
-    assert {name: script.lacks(name, needs[name]) for name in script.OWN} == dict.fromkeys(script.OWN)
+    for name, (_, mixture) in script.MIXTURES.items():
+        for recipe in ("dmd2", "lcm"):
+            words = ["omnidistill", "distill", *script.given(recipe, needs[recipe], mixture), "steps=1", "out=DIR"]
+            assert script.typed(shlex.join(words)), name
+            assert not script.typed(shlex.join([*words, "updates=9"]))
+            assert ("task.conditional=true" in words) == (recipe == "lcm")
+    tuned = {name.rpartition("/")[2] for name in listing.names("tuning") if name.startswith("exact/gaussian_mixture/")}
     rates = {"pdd": 2e-3, "dmd2": 1e-3, "ctm": 1e-3, "ladd": 3e-4}
     for name, rate in rates.items():
-        assert f"optim.lr={rate}" in script.given(name, needs[name])
-    assert script.given("ladd", needs["ladd"], ["updates=9"])[-2:] == ["updates=9", "recipe=ladd"]
+        cfg = script.compose("config", [*script.given(name, needs[name], script.PLANE), "out=unused"])
+        assert cfg.optim.lr == rate and cfg.ema == 0.98 and "student" in tuned
 
 
 def test_nothing_is_trained_where_the_teacher_leaves_no_gap(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "train_student", None)
-    found = script.run("lora-cfg-distill", ["condition"], {}, ["evaluation.samples=64"])
+    found = script.run("lora-cfg-distill", ["condition"], {}, [*script.MIXTURE, "evaluation.samples=64"])
     assert found == {
         "recipe": "lora-cfg-distill",
         "reason": "no gap to close: the teacher at 16 steps is as good as in full",

@@ -35,6 +35,7 @@ DISTIL_KEYS = {
     "metrics=M:F": "a function of your own, (samples, context, rows) -> {name: number}, beside the task's metrics",
     "primary=NAME": "the metric that gaps are counted from; NAME:higher where more is better",
     "pairs=DIR": "trajectories that `omnidistill pairs` made; by default they are made before training",
+    "tuned=false": "the recipe as its file says, without what tuning/ says of it on the task",
     "teacher_check=false": "takes a teacher even if it does not denoise the data",
     "steps=1,2,4": "step counts to evaluate",
     **KEYS,

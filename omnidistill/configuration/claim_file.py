@@ -29,7 +29,7 @@ from omnidistill.configuration.overrides import read as read_overrides
 from omnidistill.errors import UserError, unknown
 
 SECTIONS = ("task", "student", "families", "objective", "begin", "end", "optim", "fit", "evaluation")
-KEYS = ("task", "updates", "batch", "accumulate", "ema", "guidance", "precision")
+KEYS = ("task", "updates", "batch", "accumulate", "ema", "guidance", "precision", "tuned")
 """What an override of a claim may set: a section's key, or one of these."""
 
 KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -1,7 +1,7 @@
 """Configurations: composed by Hydra from the packaged files, plug-ins, the user's folder and the command line.
 
-Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of the recipe's family on the
-task, then of the recipe alone), command line. Files are looked for in the packaged folders, those of plug-ins and the
+Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of every recipe on the task, of
+the recipe's family, of the recipe alone), command line. `tuned=false` leaves tuning out. Files are looked for in the packaged folders, those of plug-ins and the
 user's own (`configs=DIR`), where no name of the others may be used again.
 """
 
@@ -34,7 +34,7 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     Args:
         root: `config` (distillation), `train` (teachers) or `cache` (encoded data).
         overrides: of Hydra's grammar, as in `["task=exact/bridge", "recipe=dmd", "steps=1,2", "out=runs/a"]`;
-            `configs=DIR` among them adds a folder of the user's own files.
+            `configs=DIR` among them adds a folder of the user's own files, `tuned=false` is the recipe as published.
 
     Raises:
         UserError: an unknown name or key, a value out of range, a key without a value.
@@ -43,7 +43,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
 
     given = read(overrides)
     folder = last(given, "configs")
-    given = [item for item in given if item.key != "configs"]
+    as_tuned = _tuned(last(given, "tuned"))
+    given = [item for item in given if item.key not in ("configs", "tuned")]
     directory = None if folder is None else _directory(folder)
     for group in ROOTS[root]:
         if (group, last(given, group)) != ("task", listing.OWN):
@@ -51,8 +52,8 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     if "recipe" not in ROOTS[root] and last(given, "recipe") is not None:
         raise UserError(f"{root} takes no recipe; to distil, use `omnidistill distill`")
     task = last(given, "task") or ""
-    tuned = tuning.of_teacher(task, directory) if root == "train" else []
-    if "recipe" in ROOTS[root]:
+    tuned = tuning.of_teacher(task, directory) if root == "train" and as_tuned else []
+    if "recipe" in ROOTS[root] and as_tuned:
         tuned = tuning.of_recipe(task, str(last(given, "recipe")), directory)
     cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
     trust(cfg, given)
@@ -71,6 +72,12 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     elif cfg.get("network") is not None:
         raise UserError("network= names the class of your teacher's network, for task=MODALITY/own")
     return checked(cfg, given)
+
+
+def _tuned(text: str | None) -> bool:
+    if text is not None and text.lower() not in ("true", "false"):
+        raise UserError(f"tuned is true (as tuning/ says for the task) or false (as the recipe says), got {text}")
+    return text is None or text.lower() == "true"
 
 
 def _section(node: DictConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a recipe needs on a task: the file of its family there, then its own.
+"""What a recipe needs on a task: the file of every student there, `student.yaml`, that of its family, then its own.
 
 A family's file tunes options of the components that the family has as a rule. Where a recipe has put a component of its
 own in their place (`jumps: {_target_: ...}`), whose options are others, the recipe's stands.
@@ -13,10 +13,14 @@ from typing import Any
 from omnidistill.configuration import listing
 from omnidistill.configuration.overrides import quoted
 
+TEACHER, STUDENT = "teacher", "student"
+"""Files of a task's folder: of the teacher's training, and of every student's."""
+
 
 def of_teacher(task: str, directory: Path | None) -> list[str]:
     """Hydra's overrides that tune the training of a task's teacher."""
-    return _chosen([f"{task}/teacher"] if f"{task}/teacher" in listing.names("tuning", directory) else [])
+    name = f"{task}/{TEACHER}"
+    return _chosen([name] if name in listing.names("tuning", directory) else [])
 
 
 def of_recipe(task: str, recipe: str, directory: Path | None) -> list[str]:
@@ -25,7 +29,7 @@ def of_recipe(task: str, recipe: str, directory: Path | None) -> list[str]:
     about = content.get("recipe")
     family = about.get("family") if isinstance(about, dict) else None
     known = listing.names("tuning", directory)
-    names = [f"{task}/{name}" for name in dict.fromkeys((family, recipe)) if name]
+    names = [f"{task}/{name}" for name in dict.fromkeys((STUDENT, family, recipe)) if name]
     found = [name for name in names if name in known]
     if family == recipe or f"{task}/{family}" not in found:
         return _chosen(found)

@@ -57,6 +57,8 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
     if lacking:
         who = cfg.get("recipe", {}).get("name") or "training a teacher"
         hint = f"; {task.data_hint}" if "data" in lacking and task.data_hint else ""
+        if "condition" in lacking and cfg.task.get("conditional") is False:
+            hint += "; task.conditional=true tells the network a condition"
         advice = objective.advice(task.path)
         hint += f"; {advice}" if advice else ""
         raise NotOffered(

@@ -134,7 +134,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     ("change", "said"),
     [
         ("recipe=di-m-o", "needs masked"),
-        ("recipe=lcm", "needs condition"),
+        ("recipe=lcm", "task.conditional=true tells the network a condition"),
         ("recipe=swiftbrush", "needs condition"),
     ],
 )
