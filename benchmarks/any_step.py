@@ -52,7 +52,7 @@ SIXTEEN = (
     *EXACT,
     *SIX,
     *("task.path=rectified_flow", "task.network={ratio: 100}", "evaluation.samples=16384"),
-    *("optim.decay=linear", "fit.updates=600"),
+    *("updates=3000", "optim.decay=linear", "fit.updates=600"),
 )
 """Two recipes with one budget."""
 CLOUDS = (
@@ -78,7 +78,12 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     ),
     "mixture_vp_linear-anyflow": (*EXACTER, "updates=5000", "recipe=anyflow"),
     "mixture_16d-flow-map-matching": (*SIXTEEN, "recipe=flow-map-matching"),
-    "mixture_16d-consistency-models": (*SIXTEEN, "recipe=consistency-models", "student.transition=renoise", "batch=512"),
+    "mixture_16d-consistency-models": (
+        *SIXTEEN,
+        "recipe=consistency-models",
+        "student.transition=renoise",
+        "batch=512",
+    ),
     "rigid_cloud-flow-map-matching": (*CLOUDS, "recipe=flow-map-matching"),
     "markov_text_onehot-flow-map-matching": (*TOKENS, "recipe=flow-map-matching"),
     "fashion_mnist-flow-map-matching": ("task=image/fashion_mnist", "recipe=flow-map-matching", *REAL),

@@ -266,7 +266,15 @@ def guards(again: bool) -> None:
 
 
 def health(again: bool) -> None:
-    common = [*MIXTURE, "steps=1", "log.every=8", "log.lag=0", "optim.decay=constant", "recipe=diff-instruct", "student.sigma_init=null"]
+    common = [
+        *MIXTURE,
+        "steps=1",
+        "log.every=8",
+        "log.lag=0",
+        "optim.decay=constant",
+        "recipe=diff-instruct",
+        "student.sigma_init=null",
+    ]
     one = [
         *(
             "task=exact/gaussian_mixture",

@@ -29,7 +29,11 @@ from omnidistill.runs.distil import train_student
 
 TARGET = Path(__file__).parent / "results" / "flow_map_embedding.json"
 OVERRIDES = [
-    *("task=exact/gaussian_mixture", "recipe=flow-map-matching", "task.network={width: 96, depth: 3, ratio: 100}"),
+    *(
+        "task=exact/gaussian_mixture",
+        "recipe=flow-map-matching",
+        "task.network={width: 96, depth: 3, ratio: 100}",
+    ),
     *("updates=800", "batch=256", "fit.updates=600", "optim.decay=linear", "threads=1"),
 ]
 SEEDS, STEPS, SAMPLES = (0, 1), (1, 8), 4096

@@ -91,6 +91,7 @@ WHY: dict[str, str] = {
 }
 """Why a recipe falls short, as far as it is known."""
 
+
 def given(recipe: str, needs: list[str], more: Sequence[str] = ()) -> list[str]:
     """The overrides of a recipe's run: the mixture, with labels for those that need a condition."""
     labels = ["task.conditional=true"] if "condition" in needs else []

@@ -141,7 +141,9 @@ def _on_mixture() -> list[str]:
     ]
     for title, (option, file) in ON_MIXTURE.items():
         command = " ".join(("python benchmarks/recipes_on_mixture.py", option)).strip()
-        lines += [f"### {title.capitalize()}", "", f"`{command}`", "", file.read_text()] if file.is_file() else []
+        lines += (
+            [f"### {title.capitalize()}", "", f"`{command}`", "", file.read_text()] if file.is_file() else []
+        )
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -131,11 +130,21 @@ def test_a_recipe_is_run_as_a_user_types_it(script: ModuleType) -> None:
     needs = {entry["name"]: entry["needs"] for entry in listing.recipes()}
     for name, (_, mixture) in script.MIXTURES.items():
         for recipe in ("dmd2", "lcm"):
-            words = ["omnidistill", "distill", *script.given(recipe, needs[recipe], mixture), "steps=1", "out=DIR"]
+            words = [
+                "omnidistill",
+                "distill",
+                *script.given(recipe, needs[recipe], mixture),
+                "steps=1",
+                "out=DIR",
+            ]
             assert script.typed(shlex.join(words)), name
             assert not script.typed(shlex.join([*words, "updates=9"]))
             assert ("task.conditional=true" in words) == (recipe == "lcm")
-    tuned = {name.rpartition("/")[2] for name in listing.names("tuning") if name.startswith("exact/gaussian_mixture/")}
+    tuned = {
+        name.rpartition("/")[2]
+        for name in listing.names("tuning")
+        if name.startswith("exact/gaussian_mixture/")
+    }
     rates = {"pdd": 2e-3, "dmd2": 1e-3, "ctm": 1e-3, "ladd": 3e-4}
     for name, rate in rates.items():
         cfg = script.compose("config", [*script.given(name, needs[name], script.PLANE), "out=unused"])

@@ -1,8 +1,8 @@
 """Configurations: composed by Hydra from the packaged files, plug-ins, the user's folder and the command line.
 
-Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of every recipe on the task, of
-the recipe's family, of the recipe alone), command line. `tuned=false` leaves tuning out. Files are looked for in the packaged folders, those of plug-ins and the
-user's own (`configs=DIR`), where no name of the others may be used again.
+Precedence, weakest first: root (`config.yaml` or `train.yaml`), task, recipe, tuning (of every student on the task, of
+the recipe's family, of the recipe alone; none with `tuned=false`), command line. Files are looked for in the packaged
+folders, those of plug-ins and the user's own (`configs=DIR`), where no name of the others may be used again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
 
 def _tuned(text: str | None) -> bool:
     if text is not None and text.lower() not in ("true", "false"):
-        raise UserError(f"tuned is true (as tuning/ says for the task) or false (as the recipe says), got {text}")
+        raise UserError(
+            f"tuned is true (as tuning/ says for the task) or false (as the recipe says), got {text}"
+        )
     return text is None or text.lower() == "true"
 
 
