@@ -135,7 +135,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     [
         ("recipe=di-m-o", "needs masked"),
         ("recipe=lcm", "task.conditional=true tells the network a condition"),
-        ("recipe=swiftbrush", "needs condition"),
+        ("recipe=snoopi", "needs condition"),
     ],
 )
 def test_a_recipe_that_the_path_cannot_carry(

@@ -50,7 +50,7 @@ def test_it_starts_with_the_teachers_beliefs(tmp_path):
     task = setup.task_of(cfg)
     teacher = task.exact_teacher()
     like_cfg, like_task = setup.of_student(cfg, task)
-    assert setup.plain(like_cfg.task.network) == {"width": 12, "depth": 2}
+    assert setup.plain(like_cfg.task.network) == {"width": 12, "depth": 2, "ratio": 10}
     start = setup.fitted(like_cfg, like_task, teacher, tmp_path, "cpu", "fit_student")
     student, recipe = setup.student_of(like_cfg, like_task, start, "cpu")
     like_cfg.fit.updates = 0

@@ -27,7 +27,8 @@ CHAIN = ["task=exact/markov_text", "task.network={width: 32, depth: 1, heads: 2}
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student that learned a range of guidance scales, in a folder with a name that needs quoting."""
     out = tmp_path_factory.mktemp("runs") / "a student's, told"
-    assert main(["distill", *MIXTURE, "task.conditional=true", "recipe=lcm", *SMALL, f"out={out}"]) == 0
+    labelled = [*MIXTURE, "task.conditional=true", "guidance=2"]
+    assert main(["distill", *labelled, "recipe=lcm", *SMALL, f"out={out}"]) == 0
     return out
 
 
