@@ -50,6 +50,8 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType, monkeypatch: p
     monkeypatch.setattr(script, "WHY", {"a": "it is slow", "b": "it is small"})
     text_of_both = script.table([record("a"), record("b", gap=90.0)])
     assert "- b falls short: it is small" in text_of_both and "it is slow" not in text_of_both
+    late = "- near enough, but later than after 240 seconds: a\n"
+    assert late in script.table([record("a", seconds=241.0)]) and late not in text_of_both
     more = record("a", command="omnidistill distill task=exact/gaussian_mixture updates=600 recipe=a")
     said = "- with more said than the mixture and the recipe, by the commands in their records: a\n"
     assert said in script.table([more, record("b")])
