@@ -147,7 +147,7 @@ def test_a_recipe_is_run_as_a_user_types_it(script: ModuleType) -> None:
         for name in listing.names("tuning")
         if name.startswith("exact/gaussian_mixture/")
     }
-    rates = {"pdd": 2e-3, "dmd2": 1e-3, "ctm": 1e-3, "ladd": 3e-4}
+    rates = {"pdd": 2e-3, "dmd": 1e-3, "ctm": 1e-3, "ladd": 3e-4}
     for name, rate in rates.items():
         cfg = script.compose("config", [*script.given(name, needs[name], script.PLANE), "out=unused"])
         assert cfg.optim.lr == rate and cfg.ema == 0.98 and "student" in tuned
