@@ -34,7 +34,7 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     Args:
         root: `config` (distillation), `train` (teachers) or `cache` (encoded data).
         overrides: of Hydra's grammar, as in `["task=exact/bridge", "recipe=dmd", "steps=1,2", "out=runs/a"]`;
-            `configs=DIR` among them adds a folder of the user's own files, `tuned=false` is the recipe as published.
+            `configs=DIR` among them adds a folder of the user's own files, `tuned=false` leaves tuning out.
 
     Raises:
         UserError: an unknown name or key, a value out of range, a key without a value.
