@@ -136,8 +136,8 @@ def _on_mixture() -> list[str]:
         "",
         "As a user types it, the mixture and the recipe and nothing else, but for records that are named below each "
         "table; budgets stand in configs/tuning/exact/gaussian_mixture. At the step count that the recipe is trained "
-        "for, one holds if it closes 95 % of the gap, recalls every mode of weight >= 5 % and takes at most four minutes "
-        "of one thread.",
+        "for, one holds if it closes 95 % of the gap, recalls every mode of weight >= 5 % and takes at most four "
+        "minutes of one thread.",
         "",
     ]
     for title, (option, file) in ON_MIXTURE.items():
