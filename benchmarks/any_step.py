@@ -110,6 +110,15 @@ LONG: Mapping[str, tuple[str, ...]] = {
         *("task=video/clips", "recipe=flow-map-matching", *REAL),
         *("updates=4000", "batch=64", "ema=0.999"),
     ),
+    "rigid_cloud_long-flow-map-matching": (
+        *(*CLOUDS, "recipe=flow-map-matching", "task.network={clouds: 32, width: 256, depth: 4}"),
+        *("updates=5000", "batch=512", "fit.updates=3000", "optim.lr=1.0e-3", "ema=0.999"),
+    ),
+    "markov_text_onehot_long-flow-map-matching": (
+        *(*TOKENS[:-2], "recipe=flow-map-matching", "task.network={width: 128, depth: 4, heads: 4}"),
+        *("evaluation.samples=8192", "updates=5000", "batch=512", "fit.updates=2000", "optim.lr=1.0e-3"),
+        "ema=0.999",
+    ),
     "adk_long-flow-map-matching": (
         *("task=coordinates/adk", "recipe=flow-map-matching", *REAL),
         *("updates=3000", "batch=32", "ema=0.995"),
