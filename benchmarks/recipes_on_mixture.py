@@ -102,8 +102,11 @@ WHY: dict[str, str] = {
 
 
 def given(recipe: str, needs: list[str], more: Sequence[str] = ()) -> list[str]:
-    """The overrides of a recipe's run: the mixture, with labels for those that need a condition."""
-    labels = ["task.conditional=true"] if "condition" in needs else []
+    """The overrides of a recipe's run: the mixture, with labels for those that need a condition: two, in turn, for where
+    each names a mode one step of the teacher is nearly the whole law."""
+    means = next((line.partition("=")[2] for line in more if line.startswith("task.means=")), "[]")
+    named = json.dumps([k % 2 for k in range(len(json.loads(means)))], separators=(",", ":"))
+    labels = ["task.conditional=true", f"task.labels={named}"] if "condition" in needs else []
     return [*more, *labels, f"recipe={recipe}"]
 
 
@@ -248,7 +251,8 @@ def table(records: list[dict[str, Any]], lacking: Sequence[str] = ()) -> str:
 def typed(command: str) -> bool:
     """Whether a command says what the mixture is, and which recipe, and nothing else."""
     keys = {word.partition("=")[0] for word in shlex.split(command) if "=" in word}
-    of_task = {"task", "task.means", "task.std", "task.weights", "task.teacher_steps", "task.conditional"}
+    of_task = {"task", "task.means", "task.std", "task.weights", "task.teacher_steps"}
+    of_task |= {"task.conditional", "task.labels"}
     return keys <= {*of_task, "threads", "evaluation.samples", "recipe", "steps", "out"}
 
 

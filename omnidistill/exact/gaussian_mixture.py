@@ -34,8 +34,8 @@ from omnidistill.tasks import Metric, Task
 class MixtureDenoiser(Denoiser):
     """`E[x0 | x_t]` of a mixture on any Gaussian path without an anchor (see `Mixture.posterior_mean`).
 
-    Computed in float64 and returned in the dtype of x_t. Where the context has a condition, it names the
-    component, and `mixture.count` means that nothing is known.
+    Computed in float64 and returned in the dtype of x_t. Where the context has a condition, it is a label of
+    the mixture, and `mixture.null` means that nothing is known.
     """
 
     path: GaussianPath
@@ -61,8 +61,19 @@ class MixtureDenoiser(Denoiser):
 def _labels(context: Context) -> Labels | None:
     labels = labels_of(context.condition)
     if labels is None and isinstance(context.condition, Tensor):
-        raise UserError("the condition of a Gaussian mixture is a tensor of component labels")
+        raise UserError("the condition of a Gaussian mixture is a tensor of labels")
     return labels
+
+
+def _checked(labels: Sequence[int], count: int, conditional: bool) -> Labels:
+    if not conditional:
+        raise UserError("labels are what contexts carry; set conditional=true, or leave labels out")
+    own = [whole(f"labels[{i}]", label, 0) for i, label in enumerate(labels)]
+    if len(own) != count:
+        raise UserError(f"labels must be one for each of the {count} means, got {len(own)}")
+    if missing := sorted({*range(max(own))} - {*own}):
+        raise UserError(f"labels are 0, 1, ... with none left out; no mean has {missing[0]}")
+    return torch.tensor(own)
 
 
 class GaussianMixtureTask(Task):
@@ -73,13 +84,16 @@ class GaussianMixtureTask(Task):
         std: of every component, in every direction.
         weights: k numbers above 0, normalised to sum 1; None for equal ones.
         path: a Gaussian path without an anchor, or the name of its constructor.
-        conditional: contexts carry the component as a class label; the null label is k.
+        conditional: contexts carry the component's class label; the null label is the number of labels.
+        labels: k whole numbers, of which components of the same number share a label, 0, 1, ... with none left out, so
+            that a label leaves several modes open; None: each component has its own. With `conditional` alone.
         teacher_steps: the teacher's full number of steps.
         network: keywords of `MLP`: width, depth, ratio.
         seed: of the directions that `sliced_wasserstein` projects on.
 
     Raises:
-        UserError: means of unequal dimension, std <= 0, weights of another number or <= 0, NaN, an anchored path.
+        UserError: means of unequal dimension, std <= 0, weights of another number or <= 0, NaN, an anchored path, labels of
+            another number, with gaps, or without `conditional`.
     """
 
     primary = Metric("energy", "lower")
@@ -95,6 +109,7 @@ class GaussianMixtureTask(Task):
         teacher_steps: int = 64,
         network: Mapping[str, Any] | None = None,
         seed: int = 0,
+        labels: Sequence[int] | None = None,
         name: str = "exact/gaussian_mixture",
     ) -> None:
         if means is None:
@@ -107,13 +122,14 @@ class GaussianMixtureTask(Task):
         for k, share in enumerate(shares):
             parameters.positive(f"weights[{k}]", share)
         weight = torch.tensor(shares, dtype=torch.float64)
-        self.mixture = Mixture(points, parameters.positive("std", std), weight / weight.sum())
+        own = None if labels is None else _checked(labels, len(points), bool(conditional))
+        self.mixture = Mixture(points, parameters.positive("std", std), weight / weight.sum(), own)
         self.path: GaussianPath = parameters.gaussian_path(path, anchored=False)
         self.name, self.seed, self.conditional = name, whole("seed", seed, 0), bool(conditional)
         self.title = f"Gaussian mixture: {self.mixture.count} modes in {self.mixture.dim} dimensions"
         self.shape = (self.mixture.dim,)
         self.teacher_steps = whole("teacher_steps", teacher_steps)
-        self.classes = self.null = self.mixture.count if conditional else None
+        self.classes = self.null = self.mixture.null if conditional else None
         known = ("width", "depth", "ratio", "iterations")
         size = {"width": 256, "depth": 4, **keywords("network", network, known)}
         checks: dict[str, Callable[[str, Any], Any]] = {
@@ -126,14 +142,13 @@ class GaussianMixtureTask(Task):
 
     def batch(self, count: int, g: torch.Generator, split: str = "train") -> Batch:
         """Fresh draws of the mixture, in both splits: no sample is ever seen twice, so none is held out by name."""
-        everything = torch.full((count,), self.mixture.count)
-        x0, component = self.mixture.sample(everything, g)
-        return Batch(x0.to(self.dtype), Context(condition=component) if self.conditional else Context())
+        x0, component = self.mixture.sample(torch.full((count,), self.mixture.null), g)
+        label = self.mixture.label(component)
+        return Batch(x0.to(self.dtype), Context(condition=label) if self.conditional else Context())
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
-        classes = self.mixture.count if self.conditional else None
         return MLP(
-            self.mixture.dim, num_classes=classes, target_time=target_time, guidance=guidance, **self._network
+            self.mixture.dim, num_classes=self.classes, target_time=target_time, guidance=guidance, **self._network
         )
 
     def reading(self) -> Mapping[str, Any]:
@@ -153,14 +168,14 @@ class GaussianMixtureTask(Task):
         return Heun()
 
     def control(self, x0: Tensor, g: torch.Generator) -> Tensor:
-        """The component that a point is of, Long[b], drawn from its responsibilities."""
+        """The label of the component that a point is of, Long[b], drawn from its responsibilities."""
         clean, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         shares = self.mixture.log_joint(x0.detach().cpu(), clean, none).softmax(1)
-        return categorical(shares, g)
+        return self.mixture.label(categorical(shares, g))
 
     def _reference(self, count: int, context: Context, g: torch.Generator) -> Tensor:
         labels = _labels(context)
-        labels = torch.full((count,), self.mixture.count) if labels is None else labels.cpu()
+        labels = torch.full((count,), self.mixture.null) if labels is None else labels.cpu()
         return self.mixture.sample(labels, g)[0]
 
     def measure(self, x0: Tensor, context: Context, g: torch.Generator) -> dict[str, float]:
@@ -168,7 +183,7 @@ class GaussianMixtureTask(Task):
 
         energy: see `Energy`. sliced_wasserstein: over 128 directions fixed by the task's seed. modes_recalled,
         heavy_modes_recalled, stray, weights_tv: see `Mixture.modes`. label_accuracy, if conditional: share of
-        labelled samples inside the radius of their component.
+        labelled samples inside the radius of a component of their label.
         """
         x0 = x0.detach().cpu().double()
         if not x0.isfinite().all():
@@ -182,10 +197,10 @@ class GaussianMixtureTask(Task):
             **self.mixture.modes(x0),
         }
         labels = _labels(context)
-        if labels is not None and bool((named := labels.cpu() < self.mixture.count).any()):
-            own = self.mixture.means[labels.cpu()[named]]
-            hit = (x0[named] - own).norm(dim=1) <= self.mixture.radius()
-            metrics["label_accuracy"] = float(hit.double().mean())
+        if labels is not None and bool((named := labels.cpu() < self.mixture.null).any()):
+            far = torch.cdist(x0[named], self.mixture.means)
+            far = far.where(self.mixture.shares(labels.cpu()[named]) > 0.0, torch.inf)
+            metrics["label_accuracy"] = float((far.amin(1) <= self.mixture.radius()).double().mean())
         return metrics
 
     def bootstrap(self, x0: Tensor, context: Context, g: torch.Generator, counts: Tensor) -> Tensor:

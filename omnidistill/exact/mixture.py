@@ -24,15 +24,33 @@ class Mixture:
     Attributes:
         std: above 0.
         weights: above 0, sum 1.
+        labels: the class label of each component, 0 up to the number of labels; None: each has its own.
     """
 
     means: Float64[Tensor, "k d"]
     std: float
     weights: Float64[Tensor, "k"]
+    labels: Labels | None = None
 
     @property
     def count(self) -> int:
         return len(self.means)
+
+    @property
+    def null(self) -> int:
+        """The label that says nothing, which is also the number of labels."""
+        return self.count if self.labels is None else int(self.labels.max()) + 1
+
+    def label(self, component: Labels) -> Labels:
+        """The label of each component."""
+        return component if self.labels is None else self.labels.to(component.device)[component]
+
+    def shares(self, labels: Labels) -> Float64[Tensor, "b k"]:
+        """`p(component | label)`."""
+        own = self.label(torch.arange(self.count, device=labels.device))
+        allowed = (labels.unsqueeze(1) == own) | (labels.unsqueeze(1) == self.null)
+        weights = torch.where(allowed, self.weights.to(labels.device), 0.0)
+        return weights / weights.sum(1, keepdim=True)
 
     @property
     def dim(self) -> int:
@@ -44,9 +62,8 @@ class Mixture:
         return math.sqrt(float(self.weights @ self.means.square().sum(1)) / self.dim + self.std**2)
 
     def sample(self, labels: Labels, g: torch.Generator | None) -> tuple[Float64[Tensor, "b d"], Labels]:
-        """(x0, component); a label equal to `count` lets the weights choose the component."""
-        chosen = categorical(self.weights.expand(len(labels), -1), g).to(labels.device)
-        component = torch.where(labels == self.count, chosen, labels)
+        """(x0, component), the component one that has the label; of the label `null`, any."""
+        component = categorical(self.shares(labels.cpu()), g).to(labels.device)
         noise = torch.randn(
             len(labels), self.dim, generator=g, dtype=torch.float64, device=g.device if g else None
         )
@@ -57,20 +74,13 @@ class Mixture:
     ) -> Float64[Tensor, "b k"]:
         """`log w_k N(x; alpha mu_k, v I)`.
 
-        With labels only the labelled component is possible (`count`: all of them).
+        With labels only components that have it are possible, and `w_k` is the share within them (`shares`).
         """
         x, means = x.double(), self.means.to(x.device)
         alpha, sigma = (c.to(x.device).reshape(-1, 1) for c in (alpha, sigma))
         variance = (alpha * self.std) ** 2 + sigma**2
         square = (x.unsqueeze(1) - alpha.unsqueeze(2) * means).square().sum(2)
-        log_weights = self.weights.log().to(x.device)
-        if labels is not None:
-            allowed = (labels.unsqueeze(1) == torch.arange(self.count, device=x.device)) | (
-                labels.unsqueeze(1) == self.count
-            )
-            # A condition replaces the weights; where it is null they stay.
-            log_weights = torch.where((labels == self.count).unsqueeze(1), log_weights, 0.0)
-            log_weights = torch.where(allowed, log_weights, -torch.inf)
+        log_weights = self.weights.log().to(x.device) if labels is None else self.shares(labels).log()
         return log_weights - 0.5 * (square / variance + self.dim * torch.log(2 * math.pi * variance))
 
     def log_density(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,9 @@ class Adversarial:
         mismatch: weight of what the discriminator learns about conditions from real samples under another's:
             `mismatched: contrastive`, `softplus(D(x, c') - D(x, c))` (Novack et al. 2025, ARC, arXiv:2505.08175), or
             `fake`, they count as fake (Kang et al. 2024, Diffusion2GAN, arXiv:2405.05967).
+        step_aware: the heads are told at which of the student's steps a sample was made, and judge real ones as if made
+            there: each step is matched. Without it the mixture of all steps is, in which their errors can cancel. A
+            trunk that is told (`Matching`) needs no such heads.
         name: of the discriminator, where a recipe has two.
     """
 
@@ -89,6 +93,7 @@ class Adversarial:
         mismatched: str = "contrastive",
         updates: int | None = None,
         lr: float | None = None,
+        step_aware: bool = False,
         name: str = "discriminator",
     ) -> None:
         for what, value, known in (
@@ -111,7 +116,7 @@ class Adversarial:
         self.view, self.times, self.critic_weight, self.critic = view, times, critic_weight, critic
         self.among, self.paired = real, paired
         self.r1, self.r2, self.penalty, self.sigma = r1, r2, penalty, sigma
-        self.mismatch, self.mismatched = mismatch, mismatched
+        self.mismatch, self.mismatched, self.step_aware = mismatch, mismatched, step_aware
         self.bank = BankSpec(bank, teacher_steps) if real == "teacher" else None
         # The sample must carry a gradient through the critic's features to the student.
         needs = {"differentiable", "data" if real == "data" else "deterministic"}
@@ -123,12 +128,12 @@ class Adversarial:
         def build(denoiser: Denoiser) -> nn.Module:
             made: nn.Module
             if alone:
-                made = Head(denoiser.feature_channels(), width)
+                made = Head(denoiser.feature_channels(), width, step_aware)
             else:
                 widths = list(denoiser.feature_widths(self.layers).values())
-                made = Jury(widths, width, heads, drawn, renewed)
+                made = Jury(widths, width, heads, drawn, renewed, step_aware)
             # For who takes its logits for something else, see `Matching`.
-            made.reads = (critic, self.layers, heads, loss)  # type: ignore[assignment]
+            made.reads = (critic, self.layers, heads, loss, step_aware)  # type: ignore[assignment]
             return made
 
         self.roles = {
@@ -181,12 +186,19 @@ class Adversarial:
         return torch.cat([model.pool(found[name], context) for name in names], 1)
 
     def _judge(self, step: Step) -> Callable[[Tensor], Tensor]:
-        """Features to logits, by the heads that are drawn for this step."""
-        head = step[self.name]
-        if not isinstance(head, Jury):
-            return head
-        which = head.draw(step.structure) if head.drawn else None
-        return lambda features: head(features, which)
+        """Features of one batch or of several, one after another, to logits, by the heads drawn for this step."""
+        head, keywords = step[self.name], {}
+        if isinstance(head, Jury) and head.drawn:
+            keywords["which"] = head.draw(step.structure)
+        if not self.step_aware:
+            return partial(head, **keywords)
+        t = step.rollout.t
+
+        def judge(features: Tensor) -> Tensor:
+            logits: Tensor = head(features, t=t.repeat(len(features) // len(t)), **keywords)
+            return logits
+
+        return judge
 
     # --- losses ---------------------------------------------------------------------------------------------------
 

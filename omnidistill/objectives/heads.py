@@ -9,19 +9,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from omnidistill.errors import UserError
+from omnidistill.networks.embeddings import TimeEmbedding, zero
+from omnidistill.shapes import PerSample
 
 
 class Head(nn.Module):
-    """Features of a denoiser's inner layer to one logit; positive says real."""
+    """Features of a denoiser's inner layer to one logit; positive says real.
 
-    def __init__(self, channels: int, width: int = 128) -> None:
+    Args:
+        told: it is also given a time, whose embedding starts at zero.
+    """
+
+    def __init__(self, channels: int, width: int = 128, told: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, 1)
         )
+        self.time = TimeEmbedding(width, silent=True) if told else None
 
-    def forward(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:
-        return self.layers(features).squeeze(-1)
+    def forward(self, features: Float[Tensor, "b c"], t: PerSample | None = None) -> Float[Tensor, "b"]:
+        norm, first, *rest = self.layers
+        hidden = first(norm(features))
+        if self.time is not None:
+            assert t is not None
+            hidden = hidden + self.time(t)
+        for layer in rest:
+            hidden = layer(hidden)
+        return hidden.squeeze(-1)
 
     @torch.no_grad()
     def redraw(self, g: torch.Generator) -> None:
@@ -29,6 +43,8 @@ class Head(nn.Module):
         norm, *_ = self.layers
         norm.weight.fill_(1.0)  # type: ignore[operator]
         norm.bias.zero_()  # type: ignore[operator]
+        if self.time is not None:
+            zero(self.time.outer)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features**-0.5
@@ -47,6 +63,7 @@ class Jury(nn.Module):
         drawn: how many of them judge an update; None: all.
         renewed: share of the heads that the engine replaces by new ones before each update of the discriminator (Chen
             et al. 2024, NitroFusion, arXiv:2412.02030): no head gets old enough to win.
+        told: see `Head`.
     """
 
     def __init__(
@@ -56,6 +73,7 @@ class Jury(nn.Module):
         heads: int | None = None,
         drawn: int | None = None,
         renewed: float = 0.0,
+        told: bool = False,
     ) -> None:
         super().__init__()
         count = len(widths) if heads is None else heads
@@ -65,14 +83,14 @@ class Jury(nn.Module):
                 f"heads={count} leave some of {len(widths)} layers unread; give at least {len(widths)}"
             )
         self.widths, self.drawn, self.renewed = tuple(widths), drawn, renewed
-        self.heads = nn.ModuleList(Head(widths[i % len(widths)], width) for i in range(count))
+        self.heads = nn.ModuleList(Head(widths[i % len(widths)], width, told) for i in range(count))
 
     def forward(
-        self, features: Float[Tensor, "b c"], which: Sequence[int] | None = None
+        self, features: Float[Tensor, "b c"], which: Sequence[int] | None = None, t: PerSample | None = None
     ) -> Float[Tensor, "b heads"]:
         parts = features.split(list(self.widths), 1)
         asked = range(len(self.heads)) if which is None else which
-        return torch.stack([self.heads[i](parts[i % len(parts)]) for i in asked], 1)
+        return torch.stack([self.heads[i](parts[i % len(parts)], t) for i in asked], 1)
 
     def draw(self, g: torch.Generator) -> list[int]:
         """The heads that judge this update."""

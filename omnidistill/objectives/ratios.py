@@ -15,7 +15,7 @@ from omnidistill.objectives.step import Step
 from omnidistill.paths import Path
 from omnidistill.paths.base import per_sample
 
-FITTING = ("fake_score", DECLARED, None, "softplus")
+FITTING = ("fake_score", DECLARED, None, "softplus", False)
 """What a head reads, and how it was trained, whose logit is log r."""
 
 
@@ -32,7 +32,7 @@ def density_ratio(
     if getattr(head, "reads", FITTING) != FITTING:
         raise UserError(
             "the density ratio is the logit of one head on the critic's declared layer under loss=softplus; leave "
-            "families.adversarial.critic, layers, heads and loss out"
+            "families.adversarial.critic, layers, heads, loss and step_aware out"
         )
     seen = (q for q in step.expected if q.model == "fake_score" and q.features)
     if any(q.times not in (None, question.times) for q in seen):

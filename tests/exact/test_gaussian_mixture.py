@@ -223,6 +223,31 @@ def test_label_accuracy_sees_the_wrong_class() -> None:
     assert abs(right["energy"]) < 0.3 * wrong["energy"], "the reference has the same labels"
 
 
+def test_components_that_share_a_label_are_the_law_under_it() -> None:
+    """A label leaves its components open, with their weights; teacher, samples, `control` and accuracy agree on it."""
+    own, weights = [0, 1, 0], [3, 2, 1]
+    task = GaussianMixtureTask(MEANS, 0.3, weights, conditional=True, labels=own)
+    assert task.classes == task.null == 2
+    some = GaussianMixtureTask([MEANS[0], MEANS[2]], 0.3, [3, 1]).exact_teacher()
+    x, labels = states(task, 0.6), Context(condition=torch.zeros(6, dtype=torch.long))
+    teacher = task.exact_teacher()
+    torch.testing.assert_close(teacher(x, 0.6, labels).parameters, some(x, 0.6).parameters)
+    torch.testing.assert_close(teacher.log_density(x, 0.6, labels), some.log_density(x, 0.6))
+    null, all_ = Context(condition=torch.full((6,), 2)), GaussianMixtureTask(MEANS, 0.3, weights).exact_teacher()
+    torch.testing.assert_close(teacher(x, 0.6, null).parameters, all_(x, 0.6).parameters)
+    batch = task.batch(4000, generator(0), "held_out")
+    assert batch.x0 is not None and isinstance(batch.context.condition, Tensor)
+    near = torch.cdist(batch.x0.double(), task.mixture.means).argmin(1)
+    told = torch.tensor(own)[near]
+    assert float((told == batch.context.condition).double().mean()) > 0.98
+    assert float((near[batch.context.condition == 0] == 2).double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float((task.control(batch.x0, generator(1)) == batch.context.condition).double().mean()) > 0.98
+    right = task.measure(batch.x0, batch.context, generator(2))
+    wrong = task.measure(batch.x0, Context(condition=1 - batch.context.condition), generator(2))
+    assert right["label_accuracy"] > 0.99 and wrong["label_accuracy"] < 0.2
+    assert abs(right["energy"]) < 0.3 * wrong["energy"]
+
+
 def test_samples_with_nan_stop_the_run() -> None:
     with pytest.raises(RunError, match="1 of 5 samples"):
         small().measure(torch.tensor([[torch.nan, 0, 0]] + [[0, 0, 0]] * 4), Context(), generator(0))
@@ -386,6 +411,11 @@ def test_parameters_as_a_command_line_gives_them() -> None:
         ({"path": paths.MaskedPath(4)}, "needs a Gaussian path"),
         ({"teacher_steps": 0}, "teacher_steps"),
         ({"network": {"widht": 3}}, "width"),
+        ({"labels": [0] * 8}, "set conditional=true"),
+        ({"labels": [0, 1], "conditional": True}, "each of the 8 means, got 2"),
+        ({"labels": [0, 2, 0, 2, 0, 2, 0, 2], "conditional": True}, "no mean has 1"),
+        ({"labels": [0, -1, 0, 0, 0, 0, 0, 0], "conditional": True}, r"labels\[1\]"),
+        ({"labels": [0, 0.5, 0, 0, 0, 0, 0, 0], "conditional": True}, r"labels\[1\]"),
         ({"network": {"depth": 0}}, "depth"),
         ({"network": {"ratio": 0}}, "ratio must be above 0"),
     ],

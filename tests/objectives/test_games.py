@@ -316,6 +316,40 @@ def test_a_jury_reads_each_layer_and_some_of_it_is_renewed():
     assert 0.6 < float(renewed / fresh) < 1.4
 
 
+@pytest.mark.parametrize("jury", [False, True])
+def test_heads_that_are_told_the_step_see_errors_of_steps_that_cancel(jury):
+    """Real are two points, each as often. One step makes the first alone, the other the second: together the data's law,
+    and nothing to tell apart for who is not told. Told, the optimum at a point that the step makes is log 1/2."""
+    torch.manual_seed(0)
+    points = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    fake, real, t = points, points.repeat_interleave(2, 0), torch.tensor([1.0, 0.5])
+    play, found = game("softplus"), {}
+    for told in (False, True):
+        head = Jury([2, 2], 32, told=told) if jury else Head(2, 32, told)
+        read = (lambda x: torch.cat((x, x), 1)) if jury else (lambda x: x)
+        fit = torch.optim.Adam(head.parameters(), 1e-2)
+        for _ in range(1500):
+            for_fake, for_real = ({"t": t}, {"t": t.repeat(2)}) if told else ({}, {})
+            logits = head(read(fake), **for_fake), head(read(real), **for_real)
+            loss = play.discriminator(logits[1], torch.zeros_like(logits[1])).mean()
+            loss = loss + play.discriminator(torch.zeros_like(logits[0]), logits[0]).mean()
+            fit.zero_grad()
+            loss.backward()
+            fit.step()
+        found[told] = logits[0].detach().flatten()
+    torch.testing.assert_close(found[False], torch.zeros_like(found[False]), rtol=0, atol=0.02)
+    expected = torch.full_like(found[True], 0.5).log()
+    torch.testing.assert_close(found[True], expected, rtol=0, atol=0.05)
+
+
+def test_a_renewed_head_that_is_told_the_step_starts_as_one_that_is_not():
+    head, features, t = Head(4, 8, told=True), torch.randn(3, 4), torch.rand(3)
+    torch.nn.init.ones_(head.time.outer.weight)
+    assert not torch.equal(head(features, t), head(features, t + 0.3))
+    head.redraw(generator("renew"))
+    torch.testing.assert_close(head(features, t), head(features, t + 0.3), rtol=0, atol=0)
+
+
 def weighed(**options):
     """Matching by a density ratio that is read off a discriminator with these options."""
     parts = {"m": Matching(divergence="jensen_shannon"), "a": Adversarial(**options)}
