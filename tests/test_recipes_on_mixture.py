@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -142,12 +143,15 @@ def test_a_recipe_is_run_as_a_user_types_it(script: ModuleType) -> None:
             assert script.typed(shlex.join(words)), name
             assert not script.typed(shlex.join([*words, "updates=9"]))
             assert ("task.conditional=true" in words) == (recipe == "lcm")
+            told = next((w.partition("=")[2] for w in words if w.startswith("task.labels=")), "[]")
+            count = {"sixteen": 6, "plane": 7}[name] if recipe == "lcm" else 0
+            assert json.loads(told) == [k % 2 for k in range(count)]
     tuned = {
         name.rpartition("/")[2]
         for name in listing.names("tuning")
         if name.startswith("exact/gaussian_mixture/")
     }
-    rates = {"pdd": 2e-3, "dmd": 1e-3, "ctm": 1e-3, "ladd": 3e-4}
+    rates = {"pdd": 2e-3, "dmd": 1e-3, "ctm": 1e-3, "nitrofusion": 3e-4}
     for name, rate in rates.items():
         cfg = script.compose("config", [*script.given(name, needs[name], script.PLANE), "out=unused"])
         assert cfg.optim.lr == rate and cfg.ema == 0.98 and "student" in tuned

@@ -9,12 +9,13 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact import GaussianMixtureTask
-from omnidistill.objectives import Adversarial, Matching, Step, Weighted, penalties
+from omnidistill.objectives import Adversarial, Matching, Step, StudentSpec, Weighted, penalties
 from omnidistill.objectives.games import GAMES, game
 from omnidistill.objectives.heads import Head, Jury
 from omnidistill.objectives.questions import Question, Seen
 from omnidistill.objectives.verdicts import accuracies
 from omnidistill.random import generator
+from omnidistill.samplers import FewStep
 from omnidistill.testing import ConformanceError, check_objective
 from omnidistill.times import Uniform
 
@@ -179,6 +180,8 @@ OPTIONS = [
     {"start": "random", "frozen": True, "r1": 1.0, "penalty": "features"},
     {"frozen": True, "real": "teacher", "mismatch": 0.5, "mismatched": "fake"},
     {"critic": "eye", "start": "student", "frozen": True, "loss": "least_squares"},
+    {"step_aware": True, "r1": 1.0, "mismatch": 0.5},
+    {"step_aware": True, "layers": "all", "drawn": 2, "loss": "relativistic", "r2": 0.5, "penalty": "features"},
 ]
 
 
@@ -342,6 +345,27 @@ def test_heads_that_are_told_the_step_see_errors_of_steps_that_cancel(jury):
     torch.testing.assert_close(found[True], expected, rtol=0, atol=0.05)
 
 
+def test_an_objective_tells_its_heads_the_students_step():
+    """Real samples are judged as if made at the step of the rollout beside them."""
+    told = []
+
+    class Spy(nn.Module):
+        def forward(self, features, t):
+            told.append((len(features), t))
+            return features.sum(1)
+
+    student = NetworkDenoiser(TASK.network(), TASK.path, "x0")
+    models = {"student": student, "eye": student, "discriminator": Spy()}
+    options = {"critic": "eye", "start": "teacher", "times": Uniform(0.3, 0.7), "step_aware": True}
+    batch, spec = TASK.batch(4, generator("data")), StudentSpec(4, FewStep("renoise"))
+    for role, count in (("student", 4), ("eye", 8)):
+        step = Step(role, batch, models, generator("step"), like=batch.x0, student=spec)
+        Adversarial(**options).losses(role, step)
+        rows, t = told.pop()
+        assert rows == len(t) == count and not told
+        torch.testing.assert_close(t.view(-1, 4), step.rollout.t.expand(count // 4, -1))
+
+
 def test_a_renewed_head_that_is_told_the_step_starts_as_one_that_is_not():
     head, features, t = Head(4, 8, told=True), torch.randn(3, 4), torch.rand(3)
     torch.nn.init.ones_(head.time.outer.weight)
@@ -368,6 +392,7 @@ def weighed(**options):
     (lambda: check_objective(Adversarial(start="teacher", layers=["blocks.layer.0"]), TASK), "blocks.layers.0"),
     (lambda: check_objective(Adversarial(start="teacher", layers="all", heads=1), TASK), "unread"),
     (lambda: check_objective(weighed(loss="hinge"), TASK), "loss=softplus"),
+    (lambda: check_objective(weighed(step_aware=True), TASK), "step_aware out"),
     (lambda: check_objective(weighed(layers="all"), TASK), "leave families.adversarial.critic, layers"),
 ])  # fmt: skip
 def test_wrong_options_are_said_in_a_line(make, says):
