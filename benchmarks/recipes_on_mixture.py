@@ -67,8 +67,8 @@ MIXTURES: dict[str, tuple[str, tuple[str, ...]]] = {
 """The folder of the records, and the mixture: six modes in sixteen dimensions, seven in two."""
 FOUR = (
     "At four steps the teacher (Heun's rule, seven calls) leaves an energy distance of about 0.1, and 5 % of that is "
-    "less than chance between two perfect sets of 2048 samples; with labels, each of which names a mode, the gap of "
-    "one step is as small. Students that keep their noise are compared with the teacher on the same noise, those that "
+    "less than chance between two perfect sets of 2048 samples. Recipes that need labels have two, each of several "
+    "modes. Students that keep their noise are compared with the teacher on the same noise, those that "
     "re-noise are not. Several recipes were run at a time on two cores, which makes seconds longer."
 )
 """Said below the table."""
