@@ -87,7 +87,7 @@ WHY: dict[str, str] = {
     "hyper-bagel": "segments have to share their updates with the rate that a critic needs (its claim)",
     "codi": "the distance to the data draws an answer to the mean of what its label leaves open, here a mode's spread; "
     "a larger weight, the recipe's 1, is worse, and without it nothing ties its own steps to the data",
-    "ect": "from data alone: the jumps of its last stages are so short that their gradient is mostly chance (its claim)",
+    "ect": "from data alone: its last stages' jumps are so short that their gradient is mostly chance (its claim)",
     "dfd": "data are independent of the sample, so that scores at data only spread it (its claim)",
     "d-ode": "a solver's coefficients alone are fitted",
     "prodiff": "it halves a teacher of four steps, and is at best as good as that",
@@ -100,7 +100,7 @@ WHY: dict[str, str] = {
 
 
 def given(recipe: str, needs: list[str], more: Sequence[str] = ()) -> list[str]:
-    """The overrides of a recipe's run: the mixture, with labels for those that need a condition: two, in turn, for where
+    """The overrides of a recipe's run: the mixture, with labels for those that need a condition: two, in turn; where
     each names a mode one step of the teacher is nearly the whole law."""
     means = next((line.partition("=")[2] for line in more if line.startswith("task.means=")), "[]")
     named = json.dumps([k % 2 for k in range(len(json.loads(means)))], separators=(",", ":"))

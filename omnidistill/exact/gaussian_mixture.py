@@ -92,8 +92,8 @@ class GaussianMixtureTask(Task):
         seed: of the directions that `sliced_wasserstein` projects on.
 
     Raises:
-        UserError: means of unequal dimension, std <= 0, weights of another number or <= 0, NaN, an anchored path, labels of
-            another number, with gaps, or without `conditional`.
+        UserError: means of unequal dimension, std <= 0, weights of another number or <= 0, NaN, an anchored path,
+            labels of another number, with gaps, or without `conditional`.
     """
 
     primary = Metric("energy", "lower")
@@ -148,7 +148,11 @@ class GaussianMixtureTask(Task):
 
     def network(self, *, target_time: bool = False, guidance: bool = False) -> nn.Module:
         return MLP(
-            self.mixture.dim, num_classes=self.classes, target_time=target_time, guidance=guidance, **self._network
+            self.mixture.dim,
+            num_classes=self.classes,
+            target_time=target_time,
+            guidance=guidance,
+            **self._network,
         )
 
     def reading(self) -> Mapping[str, Any]:

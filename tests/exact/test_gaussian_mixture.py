@@ -233,7 +233,10 @@ def test_components_that_share_a_label_are_the_law_under_it() -> None:
     teacher = task.exact_teacher()
     torch.testing.assert_close(teacher(x, 0.6, labels).parameters, some(x, 0.6).parameters)
     torch.testing.assert_close(teacher.log_density(x, 0.6, labels), some.log_density(x, 0.6))
-    null, all_ = Context(condition=torch.full((6,), 2)), GaussianMixtureTask(MEANS, 0.3, weights).exact_teacher()
+    null, all_ = (
+        Context(condition=torch.full((6,), 2)),
+        GaussianMixtureTask(MEANS, 0.3, weights).exact_teacher(),
+    )
     torch.testing.assert_close(teacher(x, 0.6, null).parameters, all_(x, 0.6).parameters)
     batch = task.batch(4000, generator(0), "held_out")
     assert batch.x0 is not None and isinstance(batch.context.condition, Tensor)

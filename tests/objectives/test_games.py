@@ -181,7 +181,14 @@ OPTIONS = [
     {"frozen": True, "real": "teacher", "mismatch": 0.5, "mismatched": "fake"},
     {"critic": "eye", "start": "student", "frozen": True, "loss": "least_squares"},
     {"step_aware": True, "r1": 1.0, "mismatch": 0.5},
-    {"step_aware": True, "layers": "all", "drawn": 2, "loss": "relativistic", "r2": 0.5, "penalty": "features"},
+    {
+        "step_aware": True,
+        "layers": "all",
+        "drawn": 2,
+        "loss": "relativistic",
+        "r2": 0.5,
+        "penalty": "features",
+    },
 ]
 
 
@@ -321,8 +328,8 @@ def test_a_jury_reads_each_layer_and_some_of_it_is_renewed():
 
 @pytest.mark.parametrize("jury", [False, True])
 def test_heads_that_are_told_the_step_see_errors_of_steps_that_cancel(jury):
-    """Real are two points, each as often. One step makes the first alone, the other the second: together the data's law,
-    and nothing to tell apart for who is not told. Told, the optimum at a point that the step makes is log 1/2."""
+    """Real are two points, each as often. One step makes the first alone, the other the second: together the data's
+    law, and nothing to tell apart for who is not told. Told, the optimum at a point that the step makes is log 1/2."""
     torch.manual_seed(0)
     points = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     fake, real, t = points, points.repeat_interleave(2, 0), torch.tensor([1.0, 0.5])
