@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -187,7 +188,8 @@ class Adversarial:
 
     def _judge(self, step: Step) -> Callable[[Tensor], Tensor]:
         """Features of one batch or of several, one after another, to logits, by the heads drawn for this step."""
-        head, keywords = step[self.name], {}
+        head = step[self.name]
+        keywords: dict[str, Any] = {}
         if isinstance(head, Jury) and head.drawn:
             keywords["which"] = head.draw(step.structure)
         if not self.step_aware:
