@@ -80,7 +80,7 @@ WHY: dict[str, str] = {
     "scott": "where a noisy step of the teacher ends is random given where it began, and a mean of targets makes modes "
     "narrower (its claim)",
     "accvideo": "a jump is learned from stored trajectories, and each of four adds its error (its claim)",
-    "diversity-distillation": "it re-noises after a step of the teacher's; why that gains so little was not looked into",
+    "diversity-distillation": "it re-noises after a step of the teacher's; why it gains so little was not looked into",
     "speedupnet": "low-rank adapters alone learn, over a frozen network",
     "flow-opd": "the anchor holds it back, and a small gap has a wide interval (its claim)",
     "ladd": "nothing but a discriminator teaches a student that starts from means to spread (its claim)",
