@@ -85,7 +85,7 @@ CASES = {
         75.0,
     ),
     "tdd": ([*POINTS, "updates=400", "families.segments.jumps.nodes=32"], 4, 50.0),
-    "slam": ([*POINTS, "updates=300"], 1, 75.0),
+    "slam": ([*POINTS, "updates=300", "families.segments.jumps.nodes=10"], 1, 75.0),
     "std": ([*POINTS, "updates=300", "families.segments.bank=1024"], 4, 40.0),
     "get-deq": ([*SMALL, "updates=250", "families.regression.pairs=1024"], 1, 85.0),
     "boot": ([*SMALL, "updates=300"], 1, 70.0),
@@ -94,7 +94,10 @@ CASES = {
     "sfd": ([*SMALL, "updates=250", "families.trajectories.bank=1024"], 2, 55.0),
     # Wide components: one step of the teacher gives their means, and what is to be learned is their width.
     "swiftbrush": (
-        [*LABELLED, "task.std=0.6", "updates=250", "optim.lr=1e-3", "families.matching.critic_updates=3"],
+        [
+            *(*LABELLED, "tuned=false", "task.std=0.6", "updates=250", "optim.lr=1e-3"),
+            "families.matching.critic_updates=3",
+        ],
         1,
         100.0,
     ),
