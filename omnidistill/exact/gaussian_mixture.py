@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
@@ -68,6 +68,8 @@ def _labels(context: Context) -> Labels | None:
 def _checked(labels: Sequence[int], count: int, conditional: bool) -> Labels:
     if not conditional:
         raise UserError("labels are what contexts carry; set conditional=true, or leave labels out")
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise UserError(f"labels must be a list of whole numbers, as in [0,0,1], got {labels!r}")
     own = [whole(f"labels[{i}]", label, 0) for i, label in enumerate(labels)]
     if len(own) != count:
         raise UserError(f"labels must be one for each of the {count} means, got {len(own)}")

@@ -62,7 +62,8 @@ class Adversarial:
             `fake`, they count as fake (Kang et al. 2024, Diffusion2GAN, arXiv:2405.05967).
         step_aware: the heads are told at which of the student's steps a sample was made, and judge real ones as if made
             there: each step is matched. Without it the mixture of all steps is, in which their errors can cancel. A
-            trunk that is told (`Matching`) needs no such heads.
+            trunk that is told (`Matching`) needs no such heads. As there, a student of several steps that re-noises is
+            then told the second time, where nothing else is said (`student.target_time`).
         name: of the discriminator, where a recipe has two.
     """
 

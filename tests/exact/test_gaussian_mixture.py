@@ -415,6 +415,8 @@ def test_parameters_as_a_command_line_gives_them() -> None:
         ({"teacher_steps": 0}, "teacher_steps"),
         ({"network": {"widht": 3}}, "width"),
         ({"labels": [0] * 8}, "set conditional=true"),
+        ({"labels": 3, "conditional": True}, "list of whole numbers"),
+        ({"labels": "01", "conditional": True}, "list of whole numbers"),
         ({"labels": [0, 1], "conditional": True}, "each of the 8 means, got 2"),
         ({"labels": [0, 2, 0, 2, 0, 2, 0, 2], "conditional": True}, "no mean has 1"),
         ({"labels": [0, -1, 0, 0, 0, 0, 0, 0], "conditional": True}, r"labels\[1\]"),
