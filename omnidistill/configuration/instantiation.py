@@ -143,10 +143,23 @@ def _check_options(
             raise unknown(
                 f"option of {place} ({node['_target_'].rpartition('.')[2]})", key, [p.name for p in named]
             )
+    for p in named:
+        value = node.get(p.name)
+        if isinstance(value, Mapping) and "_target_" not in value and not _takes_mapping(p):
+            kind = type(p.default)
+            such = "" if kind.__module__ == "builtins" else f", such as {kind.__module__}.{kind.__qualname__}"
+            raise UserError(f"{place}.{p.name}={dict(value)} does not say what it is; add a _target_{such}")
     if not node.get("_partial_"):
         missing = [p.name for p in named if p.default is p.empty and p.name not in given]
         if missing:
             raise UserError(f"{place} ({node['_target_']}) needs {', '.join(missing)}")
+
+
+def _takes_mapping(parameter: inspect.Parameter) -> bool:
+    """Whether a plain section can be meant: it can where nothing is said of the kind."""
+    kind = parameter.annotation
+    said = kind if isinstance(kind, str) else "Any" if kind is inspect.Parameter.empty else repr(kind)
+    return any(word in said for word in ("Any", "object", "apping", "dict", "Dict"))
 
 
 def parameters_of(found: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -60,10 +60,9 @@ class Adversarial:
         mismatch: weight of what the discriminator learns about conditions from real samples under another's:
             `mismatched: contrastive`, `softplus(D(x, c') - D(x, c))` (Novack et al. 2025, ARC, arXiv:2505.08175), or
             `fake`, they count as fake (Kang et al. 2024, Diffusion2GAN, arXiv:2405.05967).
-        step_aware: the heads are told at which of the student's steps a sample was made, and judge real ones as if made
+        step_heads: the heads are told at which of the student's steps a sample was made, and judge real ones as if made
             there: each step is matched. Without it the mixture of all steps is, in which their errors can cancel. A
-            trunk that is told (`Matching`) needs no such heads. As there, a student of several steps that re-noises is
-            then told the second time, where nothing else is said (`student.target_time`).
+            trunk that is told (`Matching`'s `step_aware`) needs no such heads. The student need not be told.
         name: of the discriminator, where a recipe has two.
     """
 
@@ -95,7 +94,7 @@ class Adversarial:
         mismatched: str = "contrastive",
         updates: int | None = None,
         lr: float | None = None,
-        step_aware: bool = False,
+        step_heads: bool = False,
         name: str = "discriminator",
     ) -> None:
         for what, value, known in (
@@ -118,7 +117,7 @@ class Adversarial:
         self.view, self.times, self.critic_weight, self.critic = view, times, critic_weight, critic
         self.among, self.paired = real, paired
         self.r1, self.r2, self.penalty, self.sigma = r1, r2, penalty, sigma
-        self.mismatch, self.mismatched, self.step_aware = mismatch, mismatched, step_aware
+        self.mismatch, self.mismatched, self.step_heads = mismatch, mismatched, step_heads
         self.bank = BankSpec(bank, teacher_steps) if real == "teacher" else None
         # The sample must carry a gradient through the critic's features to the student.
         needs = {"differentiable", "data" if real == "data" else "deterministic"}
@@ -130,12 +129,12 @@ class Adversarial:
         def build(denoiser: Denoiser) -> nn.Module:
             made: nn.Module
             if alone:
-                made = Head(denoiser.feature_channels(), width, step_aware)
+                made = Head(denoiser.feature_channels(), width, step_heads)
             else:
                 widths = list(denoiser.feature_widths(self.layers).values())
-                made = Jury(widths, width, heads, drawn, renewed, step_aware)
+                made = Jury(widths, width, heads, drawn, renewed, step_heads)
             # For who takes its logits for something else, see `Matching`.
-            made.reads = (critic, self.layers, heads, loss, step_aware)  # type: ignore[assignment]
+            made.reads = (critic, self.layers, heads, loss, step_heads)  # type: ignore[assignment]
             return made
 
         self.roles = {
@@ -193,7 +192,7 @@ class Adversarial:
         keywords: dict[str, Any] = {}
         if isinstance(head, Jury) and head.drawn:
             keywords["which"] = head.draw(step.structure)
-        if not self.step_aware:
+        if not self.step_heads:
             return partial(head, **keywords)
         t = step.rollout.t
 

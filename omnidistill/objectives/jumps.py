@@ -192,15 +192,24 @@ class Gap:
 class Halving:
     """Steps of grids of 1, 2, 4, ... 2^(levels - 1) steps, each grid as likely as the others and each of its steps too,
     broken in two at the next grid's node (Frans et al. 2024, Shortcut Models, sec. 3.1: step sizes 1, 1/2, ..., 1/64).
+
+    Args:
+        levels: the number of grids.
+        shift: of their times towards noise, that of the sampler whose steps are to be learned.
     """
 
     levels: int = 7
+    shift: float = 1.0
     nodes: int = 1
     refined: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.levels < 1:
             raise UserError(f"step sizes are halved from 1 on, levels >= 1, got levels={self.levels}")
+        if self.shift < 1:
+            raise UserError(
+                f"a grid is shifted towards noise by a factor of at least 1, got shift={self.shift}"
+            )
 
     def __call__(
         self, count: int, path: Path, g: torch.Generator, progress: float = 0.0, round_: int = 0
@@ -209,10 +218,10 @@ class Halving:
         steps = 2**level
         share = torch.rand(count, generator=g, device=g.device, dtype=torch.float64).cpu()
         above = 1 + (share * steps).long().clamp_max(steps - 1)
-        return node(path, above, steps), node(path, above - 1, steps)
+        return node(path, above, steps, self.shift), node(path, above - 1, steps, self.shift)
 
     def middle(self, t: Tensor, s: Tensor, path: Path, progress: float = 0.0, round_: int = 0) -> Tensor:
-        return half_way(t, s, path)
+        return half_way(t, s, path, 2 ** (self.levels - 1), self.shift)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def density_ratio(
     if getattr(head, "reads", FITTING) != FITTING:
         raise UserError(
             "the density ratio is the logit of one head on the critic's declared layer under loss=softplus; leave "
-            "families.adversarial.critic, layers, heads, loss and step_aware out"
+            "families.adversarial.critic, layers, heads, loss and step_heads out"
         )
     seen = (q for q in step.expected if q.model == "fake_score" and q.features)
     if any(q.times not in (None, question.times) for q in seen):

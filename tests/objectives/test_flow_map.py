@@ -151,21 +151,23 @@ def test_a_jump_path_is_told_that_its_second_time_is_vacuous(recipe: str, path: 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("shift", [1.0, 5.0])
 @pytest.mark.parametrize("name", ["rectified_flow", "edm"])
-def test_halved_jumps_lie_on_their_grids_and_break_at_the_next(name: str) -> None:
+def test_halved_jumps_lie_on_their_grids_and_break_at_the_next(name: str, shift: float) -> None:
     path = getattr(paths, name)()
-    jumps = Halving(4)
+    jumps = Halving(4, shift)
     t, r = jumps(4000, path, generator("halving"))
-    top, found = grid(path, 16), {}
+    top, found = grid(path, 16, shift), {}
     for steps in (1, 2, 4, 8):
-        nodes = grid(path, steps)
+        nodes = grid(path, steps, shift)
         on = (t.unsqueeze(1) == nodes[:-1]) & (r.unsqueeze(1) == nodes[1:])
         found[steps] = float(on.any(1).double().mean())
         assert bool(on.any(0).all())
     assert sum(found.values()) == pytest.approx(1.0, abs=1e-9)
     assert all(abs(share - 0.25) < 0.03 for share in found.values())
     between = jumps.middle(t, r, path)
-    assert float((between.unsqueeze(1) - top).abs().min(1).values.max()) < 1e-12
+    assert bool((between.unsqueeze(1) == top).any(1).all())
+    assert bool((between < t).all() and (between > r).all())
 
 
 OPTIONS = (

@@ -180,9 +180,9 @@ OPTIONS = [
     {"start": "random", "frozen": True, "r1": 1.0, "penalty": "features"},
     {"frozen": True, "real": "teacher", "mismatch": 0.5, "mismatched": "fake"},
     {"critic": "eye", "start": "student", "frozen": True, "loss": "least_squares"},
-    {"step_aware": True, "r1": 1.0, "mismatch": 0.5},
+    {"step_heads": True, "r1": 1.0, "mismatch": 0.5},
     {
-        "step_aware": True,
+        "step_heads": True,
         "layers": "all",
         "drawn": 2,
         "loss": "relativistic",
@@ -363,7 +363,7 @@ def test_an_objective_tells_its_heads_the_students_step():
 
     student = NetworkDenoiser(TASK.network(), TASK.path, "x0")
     models = {"student": student, "eye": student, "discriminator": Spy()}
-    options = {"critic": "eye", "start": "teacher", "times": Uniform(0.3, 0.7), "step_aware": True}
+    options = {"critic": "eye", "start": "teacher", "times": Uniform(0.3, 0.7), "step_heads": True}
     batch, spec = TASK.batch(4, generator("data")), StudentSpec(4, FewStep("renoise"))
     for role, count in (("student", 4), ("eye", 8)):
         step = Step(role, batch, models, generator("step"), like=batch.x0, student=spec)
@@ -399,7 +399,7 @@ def weighed(**options):
     (lambda: check_objective(Adversarial(start="teacher", layers=["blocks.layer.0"]), TASK), "blocks.layers.0"),
     (lambda: check_objective(Adversarial(start="teacher", layers="all", heads=1), TASK), "unread"),
     (lambda: check_objective(weighed(loss="hinge"), TASK), "loss=softplus"),
-    (lambda: check_objective(weighed(step_aware=True), TASK), "step_aware out"),
+    (lambda: check_objective(weighed(step_heads=True), TASK), "step_heads out"),
     (lambda: check_objective(weighed(layers="all"), TASK), "leave families.adversarial.critic, layers"),
 ])  # fmt: skip
 def test_wrong_options_are_said_in_a_line(make, says):
