@@ -74,16 +74,23 @@ FOUR = (
 """Said below the table."""
 WHY: dict[str, str] = {
     "slam": "it re-noises: at two steps it is within chance of the full teacher, at four it is not told from it",
-    "arc": "a discriminator alone: starved",
+    "arc": "nothing but a discriminator, whose pairs are of labels that leave modes open",
     "add": "score distillation draws samples into modes, which by its claim a discriminator is long in spreading",
     "tdm": "near the prior its critic learns from noise 49 times a sample's size",
     "scott": "where a noisy step of the teacher ends is random given where it began, and a mean of targets makes modes "
     "narrower (its claim)",
     "accvideo": "a jump is learned from stored trajectories, and each of four adds its error (its claim)",
-    "diversity-distillation": "it re-noises after a step of the teacher's; why it gains so little was not looked into",
+    "diversity-distillation": "its first step is the teacher's, whose answer to noise alone is the mean of all data: the "
+    "three steps that are left do the work",
+    "distillation-pp": "what the teacher says beside is a mean over all that a state may still become (its claim)",
     "speedupnet": "low-rank adapters alone learn, over a frozen network",
     "flow-opd": "the anchor holds it back, and a small gap has a wide interval (its claim)",
-    "ladd": "nothing but a discriminator teaches a student that starts from means to spread (its claim)",
+    **dict.fromkeys(
+        ("ladd", "adm-dmdx", "gdd-i", "nitrofusion", "seaweed-apt"),
+        "nothing but a discriminator teaches a student that starts from means to spread: modes and their weights are "
+        "found, their widths only slowly, and under the noise at which the recipe looks hardly at all",
+    ),
+    "nct": "learned from pairs alone: its modes are too wide; steps finer than the recipe's sixteen are better",
     "hyper-bagel": "segments have to share their updates with the rate that a critic needs (its claim)",
     "codi": "the distance to the data draws an answer to the mean of what its label leaves open, here a mode's spread; "
     "a larger weight, the recipe's 1, is worse, and without it nothing ties its own steps to the data",

@@ -225,7 +225,10 @@ def test_options_are_checked_against_the_component() -> None:
     assert "needs in_features, out_features" in refusal({"_target_": "torch.nn.Linear"})
     scores = {"_target_": "omnidistill.objectives.adversarial_scores.AdversarialScores"}
     said = refusal({**scores, "times": {"high": 0.6}})
-    assert "times={'high': 0.6} does not say what it is; add a _target_, such as omnidistill.times.Uniform" in said
+    assert (
+        "times={'high': 0.6} does not say what it is; add a _target_, such as omnidistill.times.Uniform"
+        in said
+    )
     assert "'biass'" in refusal({"_target_": "torch.nn.Linear"}, in_features=1, out_features=1, biass=False)
 
 

@@ -548,4 +548,6 @@ def test_a_recipe_of_several_steps_tells_its_critic(tmp_path):
     assert not told("recipe=dmd2") and not told("recipe=diff-instruct", "student.steps=4")
     assert told("recipe=dmd2", "student.steps=4") and told("recipe=dmd2", "student.walks=[1,2]")
     assert not told("recipe=dmd2", "student.steps=4", "student.target_time=false")
-    assert not told("recipe=ladd", "families.adversarial.step_heads=true"), "heads have the step from elsewhere"
+    assert not told("recipe=ladd", "families.adversarial.step_heads=true"), (
+        "heads have the step from elsewhere"
+    )
