@@ -80,8 +80,8 @@ WHY: dict[str, str] = {
     "scott": "where a noisy step of the teacher ends is random given where it began, and a mean of targets makes modes "
     "narrower (its claim)",
     "accvideo": "a jump is learned from stored trajectories, and each of four adds its error (its claim)",
-    "diversity-distillation": "its first step is the teacher's, whose answer to noise alone is the mean of all data: the "
-    "three steps that are left do the work",
+    "diversity-distillation": "its first step is the teacher's, whose answer to noise alone is the mean of all data: "
+    "the three steps that are left do the work",
     "distillation-pp": "what the teacher says beside is a mean over all that a state may still become (its claim)",
     "speedupnet": "low-rank adapters alone learn, over a frozen network",
     "flow-opd": "the anchor holds it back, and a small gap has a wide interval (its claim)",
