@@ -71,7 +71,8 @@ def test_pairs_within_a_condition_are_all_that_count():
 
 def test_the_field_is_zero_between_a_set_and_itself_and_moves_with_both_sets():
     x = draws(64, 0.0, 1.0, "x")
-    assert float(kernels.field(x, x, 0.2, alone=False).abs().max()) < 1e-15
+    # Distances come by a matrix product, whose last bits differ from processor to processor: 1e-8 where they are 0.
+    assert float(kernels.field(x, x, 0.2, alone=False).abs().max()) < 1e-8
     assert (
         float(kernels.field(x, x, 0.2).abs().max()) > 1e-3
     )  # a sample does not repel itself, and is attracted
