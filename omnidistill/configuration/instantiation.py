@@ -144,7 +144,8 @@ def _check_options(
                 f"option of {place} ({node['_target_'].rpartition('.')[2]})", key, [p.name for p in named]
             )
     # Others' classes may say one kind and take a section as well.
-    for p in named if found.__module__.startswith("omnidistill") else ():
+    ours = (getattr(found, "__module__", None) or "").startswith("omnidistill")  # some builtins have none
+    for p in named if ours else ():
         value = node.get(p.name)
         if isinstance(value, Mapping) and "_target_" not in value and not _takes_mapping(p):
             kind = type(p.default)
