@@ -206,6 +206,20 @@ def test_options_of_components_need_no_plus(compose) -> None:
     assert compose("student.guidance=2").student.guidance == 2
 
 
+def test_a_component_takes_the_place_of_another(compose, tmp_path: Path) -> None:
+    """Merged, the second would be given options of the first, which it does not know."""
+    first, second = (
+        "families.matching.times={_target_: omnidistill.times.%s}" % said
+        for said in ("Uniform, low: 0.1", "LogitNormal, mean: -1.5")
+    )
+    times = compose(first, second).families.matching.times
+    assert times == {"_target_": "omnidistill.times.LogitNormal", "mean": -1.5}
+    assert config.build(times).mean == -1.5
+    assert compose(second, "families.matching.times.std=2").families.matching.times == {**times, "std": 2}
+    config.save_config(compose(first), tmp_path)
+    assert config.load_config(tmp_path, [second]).families.matching.times == times
+
+
 def test_the_composed_configuration_is_closed(compose) -> None:
     cfg = compose()
     with pytest.raises(OmegaConfBaseException):

@@ -55,7 +55,7 @@ def compose(root: str, overrides: Iterable[str]) -> DictConfig:
     tuned = tuning.of_teacher(task, directory) if root == "train" and as_tuned else []
     if "recipe" in ROOTS[root] and as_tuned:
         tuned = tuning.of_recipe(task, str(last(given, "recipe")), directory)
-    cfg = _compose(root, [*tuned, *(item.hydra() for item in given)], directory)
+    cfg = _compose(root, [*tuned, *(text for item in given for text in item.hydra())], directory)
     trust(cfg, given)
     if str(cfg.get("teacher") or "").startswith("hub:"):
         from omnidistill.interop.hub import fetched

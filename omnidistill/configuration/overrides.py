@@ -33,11 +33,17 @@ class Override:
     adds: bool = False
     removes: bool = False
 
-    def hydra(self) -> str:
-        """In Hydra's grammar."""
+    def hydra(self) -> list[str]:
+        """In Hydra's grammar. What is replaced is taken away first, as Hydra would merge."""
         if self.removes:
-            return f"~{self.key}" + (f"={self.text}" if self.text else "")
-        return f"{'++' if self.may_add() else ''}{self.key}={self.text}"
+            return [f"~{self.key}" + (f"={self.text}" if self.text else "")]
+        key = f"{'++' if self.may_add() else ''}{self.key}"
+        return [*([f"{key}=null"] if self.replaces() else []), f"{key}={self.text}"]
+
+    def replaces(self) -> bool:
+        """Whether the value names its component (`_target_`): it then is that component, with the options that are
+        written and no others; merged, it would be given those of the component that stood there."""
+        return "_target_" in self.text and isinstance(value := self.value(), dict) and "_target_" in value
 
     def may_add(self) -> bool:
         """Whether the key may be a new one."""

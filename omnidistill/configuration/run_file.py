@@ -85,7 +85,8 @@ def _apply(cfg: DictConfig, item: Override) -> None:
                 section, _, name = item.key.rpartition(".")
                 del (OmegaConf.select(cfg, section) if section else cfg)[name]
         else:
-            OmegaConf.update(cfg, item.key, item.value(), merge=True, force_add=item.may_add())
+            merge = not item.replaces()
+            OmegaConf.update(cfg, item.key, item.value(), merge=merge, force_add=item.may_add())
     except (OmegaConfBaseException, KeyError, TypeError) as error:
         raise unknown_key(item.key) from error
 
