@@ -77,7 +77,7 @@ FOUR = (
 WHY: dict[str, str] = {
     "slam": "it re-noises: at two steps it is within chance of the full teacher, at four it is not told from it",
     "arc": "nothing but a discriminator, whose pairs are of labels that leave modes open",
-    "add": "score distillation draws samples into modes, which by its claim a discriminator is long in spreading",
+    "add": "score distillation draws samples into modes, and a discriminator is long in spreading them",
     "tdm": "near the prior its critic learns from noise 49 times a sample's size",
     "scott": "where a noisy step of the teacher ends is random given where it began, and a mean of targets makes modes "
     "narrower (its claim)",
@@ -86,7 +86,8 @@ WHY: dict[str, str] = {
     "the three steps that are left do the work",
     "distillation-pp": "what the teacher says beside is a mean over all that a state may still become (its claim)",
     "speedupnet": "low-rank adapters alone learn, over a frozen network",
-    "flow-opd": "the anchor holds it back, and a small gap has a wide interval (its claim)",
+    "flow-opd": "its steps are noisy, and four Gaussian ones are not the law between these modes; the same divergence "
+    "along deterministic steps, diffusionopd, closes the gap",
     **dict.fromkeys(
         ("ladd", "adm-dmdx", "gdd-i", "nitrofusion", "seaweed-apt"),
         "nothing but a discriminator teaches a student that starts from means to spread: modes and their weights are "
