@@ -208,10 +208,8 @@ def test_options_of_components_need_no_plus(compose) -> None:
 
 def test_a_component_takes_the_place_of_another(compose, tmp_path: Path) -> None:
     """Merged, the second would be given options of the first, which it does not know."""
-    first, second = (
-        "families.matching.times={_target_: omnidistill.times.%s}" % said
-        for said in ("Uniform, low: 0.1", "LogitNormal, mean: -1.5")
-    )
+    first = "families.matching.times={_target_: omnidistill.times.Uniform, low: 0.1}"
+    second = "families.matching.times={_target_: omnidistill.times.LogitNormal, mean: -1.5}"
     times = compose(first, second).families.matching.times
     assert times == {"_target_": "omnidistill.times.LogitNormal", "mean": -1.5}
     assert config.build(times).mean == -1.5
