@@ -1,10 +1,11 @@
 """Tries claims and commits what they came to.
 
-    python benchmarks/claims.py [NAME ...]
+    python benchmarks/claims.py [NAME ...] [--seed S]
 
 For each of these, or for all, writes `benchmarks/results/claims/NAME.json`: the claim as it was run, its figures with
 their intervals, seeds, versions and machine; and the verdicts, which are shipped, in `configs/claim/verdicts.json`. One
-that falls short is written like one that holds.
+that falls short is written like one that holds. With a seed every run takes it in place of its own, and the record is
+`benchmarks/results/claims/seed_S/NAME.json`: a verdict that hangs on chance is found so.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ RUN = ("overrides", "runs", "relations")
 """What of a claim decides its figures."""
 
 
-def record(name: str, results: Path = RESULTS) -> Path:
+def record(name: str, results: Path = RESULTS, seed: int | None = None) -> Path:
     """Runs a claim on one thread and writes its record."""
-    found = claim(claim_file.read(name), more=["threads=1"])
+    found = claim(claim_file.read(name), more=["threads=1"], seed=seed)
     said = claim_file.content(name)
-    document = {"command": f"omnidistill claim {name} threads=1", **found}
+    command = f"omnidistill claim {name} threads=1" + ("" if seed is None else f" seed={seed}")
+    results = results if seed is None else results / f"seed_{seed}"
+    document = {"command": command, **found}
     document["claim"] = {key: said[key] for key in RUN if key in said}
     results.mkdir(parents=True, exist_ok=True)
     file = results / f"{name}.json"
@@ -48,10 +51,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--seed", type=int, metavar="S", help="of every run, in place of its own")
+    asked = parser.parse_args()
     failed = False
-    for name in parser.parse_args().names or listing.names("claim"):
+    for name in asked.names or listing.names("claim"):
         try:
-            print(record(name), flush=True)
+            print(record(name, seed=asked.seed), flush=True)
         except RunError as error:
             failed = True
             print(f"{name}: {error}", file=sys.stderr)

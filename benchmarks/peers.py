@@ -43,8 +43,8 @@ from omnidistill.configuration.compose import build, compose
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.evaluation.environment import environment
 from omnidistill.objectives import Adversarial, Losses, Matching, Weighted
-from omnidistill.objectives.adversarial import Head
 from omnidistill.objectives.base import RoleSpec, StudentSpec
+from omnidistill.objectives.heads import Head
 from omnidistill.objectives.step import Step
 from omnidistill.samplers import FewStep
 from omnidistill.times import Uniform

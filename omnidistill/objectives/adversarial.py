@@ -12,18 +12,16 @@ from torch import Tensor, nn
 
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.denoisers.features import DECLARED
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import penalties
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
 from omnidistill.objectives.games import game
-from omnidistill.objectives.heads import Head, Jury, check_jury
-from omnidistill.objectives.questions import Answer, Question, Seen
+from omnidistill.objectives.heads import Jury, check_jury, named, reader
+from omnidistill.objectives.questions import REAL, Answer, Question, Seen
 from omnidistill.objectives.step import Step
 from omnidistill.objectives.verdicts import accuracies
 from omnidistill.times import Times, Uniform
 
-REAL = ("data", "teacher")
 MISMATCHED = ("contrastive", "fake")
 
 
@@ -124,15 +122,9 @@ class Adversarial:
         self.needs = frozenset(
             needs | ({"condition"} if mismatch else set()) | ({"gaussian"} if paired else set())
         )
-        alone = self.layers == DECLARED and heads is None
 
         def build(denoiser: Denoiser) -> nn.Module:
-            made: nn.Module
-            if alone:
-                made = Head(denoiser.feature_channels(), width, step_heads)
-            else:
-                widths = list(denoiser.feature_widths(self.layers).values())
-                made = Jury(widths, width, heads, drawn, renewed, step_heads)
+            made = reader(denoiser, self.layers, width, heads, drawn, renewed, step_heads)
             # For who takes its logits for something else, see `Matching`.
             made.reads = (critic, self.layers, heads, loss, step_heads)  # type: ignore[assignment]
             return made
@@ -263,10 +255,3 @@ class Adversarial:
             return {}
         apart = 0 if self.penalty == "features" else (self.r1 > 0) + (self.r2 > 0)
         return {"student": 1, self.critic: 2 + apart + (self.mismatch > 0)}
-
-
-def named(layers: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Names of layers as a recipe gives them."""
-    if layers is None:
-        return DECLARED
-    return (layers,) if isinstance(layers, str) else tuple(layers)

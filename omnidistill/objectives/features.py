@@ -14,38 +14,23 @@ of the teacher, both noised to a time of `times`. Nothing is trained beside the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from omnidistill.context import Context, labels_of
+from omnidistill.context import Context
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives import kernels
-from omnidistill.objectives.adversarial import REAL, named
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
+from omnidistill.objectives.compared import Compared, Positions, as_set, of_pairs, same_label
+from omnidistill.objectives.heads import named
 from omnidistill.objectives.kernels import KERNELS, PAIRED
-from omnidistill.objectives.questions import Question
+from omnidistill.objectives.questions import REAL, Question
 from omnidistill.objectives.regression import banked
 from omnidistill.objectives.step import Step
-from omnidistill.paths.base import per_sample
-from omnidistill.random import normal
 from omnidistill.times import Times, Uniform
 
 SPACES = ("network", "state", "given")
-
-Positions = tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]
-"""Feature vectors of each position of each sample, and 1 where a position is real."""
-
-
-class Compared(NamedTuple):
-    """A layer's features of both sides, and the contexts that they were made under."""
-
-    fake: Positions
-    real: Positions
-    fakes: Context
-    reals: Context
 
 
 class Features:
@@ -206,8 +191,9 @@ class Features:
             between = kernels.perceptual if self.kernel == "perceptual" else kernels.squared
             loss = between(layer.fake[0], layer.real[0].detach(), layer.fake[1])
             return loss, loss.detach()
-        x, y = self._set(layer.fake, step), self._set(layer.real, step).detach()
-        same_x, same_y, same = self._same(layer) if self.within else (None, None, None)
+        most = self.most if self.positions else None
+        x, y = as_set(layer.fake, step.structure, most), as_set(layer.real, step.structure, most).detach()
+        same_x, same_y, same = same_label(layer) if self.within else (None, None, None)
         if self.kernel == "sliced":
             count = min(len(x), len(y))
             g = step.structure
@@ -231,48 +217,7 @@ class Features:
             loss = loss + self.coverage * kernels.coverage(x, y, min(self.bandwidths), same)
         return loss, size.detach()
 
-    def _set(self, features: Positions, step: Step) -> Float[Tensor, "_ c"]:
-        """Vectors as one set: each sample's mean, or all real positions, of which at most `most` are drawn."""
-        vectors, real = features
-        if not self.positions:
-            weights = real.unsqueeze(2)
-            return (vectors * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-        everyone = vectors[real > 0]
-        if len(everyone) <= self.most:
-            return everyone
-        chosen = torch.randperm(len(everyone), generator=step.structure, device=step.structure.device)
-        return everyone[chosen[: self.most].to(everyone.device)]
-
-    @staticmethod
-    def _same(layer: Compared) -> tuple[Bool[Tensor, "_ _"], Bool[Tensor, "_ _"], Bool[Tensor, "_ _"]]:
-        """Which samples share their label."""
-        ours, theirs = labels_of(layer.fakes.condition), labels_of(layer.reals.condition)
-        if ours is None or theirs is None:
-            raise UserError("within=true needs a condition of labels; set families.features.within=false")
-        return ours[:, None] == ours, theirs[:, None] == theirs, ours[:, None] == theirs
-
     def cost(self, role: str) -> Calls:
         if role != "student":
             return {}
         return {"student": 1, self.role: 2} if self.space == "network" else {"student": 1}
-
-
-def of_pairs(
-    step: Step, role: str, layers: Sequence[str], times: Times, x: Tensor, y: Tensor, context: Context
-) -> list[Compared]:
-    """Layers of the network `role` about samples and what each is compared with, both with the same noise of the same
-    time, asked together."""
-    model, path = step[role], step.path
-    t = times(len(x), path, step.g).to(x.device)
-    sigma = per_sample(path.coefficients(t).sigma, x, path.time_axis)  # type: ignore[attr-defined]
-    noise = sigma * normal(x, step.g, context.mask)
-    both = torch.cat([path.expected(one.to(x.dtype), t, context) + noise for one in (x, y)])  # type: ignore[attr-defined]
-    names, joined = tuple(model.feature_widths(layers)), context.joined(context)
-    _, found = model.examine(both, torch.cat((t, t)), joined, names, answered=0)
-    model.count()  # two batches in one call
-    halves = []
-    for name in names:
-        vectors, real = model.positions(found[name], joined)
-        (a, b), (m, n) = vectors.chunk(2), real.chunk(2)
-        halves.append(Compared((a, m), (b, n), context, context))
-    return halves

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from omnidistill.denoisers import Denoiser
+from omnidistill.denoisers.features import DECLARED
 from omnidistill.errors import UserError
 from omnidistill.networks.embeddings import TimeEmbedding, zero
 from omnidistill.shapes import PerSample
@@ -117,3 +119,25 @@ def check_jury(heads: int | None, drawn: int | None, renewed: float) -> None:
         raise UserError(f"drawn heads are some of all, got drawn={drawn} of heads={heads}")
     if not 0.0 <= renewed < 1.0:
         raise UserError(f"renewed is a share from 0 to below 1, got {renewed}")
+
+
+def reader(
+    denoiser: Denoiser,
+    layers: tuple[str, ...],
+    width: int,
+    heads: int | None,
+    drawn: int | None,
+    renewed: float,
+    told: bool,
+) -> Head | Jury:
+    """What reads these layers of a denoiser: one head of the declared ones together, or a jury."""
+    if layers == DECLARED and heads is None:
+        return Head(denoiser.feature_channels(), width, told)
+    return Jury(list(denoiser.feature_widths(layers).values()), width, heads, drawn, renewed, told)
+
+
+def named(layers: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Names of layers as a recipe gives them."""
+    if layers is None:
+        return DECLARED
+    return (layers,) if isinstance(layers, str) else tuple(layers)

@@ -18,6 +18,9 @@ from omnidistill.posteriors import Posterior
 from omnidistill.shapes import State
 from omnidistill.times import Times, Uniform
 
+REAL = ("data", "teacher")
+"""What real samples may be: the batch's data, or the ends of the teacher's trajectories in the bank."""
+
 
 @dataclass(frozen=True)
 class Question:

@@ -17,9 +17,9 @@ from torch import Tensor
 from omnidistill.context import Context, labels_of, relabelled
 from omnidistill.errors import UserError
 from omnidistill.objectives import kernels
-from omnidistill.objectives.adversarial import named
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.features import of_pairs
+from omnidistill.objectives.compared import of_pairs
+from omnidistill.objectives.heads import named
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.translation import start

@@ -10,7 +10,7 @@ from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Adversarial, Matching, Weighted
-from omnidistill.objectives.adversarial import Head
+from omnidistill.objectives.heads import Head
 from omnidistill.random import generator
 
 M, MU, VAR = 0.9, -0.3, 0.5  # student's and data's mean, and the variance of both

@@ -122,7 +122,7 @@ def test_in_bfloat16_losses_and_gradients_are_finite(task, a, b):
 @pytest.mark.parametrize("kind", ["points", "tokens"])
 @pytest.mark.parametrize("role", ["student", "fake_score"])
 def test_padding_changes_no_loss_and_no_gradient_of_a_sum(closed, kind, role):
-    from omnidistill.objectives.adversarial import Head
+    from omnidistill.objectives.heads import Head
 
     parts = {
         "m": Matching(critic_weighting="uniform"),
