@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from omnidistill.context import Context
+from omnidistill.denoisers import readings
 from omnidistill.denoisers.answers import dtype_of
 from omnidistill.denoisers.base import Denoiser
 from omnidistill.denoisers.elsewhere import Elsewhere
@@ -24,20 +25,14 @@ from omnidistill.denoisers.features import (
 )
 from omnidistill.denoisers.heads import jump_shares
 from omnidistill.denoisers.inputs import TIME_INPUTS, Here, View, check_time_input
-from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine, to_x0
+from omnidistill.denoisers.parameterisation import PARAMETERISATIONS, affine
 from omnidistill.denoisers.second import takes
 from omnidistill.denoisers.start import Start
 from omnidistill.errors import UserError
 from omnidistill.paths import Path
-from omnidistill.paths.base import as_time, per_sample, rows, undecided
-from omnidistill.posteriors import (
-    IMPOSSIBLE,
-    CategoricalPosterior,
-    PointPosterior,
-    Posterior,
-    SimplexPosterior,
-)
-from omnidistill.shapes import Real, State, TensorTime, Time, Tokens
+from omnidistill.paths.base import as_time, per_sample, rows
+from omnidistill.posteriors import Posterior
+from omnidistill.shapes import State, TensorTime, Time
 
 
 class NetworkDenoiser(Denoiser):
@@ -64,8 +59,8 @@ class NetworkDenoiser(Denoiser):
         experts: [count, classes] where it is made of several, see `denoisers.experts`.
         sigma_init: the highest noise level that the network is asked about, see `denoisers.start`; None: the path's.
 
-    With `logits` the belief of a resolved token is the token itself and the mask is never predicted (SUBS: Sahoo et
-    al. 2024); that is the discrete twin of the boundary condition f(x, 0) = x.
+    With `logits` the belief of a resolved token is the token itself (`denoisers.readings`); that is the discrete twin
+    of the boundary condition f(x, 0) = x.
     """
 
     named: Mapping[str, Any] | None = None
@@ -117,8 +112,8 @@ class NetworkDenoiser(Denoiser):
                 f"parameterisation '{parameterisation}' does not fit {path}; possible: {', '.join(known)}"
             )
         check_time_input(time_input, path)
-        self._time_axis: int | None = getattr(path, "time_axis", None)
-        self._read = self._read_simplex if simplex else self._read_tokens if tokens else self._read_point
+        self.time_axis: int | None = getattr(path, "time_axis", None)
+        self._means = readings.simplex if simplex else readings.tokens if tokens else readings.point
 
     def reading(self) -> dict[str, Any]:
         """The keywords that rebuild this denoiser around another network."""
@@ -200,7 +195,7 @@ class NetworkDenoiser(Denoiser):
         if self.unit_input:
             assert here.at is not None
             alpha, _, sigma = here.at
-            x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t, self._time_axis)
+            x = x_t * per_sample((sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt(), x_t, self.time_axis)
         return asked(self.network, layers, answered, cast(x), time(here.t), *given, **keywords)
 
     def belief(self, x_t: State, t: Time, context: Context, target_time: TensorTime | None) -> Posterior:
@@ -227,39 +222,8 @@ class NetworkDenoiser(Denoiser):
         assert out is not None
         return self._read(out, x_t, t, context, here)
 
-    def _read_point(self, out: Tensor, x_t: Real, t: Tensor, context: Context, here: Here) -> Posterior:
-        if out.shape != x_t.shape:
-            raise UserError(
-                f"the network answered {tuple(out.shape)} to a state of {tuple(x_t.shape)}; they must match"
-            )
-        x, u, clean, at = here
-        anchor = context.anchor if "anchored" in self.home.offers else None
-        kind, d = self.parameterisation, self.sigma_data
-        mean = to_x0(self.home, kind, out.to(x.dtype), x, u, anchor, d, at)  # type: ignore[arg-type]
-        # The boundary f(x, 0) = x holds whatever the network.
-        mean = torch.where(per_sample(clean, x, self._time_axis) > 0, x, mean)
-        return PointPosterior(mean if context.mask is None else mean * context.mask)
-
-    def _read_tokens(self, out: Tensor, x_t: Tokens, t: Tensor, context: Context, here: Here) -> Posterior:
-        vocab = self.path.vocab  # type: ignore[attr-defined]
-        if out.shape[:-1] != x_t.shape or out.shape[-1] < vocab:
-            raise UserError(
-                f"the network answered {tuple(out.shape)} to tokens of {tuple(x_t.shape)}; "
-                f"logits must be {(*tuple(x_t.shape), vocab)}"
-            )
-        logits = out[..., :vocab]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        known = torch.full_like(logits, IMPOSSIBLE).scatter(-1, x_t.clamp(max=vocab - 1).unsqueeze(-1), 0.0)
-        open_ = undecided(self.path, x_t, t, context, vocab).unsqueeze(-1)
-        return CategoricalPosterior(torch.where(open_, logits, known))
-
-    def _read_simplex(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, here: Here) -> Posterior:
-        if out.shape != x_t.shape:
-            raise UserError(
-                f"the network answered {tuple(out.shape)} to one-hot states of {tuple(x_t.shape)}; they must match"
-            )
-        clean = per_sample(t, x_t, self._time_axis) == 0
-        return SimplexPosterior(torch.where(clean, SimplexPosterior.of(x_t).logits, out.to(x_t.dtype)))
+    def _read(self, out: Tensor, x_t: State, t: Tensor, context: Context, here: Here) -> Posterior:
+        return self._means(self, out, x_t, t, context, here)
 
     def output_weight(self, t: Float64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         """The weight that turns an error of x0 into one of the bare output, `1 / b(t)^2`; 1 for tokens.
@@ -292,7 +256,8 @@ class NetworkDenoiser(Denoiser):
         if out is None or answered == 0:
             return None, found
         some = slice(0, answered)
-        return self._read(out, x_t[some], t[some] if t.ndim else t, context[some], here.rows(some)), found
+        of = t[some] if t.ndim else t
+        return self._read(out, x_t[some], of, context[some], here.rows(some)), found
 
     def pool(self, found: Float[Tensor, "b ..."], context: Context = Context()) -> Float[Tensor, "b c"]:
         return pooled(found, feature_layer(self.network)[1], context.mask)

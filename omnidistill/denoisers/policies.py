@@ -185,7 +185,7 @@ class PolicyDenoiser(NetworkDenoiser):
         t = as_time(t, x_t)
         return self._policy(self.output(x_t, t, context, target_time), x_t, t, context, target_time)
 
-    def _read_point(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, here: Here) -> Posterior:
+    def _read(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, here: Here) -> Posterior:
         return self._policy(out, x_t, t, context, None)
 
     def _policy(self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, end: Tensor | None) -> Any:

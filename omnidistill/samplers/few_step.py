@@ -12,14 +12,12 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
-from omnidistill.paths import GaussianPath, Path
-from omnidistill.paths.base import as_time, per_sample
+from omnidistill.paths import Path
 from omnidistill.posteriors import Posterior
 from omnidistill.samplers.base import Rollout, Sampler, Trajectory
-from omnidistill.samplers.confidence import Confidence
-from omnidistill.shapes import Instant, Other, State
+from omnidistill.samplers.transitions import Transition
+from omnidistill.shapes import Instant, State
 
-TRANSITIONS = ("renoise", "ode", "ancestral", "gamma", "confidence")
 KEEP = ("none", "one", "last", "each", "all")
 
 
@@ -27,18 +25,12 @@ class FewStep(Sampler):
     """1 to 8 steps, and the differentiable rollout that objectives train on.
 
     Args:
-        transition: how to go on from a predicted x0. `renoise`: fresh noise, `x_s ~ q(x_s | x0)` (consistency
-            models, Song et al. 2023, alg. 1; DMD2). `ode`: keep the own noise (DDIM; progressive distillation).
-            `ancestral`: the path's own posterior, which for tokens is the only one that keeps what is resolved.
-            `confidence`: on masked tokens, the surest of the open ones stay (`samplers.confidence`).
-            `gamma`: jump below s and re-noise up to it (Kim et al. 2023, CTM, alg. 1; `GaussianPath.bridge_law`).
+        transition, gamma, block: how to go on from a predicted x0, see `transitions.Transition`.
         times: where the steps lie, from the prior's end downwards, without the 0 at the end, e.g. [1, 0.9375, 0.8333,
             0.625]. Other step counts read the same list at even distances, between two entries on a line, below the
             last one on the way to the path's floor.
             None: the path's own grid.
         shift: moves that grid towards noise (`paths.shifted`); 1 leaves it.
-        gamma: of the transition `gamma`: 0 is `ode`, 1 is `renoise`.
-        block: of the transition `confidence`: tokens of a block, filled from left to right; None: all are one.
     """
 
     def __init__(
@@ -55,18 +47,7 @@ class FewStep(Sampler):
             if isinstance(given, str) or not numbers:
                 raise UserError(f"student.{name} is made of numbers, got {given!r}")
         super().__init__(shift=shift)
-        if transition not in TRANSITIONS:
-            raise unknown("transition", transition, TRANSITIONS)
-        if (gamma is None) != (transition != "gamma"):
-            raise UserError(
-                f"student.gamma belongs to student.transition=gamma, got gamma={gamma} and transition={transition}"
-            )
-        if gamma is not None and not 0.0 <= gamma <= 1.0:
-            raise UserError(f"student.gamma is a share of the noise from 0 to 1, got {gamma}")
-        if block is not None and transition != "confidence":
-            raise UserError(
-                f"student.block belongs to student.transition=confidence, got block={block} and transition={transition}"
-            )
+        self._on = Transition(transition, gamma, block)
         if times is not None:
             falls = all(a > b for a, b in itertools.pairwise(times))
             if not len(times) or not falls or not times[-1] > 0.0 or not times[0] <= 1.0:
@@ -74,13 +55,12 @@ class FewStep(Sampler):
             if shift != 1.0:
                 raise UserError(f"student.times are the times themselves; leave student.shift={shift:g} out")
         self.transition, self.gamma = transition, gamma
-        self.order = Confidence(block=block) if transition == "confidence" else None
         self.listed = None if times is None else tuple(float(t) for t in times)
 
     @property
     def deterministic(self) -> bool:  # type: ignore[override]
         """Whether the first state decides all others."""
-        return self.transition == "ode" or self.gamma == 0.0
+        return self._on.deterministic
 
     def times(self, denoiser: Denoiser, steps: int) -> Float64[Tensor, "{steps}+1"]:
         if steps >= 1 and (own := denoiser.nodes(steps)) is not None:
@@ -102,54 +82,14 @@ class FewStep(Sampler):
         return torch.tensor([*found, 0.0], dtype=torch.float64).clamp_max(top)
 
     def target(self, denoiser: Denoiser, s: Instant) -> Instant | None:
-        """The time that a student which wants it is told it jumps to. A re-noising one always predicts x0 itself; one
-        that re-noises in part jumps to where `sqrt(1 - gamma^2)` of the noise level of s is left."""
-        if not denoiser.wants_target or self.transition == "renoise":
-            return None
-        if not self.gamma or float(s.detach()) == 0.0:
-            return s
-        path = _deterministic(denoiser)
-        return path.time_from_noise_level((1.0 - self.gamma**2) ** 0.5 * path.noise_level(s))
-
-    def _go_on(
-        self,
-        denoiser: Denoiser,
-        x_t: State,
-        belief: Posterior,
-        x0: Other,
-        t: Instant,
-        s: Instant,
-        context: Context,
-        g: torch.Generator | None,
-    ) -> Other:
-        path = denoiser.path
-        if self.order is not None:
-            return self.order.kept(path, belief, x_t, x0, t, s, context, g)
-        if float(s.detach()) == 0.0:
-            return x0
-        if self.transition == "renoise":
-            return path.renoise(x0, s, context, g=g)
-        if self.gamma is not None:
-            return _deterministic(denoiser).bridge(x_t, x0, t, s, context, gamma=self.gamma, g=g)
-        return path.bridge(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"), g=g)
+        """The time that a student which wants it is told it jumps to, see `transitions.Transition.target`."""
+        return self._on.target(denoiser, s)
 
     def law(
         self, path: Path, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, context: Context = Context()
     ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the x_s that a step to s draws once x0 is predicted, on a Gaussian path.
-
-        Both have a graph to x0. A step to 0 arrives at x0 itself.
-        """
-        if float(s.detach()) == 0.0:
-            return x0, torch.zeros((), dtype=x0.dtype, device=x0.device)
-        if self.transition == "renoise":
-            at_s = path.coefficients(as_time(s, x0))  # type: ignore[attr-defined]
-            alpha, beta, sigma = (per_sample(value, x0) for value in at_s)
-            mean = alpha * x0 if context.anchor is None else alpha * x0 + beta * context.anchor
-            return mean, sigma.to(x0.dtype)
-        if self.gamma is not None:
-            return path.bridge_law(x_t, x0, t, s, context, gamma=self.gamma)  # type: ignore[call-arg]
-        return path.bridge_law(x_t, x0, t, s, context, churn=float(self.transition == "ancestral"))
+        """Of the x_s that a step to s draws, see `transitions.Transition.law`."""
+        return self._on.law(path, x_t, x0, t, s, context)
 
     def _answer(
         self,
@@ -173,7 +113,7 @@ class FewStep(Sampler):
         g: torch.Generator | None,
     ) -> State:
         belief, x0 = self._answer(denoiser, x_t, t, s, context, g)
-        return self._go_on(denoiser, x_t, belief, x0, t, s, context, g)
+        return self._on.onwards(denoiser, x_t, belief, x0, t, s, context, g)
 
     def rollout(
         self,
@@ -226,7 +166,7 @@ class FewStep(Sampler):
     def onwards(self, denoiser: Denoiser, rollout: Rollout, g: torch.Generator) -> Tensor:
         """The state at `rollout.s` with which sampling goes on from a rollout; with its graph."""
         t, s = rollout.t[0].cpu(), torch.tensor(rollout.s, dtype=torch.float64)
-        return self._go_on(denoiser, rollout.x_t, rollout.belief, rollout.x0, t, s, rollout.context, g)
+        return self._on.onwards(denoiser, rollout.x_t, rollout.belief, rollout.x0, t, s, rollout.context, g)
 
     def three_jumps(
         self,
@@ -253,7 +193,7 @@ class FewStep(Sampler):
         for i in range(3):
             state, t, s = x, nodes[i], nodes[i + 1]
             belief, x0 = self._answer(denoiser, state, t, s, context, g)
-            x = self._go_on(denoiser, state, belief, x0, t, s, context, g)
+            x = self._on.onwards(denoiser, state, belief, x0, t, s, context, g)
         return Rollout(state, t.expand(x.shape[0]).to(x.device), belief, x, context)
 
     def trajectory(
@@ -292,7 +232,7 @@ class FewStep(Sampler):
             with torch.set_grad_enabled(i in kept and torch.is_grad_enabled()):
                 belief, x0 = self._answer(denoiser, x, t, s, context, g)
                 onwards = self.resized(x0, i + 1, steps, like)
-                x = self._go_on(denoiser, x, belief, onwards, t, s, context, g)
+                x = self._on.onwards(denoiser, x, belief, onwards, t, s, context, g)
                 if keep in ("one", "each") and i + 1 < steps:
                     x = x.detach()  # later steps are asked as they are in sampling
             states.append(x)
@@ -305,12 +245,3 @@ class FewStep(Sampler):
 def drawn(steps: int, g: torch.Generator) -> int:
     """One of so many steps, uniformly."""
     return int(torch.randint(steps, (), generator=g, device=g.device)) if steps > 1 else 0
-
-
-def _deterministic(denoiser: Denoiser) -> GaussianPath:
-    path = denoiser.path
-    if not {"gaussian", "deterministic"} <= path.offers:
-        raise UserError(
-            f"student.transition=gamma keeps part of the noise, which {path} cannot; use ancestral"
-        )
-    return path  # type: ignore[return-value]

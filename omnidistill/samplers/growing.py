@@ -90,7 +90,7 @@ class Growing(FewStep):
         t, s = times[i], times[i + 1]
         belief, x0 = self._answer(denoiser, x, t, s, context, g)
         x0 = self.resized(x0, i + 1, len(times) - 1, like)
-        return self._go_on(denoiser, x, belief, x0, t, s, context, g)
+        return self._on.onwards(denoiser, x, belief, x0, t, s, context, g)
 
 
 def student_sampler(

@@ -69,10 +69,10 @@ class Table(nn.Module):
 class Float64Logits(NetworkDenoiser):
     """`logits` are read in float32; closed forms want the last digits."""
 
-    def _read_tokens(
+    def _read(
         self, out: Tensor, x_t: Tensor, t: Tensor, context: Context, *here: object
     ) -> CategoricalPosterior:
-        coarse = super()._read_tokens(out, x_t, t, context, *here)
+        coarse = super()._read(out, x_t, t, context, *here)
         undecided = self.path.unresolved(x_t, t).unsqueeze(-1)
         return CategoricalPosterior(torch.where(undecided, out.double(), coarse.parameters.double()))
 
