@@ -156,9 +156,12 @@ class Objective(Protocol):
         """Network calls of one update of `role`."""
         ...
 
-    # `questions(role) -> list[Question]` may say beforehand what `losses` is going to ask by `step.answer`, so that
-    # objectives added by weight ask together; who has no such method asks for itself. `advice(path) -> str` may say
-    # what to do on a path that lacks what `needs` asks for.
+    # Methods that an objective may have beside:
+    # `questions(role) -> list[Question]`: what `losses` is going to ask by `step.answer`, so that objectives added by
+    # weight ask together; who has no such method asks for itself.
+    # `walking(role) -> list[int | None]`: in groups of which sizes it is going to ask `step.walk`, None for any, so
+    # that they walk together.
+    # `advice(path) -> str`: what to do on a path that lacks what `needs` asks for.
 
 
 INPUTS = ("simulated", "data", "mixed", "jumps", "whole", "translated")

@@ -32,6 +32,7 @@ from omnidistill.objectives.base import Calls, Losses, RoleSpec
 from omnidistill.objectives.identities import residual, vacuous, with_rate
 from omnidistill.objectives.policy_gradient import PolicyGradient
 from omnidistill.objectives.step import Step, reduce
+from omnidistill.objectives.walks import grouped
 from omnidistill.paths.base import per_sample
 from omnidistill.times import Times, Uniform
 
@@ -89,10 +90,14 @@ class NegativeAware(PolicyGradient):
     def advice(self, path: Any) -> str:
         return vacuous(path) if self.jumps else ""
 
+    def walking(self, role: str) -> list[int | None]:
+        """Samples are those of the average that is called old, not of the student."""
+        return []
+
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        batch, b, spec = self._groups(step.batch), self.strength, step.spec
+        batch, b, spec = grouped(step.batch, self.group), self.strength, step.spec
         context, mask = batch.context, batch.context.mask
         with torch.no_grad():
             x0 = spec.sampler.sample(step["old"], step.like, spec.steps, context, g=step.g).x0

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from omnidistill.context import Context
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
@@ -41,12 +42,13 @@ ASKED = ("one", "all")
 
 
 class Visit(NamedTuple):
-    """A state of the student's walk, the step from it, Float64[] each, and the student's belief there."""
+    """A state of the student's walk, the step from it, Float64[] each, the student's belief there and its context."""
 
     x_t: Tensor
     t: Tensor
     s: Tensor
     belief: Posterior
+    context: Context
 
 
 class OnPolicy:
@@ -105,6 +107,10 @@ class OnPolicy:
         """What to set where states are tokens."""
         return "" if self.kernel == "belief" else "families.on_policy.kernel=belief fits beliefs of any kind"
 
+    def walking(self, role: str) -> list[int | None]:
+        """Whatever walk others make does."""
+        return [None] if role == "student" and self.asked == "all" else []
+
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
@@ -115,7 +121,7 @@ class OnPolicy:
             terms.append(self._apart(step, visit, self._target(step, teacher, visit)))
             if self.anchor:
                 with torch.no_grad():
-                    held = step["reference"](visit.x_t, visit.t, step.context)
+                    held = step["reference"](visit.x_t, visit.t, visit.context)
                 far.append(self._apart(step, visit, held))
         loss = torch.stack(terms).mean()
         found = {"on_policy": loss}
@@ -137,31 +143,27 @@ class OnPolicy:
             k = int(torch.randint(len(times) - 1, (), generator=step.structure))
             x_t = step.path.renoise(step.x0, times[k], step.context, g=step.g)
             belief = student(x_t, times[k], step.context, target_time=sampler.target(student, times[k + 1]))
-            return [Visit(x_t, times[k], times[k + 1], belief)]
+            return [Visit(x_t, times[k], times[k + 1], belief, step.context)]
         if self.asked == "one":
             made = step.rollout
             t = made.t[0].to(times.device)
-            return [Visit(made.x_t.detach(), t, times[times < t].max(), made.belief)]
-        walk = sampler.trajectory(student, step.like, step.spec.steps, step.context, g=step.g, keep="each")
-        return [
-            Visit(x.detach(), t, s, belief)
-            for x, t, s, belief in zip(
-                walk.states[:-1], walk.times[:-1], walk.times[1:], walk.beliefs, strict=True
-            )
-        ]
+            return [Visit(made.x_t.detach(), t, times[times < t].max(), made.belief, made.context)]
+        _, walk = step.walk()
+        visited = zip(walk.states[:-1], walk.times[:-1], walk.times[1:], walk.beliefs, strict=True)
+        return [Visit(x.detach(), t, s, belief, walk.context) for x, t, s, belief in visited]
 
     @torch.no_grad()
     def _target(self, step: Step, teacher: Denoiser, visit: Visit) -> Posterior:
         t, s = (time.expand(len(visit.x_t)).to(visit.x_t.device) for time in (visit.t, visit.s))
         if self.substeps == 1 and not self.second_order:
-            return teacher(visit.x_t, t, step.context)
+            return teacher(visit.x_t, t, visit.context)
         _, jump = follow(
             step.path,
             teacher,
             visit.x_t,
             t,
             s,
-            step.context,
+            visit.context,
             step.g,
             self.substeps,
             self.second_order,
@@ -173,10 +175,10 @@ class OnPolicy:
     # --- how far its step is from the teacher's ---------------------------------------------------------------------
 
     def _apart(self, step: Step, visit: Visit, target: Posterior) -> Tensor:
-        mask = step.context.mask
+        mask = visit.context.mask
         if self.kernel == "belief":
             return reduce(self._divergence(visit.belief, detach(target), mask), mask=mask)
-        law, at = step.spec.sampler.law, (visit.t, visit.s, step.context)
+        law, at = step.spec.sampler.law, (visit.t, visit.s, visit.context)
         mean, std = law(step.path, visit.x_t, visit.belief.sample(step.g, mask), *at)
         there, _ = law(step.path, visit.x_t, target.sample(step.g, mask), *at)
         noisy = self.kernel == "kl" and float(visit.s) > 0.0

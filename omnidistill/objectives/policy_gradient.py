@@ -12,13 +12,11 @@ left out. A token's step has the probabilities of the tokens that it decided.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnidistill.context import Batch
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import Calls, Losses
 from omnidistill.objectives.reward import Judged
@@ -61,12 +59,13 @@ class PolicyGradient(Judged):
         self.group, self.advantage, self.clip, self.anchor = group, advantage, clip, anchor
         self.hold(anchor)
 
+    def walking(self, role: str) -> list[int | None]:
+        return [self.group] if role == "student" else []
+
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        batch = self._groups(step.batch)
-        student, spec = step["student"], step.spec
-        walk = spec.sampler.trajectory(student, step.like, spec.steps, batch.context, g=step.g, keep="each")
+        batch, walk = step.walk(self.group)
         x0 = walk.states[-1].detach()
         with torch.no_grad():
             found = self.rewards.each(x0, batch.x0, batch.context)
@@ -81,17 +80,6 @@ class PolicyGradient(Judged):
             apart = self._from_start(step, walk)
             terms["anchor"], shown["reward/from_anchor"] = self.anchor * apart, apart.detach()
         return Losses(terms, shown)
-
-    def _groups(self, batch: Batch) -> Batch:
-        """The batch's first conditions, each as often as a group has walks."""
-        if batch.count % self.group:
-            raise UserError(
-                f"{self.family}: groups of {self.group} walks do not divide the {batch.count} samples of a batch "
-                "(of a process, or a part); set batch to a multiple"
-            )
-        first = torch.arange(batch.count // self.group).repeat_interleave(self.group)
-        x0 = None if batch.x0 is None else batch.x0[first.to(batch.x0.device)]
-        return replace(batch, x0=x0, context=batch.context.map(lambda value: value[first.to(value.device)]))
 
     def _advantages(self, reward: Tensor) -> Tensor:
         if self.advantage == "reward":

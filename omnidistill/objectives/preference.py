@@ -41,15 +41,12 @@ class Preference(PolicyGradient):
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":
             return None
-        batch, spec = self._groups(step.batch), step.spec
-        walk = spec.sampler.trajectory(
-            step["student"], step.like, spec.steps, batch.context, g=step.g, keep="each"
-        )
+        batch, walk = step.walk(self.group)
         x0 = walk.states[-1].detach()
         with torch.no_grad():
             found = self.rewards.each(x0, batch.x0, batch.context)
             judged = self.rewards.total(found).reshape(-1, 2)
-        held = [asked_again(step, "reference", walk, i) for i in range(spec.steps)]
+        held = [asked_again(step, "reference", walk, i) for i in range(len(walk.beliefs))]
         size = size_of(x0, batch.context.mask)[:, None]
         ratio = (log_likelihood(step, walk) - log_likelihood(step, walk, held)) / size
         # Clamped as a ratio and read as its logarithm; outside there is no gradient.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,11 +20,12 @@ from omnidistill.objectives.base import StudentSpec
 from omnidistill.objectives.copies import Noised
 from omnidistill.objectives.questions import Answer, Question, merged, placed
 from omnidistill.objectives.reduction import reduce
+from omnidistill.objectives.walks import Walks
 from omnidistill.paths import Path
 from omnidistill.random import uniform
 from omnidistill.samplers import Rollout
-from omnidistill.samplers.few_step import drawn
-from omnidistill.samplers.translation import Source, source, start
+from omnidistill.samplers.base import Trajectory
+from omnidistill.samplers.translation import Source, source
 from omnidistill.times import Onwards, Times
 
 __all__ = ["Noised", "Step", "reduce"]
@@ -67,7 +67,6 @@ class Step:
         # Whether anybody looks at this step's diagnostics; who has costly ones may leave them out of the others.
         self.logged = logged
         self.null, self.bank = null, bank
-        self._rollout: Rollout | None = None
         self._begun: Tensor | None = None
         self._source: Source | None = None
         self._noised: dict[Times, Noised] = {}
@@ -76,7 +75,7 @@ class Step:
         self._answers: dict[Question, Answer] = {}
         if guidance_range is not None:
             self.draw_guidance(*guidance_range)
-        self._full = batch.x0
+        self._walks = Walks(batch.x0)
         if student.grows and batch.x0 is not None:
             self.batch = replace(self.batch, x0=self.sized(batch.x0))
 
@@ -133,25 +132,14 @@ class Step:
         a step, and nothing may have been asked before."""
         if self.context.guidance is not None:
             return
-        if self._rollout is not None:
+        if self._walks.rolled is not None:
             raise UserError("guidance is drawn before a step's rollout; give the step its guidance_range")
         scale = low + (high - low) * torch.rand(self.batch.count, generator=self.g, device=self.g.device)
         self.batch = replace(self.batch, context=replace(self.context, guidance=scale.to(self.like.device)))
 
-    @cached_property
-    def _drawn(self) -> tuple[int, bool, int | None]:
-        """How many steps the rollout's walk has, whether it starts from noised data, and which of the steps it is of;
-        None where the walk says that itself."""
-        steps, data = self._steps(), self._from_data()
-        whole, jumps = self.spec.inputs == "whole", self.spec.inputs == "jumps"
-        return steps, data, None if whole or jumps else drawn(steps, self.structure)
-
     def sized(self, data: Tensor) -> Tensor:
-        """Data as the step's rollout is: of a student that grows (`samplers.growing`), at the size of its step."""
-        if not self.spec.grows:
-            return data
-        steps, _, k = self._drawn
-        return self.spec.sampler.resized(data, steps if k is None else k, steps, self.like)
+        """Data as the step's rollout is, see `walks.Walks.sized`."""
+        return self._walks.sized(self, data)
 
     @property
     def x0(self) -> Tensor:
@@ -165,24 +153,12 @@ class Step:
     @property
     def rollout(self) -> Rollout:
         """The student's answer from its own inputs; with a graph only when the student is being trained."""
-        if self._rollout is None:
-            sampler, (steps, from_data, k) = self.spec.sampler, self._drawn
-            asked = (self["student"], self.like, steps, self.context)
-            own = any(
-                isinstance(times, Onwards) for times in (*self._wanted, *(q.times for q in self._expected))
-            )
-            with torch.set_grad_enabled(self.role == "student"):
-                if self.spec.inputs == "jumps":
-                    self._rollout = sampler.three_jumps(*asked, g=self.g, structure=self.structure)
-                else:
-                    # The input is made of the data at their own size; `x0` says where there are none.
-                    data = self._full if from_data and self.x0 is not None else None
-                    whole, other = (self.spec.inputs == name for name in ("whole", "translated"))
-                    x_1 = start(self["student"].path, self.source.x0) if other else None
-                    self._rollout = sampler.rollout(
-                        *asked, g=self.g, data=data, whole=whole, onwards=own, x_1=x_1, k=k
-                    )
-        return self._rollout
+        asked = (*self._wanted, *(question.times for question in self._expected))
+        return self._walks.rollout(self, any(isinstance(times, Onwards) for times in asked))
+
+    def walk(self, group: int | None = None) -> tuple[Batch, Trajectory]:
+        """The student's walk of all its steps and the batch that it is of, see `walks.Walks.walk`."""
+        return self._walks.walk(self, group)
 
     @property
     def source(self) -> Source:
@@ -202,21 +178,6 @@ class Step:
                 belief = self["source"](rollout.x_t, rollout.t, rollout.context)
                 self._begun = belief.sample(None, rollout.context.mask)
         return self._begun
-
-    def _steps(self) -> int:
-        """How many steps the rollout's walk has."""
-        walks = self.spec.walks
-        if not walks:
-            return self.spec.steps
-        g = self.structure
-        return walks[int(torch.randint(len(walks), (), generator=g, device=g.device))]
-
-    def _from_data(self) -> bool:
-        """Whether this step's rollout starts from noised data."""
-        if self.spec.inputs != "mixed":
-            return self.spec.inputs == "data"
-        g = self.structure
-        return bool(torch.randint(2, (), generator=g, device=g.device))
 
     def noised(self, times: Times) -> tuple[Tensor, Tensor]:
         """(x_t, t): the rollout's x0 noised to times of this distribution; one copy per distribution.
@@ -252,9 +213,11 @@ class Step:
         """What objectives said that they are going to ask."""
         return list(self._expected)
 
-    def expect(self, questions: Iterable[Question]) -> None:
-        """What objectives are going to ask: who asks first asks for all of them."""
+    def expect(self, questions: Iterable[Question], groups: Iterable[int | None] = ()) -> None:
+        """What objectives are going to ask, and in groups of which sizes they are going to walk: who comes first asks
+        and walks for all of them."""
         self._expected += questions
+        self._walks.expected.update(groups)
 
     def answer(self, question: Question) -> Answer:
         """The answer to a question, from a call that is made once for all that is expected about the same copy.

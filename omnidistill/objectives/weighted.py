@@ -113,8 +113,7 @@ class Weighted:
         ):  # before any part looks, where the step was made without the range
             step.draw_guidance(*self.guidance_range)
         parts = self._begun(role, step)
-        if asked := _asked(parts, role):
-            step.expect(asked)
+        step.expect(_asked(parts, role), _walking(parts, role))
         for name, part in parts.items():
             result = part.losses(role, step)
             if result is None:
@@ -139,8 +138,9 @@ class Weighted:
         return _asked(self.parts, role)
 
     def cost(self, role: str) -> Calls:
-        """The parts' calls where all of them run, except that the rollout that several of them look at is made once,
-        and that a model is asked once about a noised copy of it."""
+        """The parts' calls where all of them run, except that a rollout and a walk that several of them look at are
+        made once, that a model is asked once about a noised copy, and that a rollout costs nothing where it is one of
+        a walk's steps. (It is not of a student that is told where it jumps to, see `walks.Walks`.)"""
         total: Counter[str] = Counter()
         rolled = False
         for part in self.parts.values():
@@ -149,6 +149,9 @@ class Weighted:
             if rolls(part, role) and calls.get("student"):
                 total["student"] -= rolled
                 rolled = True
+        if walks := _walking(self.parts, role):
+            sizes = {group for group in walks if group}
+            total["student"] -= len(walks) - max(1, len(sizes)) + (rolled and not sizes)
         asked = self.questions(role)
         for question in asked:
             total[question.model] -= question.calls
@@ -159,6 +162,10 @@ class Weighted:
 
 def _asked(parts: Mapping[str, Objective], role: str) -> list[Question]:
     return [q for part in parts.values() if hasattr(part, "questions") for q in part.questions(role)]
+
+
+def _walking(parts: Mapping[str, Objective], role: str) -> list[int | None]:
+    return [group for part in parts.values() if hasattr(part, "walking") for group in part.walking(role)]
 
 
 class Untrained(Weighted):

@@ -379,7 +379,7 @@ def test_walks_that_draw_nothing_and_groups_that_do_not_fit_are_one_line(closed)
         with pytest.raises(UserError, match=r"draw nothing: use student\.steps >= 2"):
             PolicyGradient({"r": Half([1.0])}).losses("student", step)
     step = closed.step("student", {"student": student}, batch, like, student=StudentSpec(2, FewStep()))
-    with pytest.raises(UserError, match="policy_gradient: groups of 3 walks do not divide the 8 samples"):
+    with pytest.raises(UserError, match="groups of 3 walks do not divide the 8 samples"):
         PolicyGradient({"r": Half([1.0])}, group=3).losses("student", step)
     with pytest.raises(UserError, match="group is 1, give 2 or more"):
         PolicyGradient({"r": Half([1.0])}, group=1)
