@@ -73,9 +73,9 @@ class Step:
         self._wanted: list[Times] = []
         self._expected: list[Question] = []
         self._answers: dict[Question, Answer] = {}
+        self._walks = Walks(batch.x0)
         if guidance_range is not None:
             self.draw_guidance(*guidance_range)
-        self._walks = Walks(batch.x0)
         if student.grows and batch.x0 is not None:
             self.batch = replace(self.batch, x0=self.sized(batch.x0))
 

@@ -113,7 +113,9 @@ class Weighted:
         ):  # before any part looks, where the step was made without the range
             step.draw_guidance(*self.guidance_range)
         parts = self._begun(role, step)
-        step.expect(_asked(parts, role), _walking(parts, role))
+        asked, walks = _asked(parts, role), _walking(parts, role)
+        if asked or walks:
+            step.expect(asked, walks)
         for name, part in parts.items():
             result = part.losses(role, step)
             if result is None:
