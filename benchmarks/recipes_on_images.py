@@ -119,7 +119,13 @@ def figures(primary: Metric, teacher: Sequence[Point], student: Sequence[Point])
     }
 
 
-def row(r: Mapping[str, Any]) -> list[str]:
+def teacher(r: Mapping[str, Any]) -> str:
+    """The curve that a record is judged by; recipes under guidance have a guided teacher."""
+    name = r["metric"]["name"]
+    return " / ".join(figure(p["metrics"][name], p["interval"]) for p in r["teacher"])
+
+
+def row(r: Mapping[str, Any], letter: str) -> list[str]:
     """Of the table."""
     name, ends = r["metric"]["name"], r["gap_interval"]["4"]
     curve = " / ".join(figure(p["metrics"][name], p["interval"]) for p in r["student"])
@@ -127,7 +133,7 @@ def row(r: Mapping[str, Any]) -> list[str]:
     gap += "" if not ends else f" ({ends[0]:.0f} to {ends[1]:.0f})"
     calls = ", ".join(f"{k} {v / max(1, r['student_updates']):.3g}" for k, v in r["calls"].items() if v)
     monotone = "yes" if not r["falls"] else "no: " + ", ".join(f"{few} to {many}" for few, many in r["falls"])
-    return [r["recipe"], str(r["steps"]), curve, gap, monotone, calls, f"{r['seconds']:.0f}"]
+    return [r["recipe"], str(r["steps"]), letter, curve, gap, monotone, calls, f"{r['seconds']:.0f}"]
 
 
 def table(records: Sequence[Mapping[str, Any]], lacking: Sequence[str] = ()) -> list[str]:
@@ -136,23 +142,24 @@ def table(records: Sequence[Mapping[str, Any]], lacking: Sequence[str] = ()) -> 
     done = sorted((r for r in records if "gap" in r), key=at_four)
     if not done:
         return []
-    name = done[0]["metric"]["name"]
-    teachers = {" / ".join(figure(p["metrics"][name], p["interval"]) for p in r["teacher"]) for r in done}
+    letters = {curve: chr(ord("A") + i) for i, curve in enumerate(sorted({teacher(r) for r in done}))}
     counts = ", ".join(map(str, STEPS))
+    name = done[0]["metric"]["name"]
     lines = [
-        f"- teacher at {', '.join(str(p['steps']) for p in done[0]['teacher'])}: {t}"
-        for t in sorted(teachers)
+        f"- teacher {letter} at {', '.join(str(p['steps']) for p in done[0]['teacher'])}: {curve}"
+        for curve, letter in letters.items()
     ]
     head = [
         "recipe",
         "its steps",
+        "teacher",
         f"{name} at {counts}",
         "gap closed at 4, %",
         "monotone",
         "calls an update",
         "seconds",
     ]
-    lines += ["", *markdown([head, *map(row, done)]), ""]
+    lines += ["", *markdown([head, *(row(r, letters[teacher(r)]) for r in done)]), ""]
     for least in (MANY, 100.0):
         met = [r["recipe"] for r in done if (r["gap"]["4"] or 0.0) >= least]
         lines.append(

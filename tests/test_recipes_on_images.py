@@ -37,7 +37,7 @@ def record(name, values, gap, falls=()):
 def test_rows_are_sorted_and_counted(script):
     records = [
         record("b", (4.0, 3.5, 3.0, 3.2), 92.0, [(4, 8)]),
-        record("a", (4.0, 3.0, 2.0, 1.9), 130.0),
+        record("a", (4.0, 3.0, 2.0, 1.9), 130.0) | {"teacher": points((9.5, 7.0, 5.0, 4.0))},
         {"recipe": "c", "reason": "c needs masked"},
         {"recipe": "d", "failed": "NaN at update 3"},
     ]
@@ -45,6 +45,10 @@ def test_rows_are_sorted_and_counted(script):
     text = "\n".join(lines)
     rows = [line for line in lines if line.startswith(("| a", "| b"))]
     assert [row.split(" | ")[0] for row in rows] == ["| a", "| b"]
+    assert [row.split(" | ")[2] for row in rows] == ["B", "A"]  # each is judged by its own teacher
+    for line, letter, first in zip(lines, "AB", (9.0, 9.5), strict=False):
+        curve = " / ".join(f"{value:.2f} ±0.1" for value in (first, 7, 5, 4))
+        assert line == f"- teacher {letter} at 1, 2, 4, 8: {curve}"
     assert "| 130 (125 to 135) | yes | student 2, teacher 1 | 12 |" in rows[0]
     assert "no: 4 to 8" in rows[1] and "fake_score" not in text
     assert "At least 90 % of the gap at 4 steps: 2 of 2: a, b." in text

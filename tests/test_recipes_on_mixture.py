@@ -51,6 +51,13 @@ def test_a_recipe_holds_by_gap_modes_and_time(script: ModuleType, monkeypatch: p
     monkeypatch.setattr(script, "WHY", {"a": "it is slow", "b": "it is small"})
     text_of_both = script.table([record("a"), record("b", gap=90.0)])
     assert "- b falls short: it is small" in text_of_both and "it is slow" not in text_of_both
+    single = [
+        record("a", gap=97.5),
+        record("b", gap=93.0),
+        record("c", gap=96.04),
+        record("d", steps=4, gap=20.0),
+    ]
+    assert "Of 3 recipes of one step 1 close 97 %; the others: c 96.0, b 93.0.\n" in script.table(single)
     late = "- near enough, but later than after 240 seconds: a\n"
     assert late in script.table([record("a", seconds=241.0)]) and late not in text_of_both
     more = record("a", command="omnidistill distill task=exact/gaussian_mixture updates=600 recipe=a")
