@@ -46,6 +46,11 @@ class Label:
     def __call__(
         self, x0_hat: Float[Tensor, "b ..."], x0: Tensor | None, context: Context
     ) -> Float[Tensor, "b"]:
+        if x0_hat.ndim != 4:
+            raise UserError(
+                f"the reward Label judges pictures, or latents that an autoencoder decodes; this task's samples are "
+                f"{tuple(x0_hat.shape[1:])}: take a task of pictures or another reward"
+            )
         labels = context.condition
         if not isinstance(labels, Tensor):
             raise UserError("the reward Label judges by the label asked for; take a task that has labels")

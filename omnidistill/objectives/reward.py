@@ -62,6 +62,21 @@ class Rewards:
         """
         return {name: _scored(name, one, x0_hat, x0, context) for name, one in self.rewards.items()}
 
+    @torch.no_grad()
+    def check(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> None:
+        """Asks each reward, of what is watched as well, about a task's own samples (or, where it has none, about
+        zeros), so that one that cannot judge them is found before anything is trained.
+
+        Raises:
+            UserError: a reward refuses them or gives not one finite number each.
+        """
+        for name, one in {**self.rewards, **self.watched}.items():
+            try:
+                _scored(name, one, x0_hat, x0, context)
+            except RunError as error:
+                if x0 is not None:
+                    raise UserError(f"{error} (of the task's own data)") from None
+
     def term(self, name: str, value: Tensor) -> Tensor:
         """`w_k min(R_k, cap_k)`."""
         capped = value if name not in self.caps else value.clamp_max(self.caps[name])

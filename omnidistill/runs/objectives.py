@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -73,11 +74,19 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
 
 
 def judged_by_rewards(task: Task, objective: Weighted) -> None:
-    """Has the task measure samples by the rewards that the objective maximises or watches, beside its own metrics."""
+    """Has the task measure samples by the rewards that the objective maximises or watches, beside its own metrics.
+
+    Raises:
+        UserError: a reward cannot judge the task's samples.
+    """
     judges = [getattr(part, "rewards", None) for part in objective.parts.values()]
     found = [rewards for rewards in judges if isinstance(rewards, Rewards)]
     if not found:
         return
+    batch = task.batch(2, generator(0, "probe"))
+    sample = torch.zeros_like(task.like(2, context=batch.context)) if batch.x0 is None else batch.x0
+    for rewards in found:
+        rewards.check(sample, batch.x0, batch.context)
     own = task.more
 
     def more(x0: Tensor, context: Context, rows: Tensor | None) -> Mapping[str, float]:
