@@ -4,8 +4,9 @@
 
 For each of these, or for all, writes `benchmarks/results/claims/NAME.json`: the claim as it was run, its figures with
 their intervals, seeds, versions and machine; and the verdicts, which are shipped, in `configs/claim/verdicts.json`. One
-that falls short is written like one that holds. With a seed every run takes it in place of its own, and the record is
-`benchmarks/results/claims/seed_S/NAME.json`: a verdict that hangs on chance is found so.
+that falls short is written like one that holds. With a seed every run takes it in place of its own, the record is
+`benchmarks/results/claims/seed_S/NAME.json` and the verdict stands in `configs/claim/again.json`: one that hangs on
+chance is found so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from omnidistill.runs.claim import claim
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "claims"
-VERDICTS = HERE.parent / "configs" / "claim" / claim_file.VERDICTS
+SHIPPED = HERE.parent / "configs" / "claim"
 RUN = ("overrides", "runs", "relations")
 """What of a claim decides its figures."""
 
@@ -40,10 +41,15 @@ def record(name: str, results: Path = RESULTS, seed: int | None = None) -> Path:
     return file
 
 
-def collect(results: Path = RESULTS, verdicts: Path = VERDICTS) -> None:
+def collect(results: Path = RESULTS, shipped: Path = SHIPPED) -> None:
     """The verdicts of all records."""
     held = {file.stem: json.loads(file.read_text())["holds"] for file in sorted(results.glob("*.json"))}
-    verdicts.write_text(json.dumps(held, indent=1) + "\n")
+    (shipped / claim_file.VERDICTS).write_text(json.dumps(held, indent=1) + "\n")
+    again: dict[str, dict[str, bool]] = {}
+    for file in sorted(results.glob("seed_*/*.json")):
+        seed = file.parent.name.removeprefix("seed_")
+        again.setdefault(file.stem, {})[seed] = json.loads(file.read_text())["holds"]
+    (shipped / claim_file.AGAIN).write_text(json.dumps(dict(sorted(again.items())), indent=1) + "\n")
 
 
 def main() -> int:

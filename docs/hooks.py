@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from omnidistill.commands.claims import WORDS
+from omnidistill.commands.claims import said as spoken
 from omnidistill.configuration import claim_file, listing
 
 ROOT = Path(__file__).parents[1]
@@ -14,11 +16,10 @@ CITED = re.compile(
     r"\b(?:algorithms?|alg\.|equations?|eqs?\.|sections?|secs?\.|theorems?|propositions?|tables?|app\.) "
     r"[A-Z]?\.?\d+(?:\.\d+)*[a-z]?(?:(?:, | and | to )\d+(?:\.\d+)*\b)*"
 )
-WORDS = {True: "holds", False: "falls short", None: "not run"}
 HEAD = """# Papers
 
 {count} recipes, each an option or a sum of a few objectives. *Where* is what of the paper the recipe's file cites. The
-*verdict* is that of `omnidistill claim NAME`, a small experiment of a minute or two whose figures are committed:
+*verdict* is that of `omnidistill claim NAME`, a small experiment of minutes whose figures are committed:
 {holds} hold, {short} fall short here, {none} have not been run. A verdict is about that experiment, not about the
 paper. What departs from a paper, and what was measured, follows below the table.
 
@@ -65,7 +66,8 @@ def about(entry: dict[str, Any], claim: dict[str, Any] | None) -> str:
         parts.append("\n" + "".join(f"- {prose(line)}\n" for line in said["departures"]))
     if claim is None:
         return "".join(parts)
-    parts.append(f"\nClaim: {prose(claim['statement'])}. **{WORDS[claim['holds']].capitalize()}.**\n")
+    verdict = spoken(claim["holds"], claim_file.again().get(name, {})).capitalize()
+    parts.append(f"\nClaim: {prose(claim['statement'])}. **{verdict}.**\n")
     file = ROOT / "benchmarks" / "results" / "claims" / f"{name}.json"
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))

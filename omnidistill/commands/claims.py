@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,17 @@ def claims(arguments: Arguments) -> None:
 
     listed = claim_file.claims(directory(arguments))
     if not arguments.json:
-        listed = [{**entry, "holds": WORDS[entry["holds"]]} for entry in listed]
+        seeds = claim_file.again()
+        listed = [
+            {**entry, "holds": said(entry["holds"], seeds.get(entry["recipe"], {}))} for entry in listed
+        ]
     show(listed, arguments.json, wide="statement")
+
+
+def said(holds: bool | None, seeds: Mapping[int, bool]) -> str:
+    """A verdict in words, and what it was at other seeds."""
+    others = "; ".join(f"seed {seed}: {WORDS[held]}" for seed, held in sorted(seeds.items()))
+    return WORDS[holds] + (f" ({others})" if others else "")
 
 
 def claim(arguments: Arguments) -> None:

@@ -43,7 +43,7 @@ KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Of each relation the keys that it needs and those that it may have."""
 
-VERDICTS = "verdicts.json"
+VERDICTS, AGAIN = "verdicts.json", "again.json"
 _POINT = re.compile(r"(?P<run>[A-Za-z][\w-]*)\.(?P<model>student|teacher)@(?P<steps>[1-9]\d{0,5}|full)")
 
 
@@ -128,13 +128,27 @@ def claims(directory: Path | None = None) -> list[dict[str, Any]]:
 
 def verdicts() -> dict[str, bool]:
     """The committed verdicts of the packaged claims."""
-    found: dict[str, bool] = {}
+    return {name: holds for name, holds in _committed(VERDICTS).items() if isinstance(holds, bool)}
+
+
+def again() -> dict[str, dict[int, bool]]:
+    """The committed verdicts of packaged claims at other seeds than their own."""
+    found = {name: each for name, each in _committed(AGAIN).items() if isinstance(each, Mapping)}
+    return {
+        name: {
+            int(seed): holds for seed, holds in each.items() if seed.isdecimal() and isinstance(holds, bool)
+        }
+        for name, each in found.items()
+    }
+
+
+def _committed(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for package in (*reversed(plugins.search_path()), plugins.BUILT_IN):
-        file = resources.files(package).joinpath("claim", VERDICTS)
+        file = resources.files(package).joinpath("claim", name)
         if file.is_file():
             with resources.as_file(file) as path:
-                content = received.read_json(path)
-            found |= {name: holds for name, holds in content.items() if isinstance(holds, bool)}
+                found |= received.read_json(path)
     return found
 
 

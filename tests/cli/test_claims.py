@@ -156,6 +156,26 @@ def test_claims_are_listed_with_their_verdicts(command, claimed) -> None:
         assert {True: " holds ", False: " falls short ", None: " not run "}[holds] in row
 
 
+def test_what_a_claim_came_to_at_other_seeds_is_said_in_the_table_alone(command, monkeypatch) -> None:
+    monkeypatch.setattr(claim_file, "again", lambda: {"dmd2": {2: False, 1: True}})
+    monkeypatch.setattr(claim_file, "verdicts", lambda: {"dmd2": True, "dmd": False})
+    table = command("claims").out
+    assert "holds (seed 1: holds; seed 2: falls short)" in table and table.count("seed 1") == 1
+    known = {entry["recipe"]: entry["holds"] for entry in json.loads(command("claims", "--json").out)}
+    assert known["dmd2"] is True and known["dmd"] is False
+
+
+def test_verdicts_at_other_seeds_are_of_the_claims_as_they_stand() -> None:
+    found: dict[str, dict[int, bool]] = {}
+    for file in RESULTS.glob("seed_*/*.json"):
+        record, seed = json.loads(file.read_text()), int(file.parent.name.removeprefix("seed_"))
+        found.setdefault(file.stem, {})[seed] = record["holds"]
+        said = claim_file.content(file.stem)
+        assert record["claim"] == {key: said[key] for key in record["claim"]}, f"{file.stem}: run it again"
+        assert set(record["seeds"].values()) == {seed} and f"seed={seed}" in record["command"]
+    assert found and claim_file.again() == found
+
+
 def test_a_broken_claim_does_not_hide_the_others(command, claimed) -> None:
     done = command("claims", "--json", claimed(relations=[]))
     assert "warning: claim mine" in done.err
