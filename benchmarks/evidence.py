@@ -16,9 +16,11 @@ import json
 from pathlib import Path
 
 from evidence_record import RESULTS
-from evidence_runs import EXPERIMENTS
+from evidence_runs import EXPERIMENTS as OTHERS
+from evidence_steps import steps
 from evidence_tables import page
 
+EXPERIMENTS = {**OTHERS, "steps": steps}
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 
 

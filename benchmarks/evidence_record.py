@@ -68,6 +68,7 @@ def _figures(overrides: Sequence[str]) -> dict[str, Any]:
         **points,
         "gap": metrics["gap_closed"],
         "gap_interval": metrics.get("gap_interval"),
+        "falls": metrics.get("falls", []),
         "warnings": metrics["training"].get("warnings", []),
         "training": {key: metrics["training"][key] for key in ("student_updates", "seconds", "calls")},
         "samples": metrics["samples"],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import evidence_steps
 from matrix_tables import markdown
 
 Record = Mapping[str, Any]
@@ -227,6 +228,7 @@ little noise alone (times up to 0.4), where modes lie apart: reverse KL settles 
 forward KL reaches the most.""",
         _divergences,
     ),
+    "steps": ("Students of several steps", evidence_steps.ABOUT, evidence_steps.table),
     "forms": (
         "On-policy forms of text",
         """A chain's exact teacher, the student's own walks alone (`gkd`, `families.on_policy.share=1`): negative

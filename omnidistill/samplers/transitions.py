@@ -53,6 +53,7 @@ class Transition:
 
     @property
     def churn(self) -> float:
+        """Of the path's bridge: 1 draws from its own posterior, 0 keeps the noise."""
         return float(self.kind == "ancestral")
 
     def target(self, denoiser: Denoiser, s: Instant) -> Instant | None:
