@@ -56,6 +56,7 @@ def test_the_table_has_every_step_and_says_where_it_falls(script: ModuleType) ->
     assert new["recipe"] == "new" and new["monotone"] == "yes" and old["monotone"] == "no: 1 to 2"
     assert new["teacher, full"] == "0.1250 (64)" and new["metric"] == "energy ↓" and new["minutes"] == "1.5"
     assert old["minutes"] == "1.5 (H100)"
+    assert new["by other transitions at 2, 4, 8, 16"] == "-"
     assert new["teacher at 1, 2, 4, 8, 16"] == "1.00 / 0.5000 / - / - / -"
     assert new["student at 1, 2, 4, 8, 16"] == "0.2500 / 0.3000 / - / - / -"
     assert new["gap closed, %"] == "85.7 / - / - / - / -"
@@ -85,3 +86,21 @@ def test_long_cells_are_run_where_they_are_named(
     monkeypatch.setattr(sys, "argv", ["any_step.py", name])
     assert script.main() == 0 and ran[len(script.CELLS) :] == [long]
     assert (script.RESULTS / f"{name}.json").is_file()
+
+
+def test_other_transitions_and_what_is_as_good_as_the_whole_teacher(script: ModuleType) -> None:
+    found = document("a/b", "new", [])
+    points = [{"steps": k, "metrics": {"energy": v}} for k, v in ((4, 0.5), (2, 0.25))]
+    found["metrics"]["transitions"] = {"renoise": {"points": points}, "gamma": {"points": points[1:]}}
+    script.RESULTS.mkdir()
+    full = {"steps": 64, "metrics": {"energy": 0.125}, "interval": [0.1, 0.15]}
+    found["metrics"]["teacher"] = [full]
+    for name, ends in (("far", [0.16, 0.2]), ("near", [0.14, 0.2]), ("past", [0.01, 0.09])):
+        found["metrics"]["student"] = [{"steps": 8, "metrics": {"energy": 0.1}, "interval": ends}]
+        (script.RESULTS / f"{name}.json").write_text(json.dumps(found))
+    head, _, row, *_ = ([cell.strip() for cell in line.strip("|").split("|")] for line in script.table())
+    said = dict(zip(head, row, strict=True))["by other transitions at 2, 4, 8, 16"]
+    assert said == "renoise 0.2500 / 0.5000; gamma 0.2500"
+    better, told, worse = script.whole()
+    assert better.endswith("better than the teacher in full: past") and told.endswith(": near")
+    assert worse == "- at 8 steps not as good as the teacher in full: far"
