@@ -203,9 +203,9 @@ def table() -> list[str]:
 
 
 ABOUT = (
-    "A cell's command stands in its record; those of `_long` were run on a GPU. On most mixtures 1 % of the gap at four "
-    "steps is less than what samples tell, as the intervals in the records say, so that 99 % there is shown where the "
-    "teacher needs more steps (`vp_linear`) and not refuted elsewhere. Why a cell is worse with more steps: "
+    "A cell's command stands in its record; those of `_long` were run on a GPU. On most mixtures 1 % of the gap at "
+    "four steps is less than what samples tell, as the intervals in the records say, so that 99 % there is shown "
+    "where the teacher needs more steps (`vp_linear`) and not refuted elsewhere. Why a cell is worse with more steps: "
     "`consistency-models` re-noises, and each answer has its own error; `dmd2` here is trained for one step; of "
     "`anyflow` on `vp_linear` the critic's error is what is left, at every step count; `flow-map-matching` there loses "
     "with seed 1 from two steps to four what is hardly above chance."
