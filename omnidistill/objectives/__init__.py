@@ -14,6 +14,7 @@ from omnidistill.objectives.features import Features
 from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.guidance import Guidance
 from omnidistill.objectives.jumps import Gap, Nodes
+from omnidistill.objectives.latent_proxy import LatentProxy
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.negative_aware import NegativeAware
 from omnidistill.objectives.noise_consistency import NoiseConsistency
@@ -48,6 +49,7 @@ __all__ = [
     "FlowMap",
     "Gap",
     "Guidance",
+    "LatentProxy",
     "Losses",
     "Matching",
     "NegativeAware",

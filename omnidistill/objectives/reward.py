@@ -11,6 +11,7 @@ from torch import Tensor
 from omnidistill.context import Context
 from omnidistill.errors import RunError, UserError
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
+from omnidistill.objectives.latent_proxy import LatentProxy
 from omnidistill.objectives.reduction import reduce
 from omnidistill.objectives.step import Step
 from omnidistill.times import Times, Uniform
@@ -182,6 +183,7 @@ class Reward(Judged):
         times: for `noised`.
         anchor: weight of the squared distance to what the student at its start answers at the same state: a guard
             against answers that please the reward alone.
+        proxy: that learns the rewards beside the student, which then maximises it in their place; see `latent_proxy`.
         more: further options of `Judged`.
     """
 
@@ -191,23 +193,28 @@ class Reward(Judged):
         inputs: str = "rollout",
         times: Times = Uniform(),
         anchor: float = 0.0,
+        proxy: LatentProxy | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*judged, **more)
         if inputs not in INPUTS:
             raise UserError(f"unknown inputs '{inputs}' of a reward; possible: {', '.join(INPUTS)}")
-        self.inputs, self.times, self.anchor = inputs, times, anchor
+        self.inputs, self.times, self.anchor, self.proxy = inputs, times, anchor, proxy
         self.rolls_out = inputs == "rollout"
         self.hold(anchor)
         self.needs = frozenset({"differentiable"} | ({"data"} if inputs == "noised" else set()))
+        if proxy is not None:
+            self.roles, self.needs = {**proxy.roles, **self.roles}, self.needs | proxy.needs
 
     def losses(self, role: str, step: Step) -> Losses | None:
+        if self.proxy is not None and role == self.proxy.role:
+            with torch.no_grad():
+                given = self._answer(step)
+            return self.proxy.losses(step, self.rewards, *given)
         if role != "student":
             return None
         answer, x_t, t, told = self._answer(step)
-        found = self.rewards.each(answer, step.batch.x0, step.context)
-        terms = {f"reward/{name}": -self.rewards.term(name, value).mean() for name, value in found.items()}
-        shown = self.rewards.shown(found, answer, step.batch.x0, step.context)
+        terms, shown = self._rewarded(step, answer)
         if self.anchor:
             with torch.no_grad():
                 held = step["reference"](x_t, t, step.context, target_time=told).sample(
@@ -216,6 +223,21 @@ class Reward(Judged):
             apart = reduce(0.5 * (answer - held) ** 2, mask=step.context.mask)
             terms["anchor"], shown["reward/from_anchor"] = self.anchor * apart, apart.detach()
         return Losses(terms, shown)
+
+    def _rewarded(self, step: Step, answer: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Terms and diagnostics of the rewards, or of their proxy; what it stands for is then for the log alone."""
+        judged = (answer, step.batch.x0, step.context)
+        if self.proxy is None:
+            found = self.rewards.each(*judged)
+            terms = {
+                f"reward/{name}": -self.rewards.term(name, value).mean() for name, value in found.items()
+            }
+            return terms, self.rewards.shown(found, *judged)
+        terms = {"reward/proxy": -self.proxy.score(step, answer, step.context).mean()}
+        if not step.logged:
+            return terms, {}
+        with torch.no_grad():
+            return terms, self.rewards.shown(self.rewards.each(*judged), *judged)
 
     def _answer(self, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The answer judged, the state and time at which it was given, and the second time that was told."""
@@ -228,4 +250,7 @@ class Reward(Judged):
         return step["student"](x_t, t, step.context).sample(step.g, step.context.mask), x_t, t, None
 
     def cost(self, role: str) -> Calls:
-        return {"student": 1} | ({"reference": 1} if self.anchor else {}) if role == "student" else {}
+        asked = {} if self.proxy is None else dict(self.proxy.cost(role))
+        if role == "student":
+            return {"student": 1} | ({"reference": 1} if self.anchor else {}) | asked
+        return {"student": 1} | asked if asked else {}
