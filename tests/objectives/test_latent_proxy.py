@@ -14,6 +14,7 @@ from omnidistill.errors import UserError
 from omnidistill.exact.gaussian_mixture import GaussianMixtureTask
 from omnidistill.exact.rewards import Half
 from omnidistill.objectives import Consistency, LatentProxy, Nodes, Reward, Weighted
+from omnidistill.objectives.heads import Head
 from omnidistill.objectives.latent_proxy import disagreement
 from omnidistill.random import generator
 from omnidistill.runs import setup
@@ -199,6 +200,18 @@ def test_conforms_beside_consistency_and_counts(proxy, inputs, student, own) -> 
     check_objective(objective, TASK)
     assert objective.cost("student") == {"teacher": 1, "target": 1} | student
     assert objective.cost("proxy") == own
+
+
+@pytest.mark.parametrize("role", ["student", "fake_score"])
+def test_padding_changes_nothing(role, closed) -> None:
+    torch.manual_seed(0)
+
+    def norm(x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        return -(x0_hat * context.mask).square().flatten(1).sum(1)
+
+    proxy = LatentProxy(role="fake_score", name="discriminator")
+    objective = Reward({"norm": norm}, inputs="noised", times=fixed, proxy=proxy)
+    closed.check_padding(objective, "points", role, discriminator=Head(8).double())
 
 
 def test_without_data_the_teacher_is_a_rival() -> None:
