@@ -103,6 +103,17 @@ class LatentProxy:
         scores: Tensor = step[self.name](torch.cat([model.pool(found[name], context) for name in names], 1))
         return scores if scores.ndim == 1 else scores.mean(1)
 
+    def maximised(
+        self, step: Step, expert: Rewards, answer: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The student's term, and what the expert says of its answer, which is for the log alone."""
+        terms = {"reward/proxy": -self.score(step, answer, step.context).mean()}
+        if not step.logged:
+            return terms, {}
+        judged = (answer, step.batch.x0, step.context)
+        with torch.no_grad():
+            return terms, expert.shown(expert.each(*judged), *judged)
+
     def losses(
         self,
         step: Step,

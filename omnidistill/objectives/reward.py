@@ -214,7 +214,12 @@ class Reward(Judged):
         if role != "student":
             return None
         answer, x_t, t, told = self._answer(step)
-        terms, shown = self._rewarded(step, answer)
+        if self.proxy is not None:
+            terms, shown = self.proxy.maximised(step, self.rewards, answer)
+        else:
+            found = self.rewards.each(answer, step.batch.x0, step.context)
+            terms = {f"reward/{name}": -self.rewards.term(name, one).mean() for name, one in found.items()}
+            shown = self.rewards.shown(found, answer, step.batch.x0, step.context)
         if self.anchor:
             with torch.no_grad():
                 held = step["reference"](x_t, t, step.context, target_time=told).sample(
@@ -223,21 +228,6 @@ class Reward(Judged):
             apart = reduce(0.5 * (answer - held) ** 2, mask=step.context.mask)
             terms["anchor"], shown["reward/from_anchor"] = self.anchor * apart, apart.detach()
         return Losses(terms, shown)
-
-    def _rewarded(self, step: Step, answer: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Terms and diagnostics of the rewards, or of their proxy; what it stands for is then for the log alone."""
-        judged = (answer, step.batch.x0, step.context)
-        if self.proxy is None:
-            found = self.rewards.each(*judged)
-            terms = {
-                f"reward/{name}": -self.rewards.term(name, value).mean() for name, value in found.items()
-            }
-            return terms, self.rewards.shown(found, *judged)
-        terms = {"reward/proxy": -self.proxy.score(step, answer, step.context).mean()}
-        if not step.logged:
-            return terms, {}
-        with torch.no_grad():
-            return terms, self.rewards.shown(self.rewards.each(*judged), *judged)
 
     def _answer(self, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The answer judged, the state and time at which it was given, and the second time that was told."""
