@@ -30,7 +30,8 @@ from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.identities import (
     arrived,
     ask,
-    residual,
+    eulerian,
+    simplex,
     stack,
     two_jumps,
     vacuous,
@@ -39,7 +40,7 @@ from omnidistill.objectives.identities import (
 from omnidistill.objectives.jumps import Jumps
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths import Path
-from omnidistill.posteriors import Posterior, detach
+from omnidistill.posteriors import Posterior
 from omnidistill.times import Times, Uniform
 from omnidistill.weights import weight
 
@@ -157,10 +158,10 @@ class FlowMap:
         student, context, path = step["student"], step.context, step.path
         if not student.wants_target and self.to_data < 1.0:
             raise UserError("a flow map is told where it jumps to; set student.target_time=true")
-        if self.identity != "semigroup" and "simplex" in path.offers:
+        if self.identity == "eulerian" and self.along == "data" and simplex(path):
             raise UserError(
-                f"identity {self.identity} adds a derivative to a mean, which then leaves the simplex of {path}; "
-                "use identity: semigroup"
+                f"on {path} the eulerian target is not linear in the velocity, so that of the data is not right on "
+                "average; set families.flow_map.along to student or teacher"
             )
         jump = self._jump(step)
         far = slice(jump.diagonal, None)
@@ -239,12 +240,11 @@ class FlowMap:
         psi, rate = with_rate(step["student"], x, t, r, context, velocity, self.derivative)
         rho = min(1.0, step.update / self.warm_up) if self.warm_up else 1.0
         with torch.no_grad():
-            own = detach(psi).parameters
-            g = residual(path, own, goal.parameters, along.parameters, rate, t, r, rho)
+            g = eulerian(path, psi, goal, along, rate, t, r, rho)
             if self.normalise is not None:
                 unit = step["student"].output_weight(t).sqrt()
                 g = tangents.normalised(g, unit, self.normalise, context.mask)
-            return psi, psi.replace(own - g)
+            return psi, psi.replace(psi.parameters - g)
 
     # --- what it costs --------------------------------------------------------------------------------------------
 

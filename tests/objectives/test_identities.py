@@ -1,4 +1,4 @@
-"""The three identities of flow maps at exact maps, to 1e-9: of a Gaussian, of a mixture, with an anchor.
+"""The three identities of flow maps at exact maps, to 1e-9: of a Gaussian, of a mixture, with an anchor, of tokens.
 
 With `y = (x - beta a) / alpha` and k = sigma / alpha all Gaussian paths have the same trajectories,
 `d(y / k) = D(y, k) d(1 / k)`, D the mean of x0 given `x0 + k eps = y`; a path says where on them t and r are.
@@ -11,13 +11,15 @@ from numpy.polynomial import legendre
 from torch import Tensor, nn
 
 from omnidistill import paths
-from omnidistill.context import Context
+from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser
-from omnidistill.exact import GaussianMixtureTask
-from omnidistill.objectives.identities import arrived, residual, two_jumps, with_rate
+from omnidistill.exact import GaussianMixtureTask, MarkovTextTask
+from omnidistill.objectives import FlowMap
+from omnidistill.objectives.identities import arrived, eulerian, two_jumps, with_rate
 from omnidistill.paths.base import as_time, per_sample
-from omnidistill.posteriors import PointPosterior
+from omnidistill.posteriors import PointPosterior, SimplexPosterior
 from omnidistill.random import generator
+from omnidistill.times import Uniform
 
 COUNT = 6
 BOUND = 1e-9
@@ -40,7 +42,8 @@ NODES, WEIGHTS, INTEGRALS = collocation(96)
 class Law:
     """A law of x0 by its posterior mean, `mean(y, k)` of y shaped [nodes b ...], and samples."""
 
-    belief = PointPosterior
+    def belief(self, psi: Tensor, error: Tensor):
+        return PointPosterior((1.0 + error) * psi)
 
     def psi(self, y: Tensor, k: Tensor, end: Tensor) -> Tensor:
         """The mean of D along the trajectory from k to `end` in 1 / k. The trajectory is the fixed point of
@@ -83,8 +86,32 @@ class Mixed(Law):
         return self.task.batch(COUNT, g).x0.double()
 
 
+class Tokens(Law):
+    """Three tokens of three kinds that depend on each other, as one-hots: `p(s | y) ~ p(s) exp(sum_i y_i,s_i / k^2)`
+    of the 27 texts s, and of these the marginals."""
+
+    task = MarkovTextTask(vocab=3, length=3, path="onehot")
+
+    def __init__(self) -> None:
+        texts = torch.cartesian_prod(*[torch.arange(3)] * 3)
+        chain = self.task.chain
+        steps = [chain.transition[texts[:, i], texts[:, i + 1]] for i in (0, 1)]
+        self.log_p = (chain.initial[texts[:, 0]] * steps[0] * steps[1]).log()
+        self.texts = torch.nn.functional.one_hot(texts, 3).double().flatten(1)
+
+    def belief(self, psi: Tensor, error: Tensor):
+        return SimplexPosterior((1.0 + error) * SimplexPosterior.of(psi).logits)
+
+    def mean(self, y: Tensor, k: Tensor) -> Tensor:
+        likely = (self.log_p + (y / k**2).flatten(-2) @ self.texts.T).softmax(-1)
+        return (likely @ self.texts).unflatten(-1, (3, 3))
+
+    def sample(self, g: torch.Generator) -> Tensor:
+        return self.task.batch(COUNT, g).x0.double()
+
+
 class Exact(Denoiser):
-    """The exact psi of a law on any Gaussian path, times `1 + error`."""
+    """The exact psi of a law on any Gaussian path; times `1 + error`, of tokens their logits."""
 
     wants_target = True
 
@@ -100,7 +127,7 @@ class Exact(Denoiser):
             for u in there
         )
         y = (x_t - beta * (0.0 if context.anchor is None else context.anchor)) / alpha
-        return self.law.belief((1.0 + self.error) * self.law.psi(y, sigma / alpha, sigma_r / alpha_r))
+        return self.law.belief(self.law.psi(y, sigma / alpha, sigma_r / alpha_r), self.error)
 
 
 def test_the_maps_are_those_of_known_trajectories_and_denoisers() -> None:
@@ -108,6 +135,10 @@ def test_the_maps_are_those_of_known_trajectories_and_denoisers() -> None:
     x, t = Mixed().sample(g), torch.full((COUNT,), 0.6, dtype=torch.float64)
     told = Exact(path, Mixed())(x, t, target_time=t)
     torch.testing.assert_close(told.mean, Mixed.task.exact_teacher()(x, t).mean, rtol=0, atol=1e-14)
+    law, teacher = Tokens(), Tokens.task.exact_teacher()
+    x = law.task.path.corrupt(law.sample(g), t, g=g)
+    exact = Exact(law.task.path, law)(x, t, target_time=t)
+    torch.testing.assert_close(exact.probs, teacher(x, t).probs, rtol=0, atol=1e-14)
     k, end = torch.tensor([[3.0], [0.02]], dtype=torch.float64)
     kept = ((0.16 + end**2) / (0.16 + k**2)).sqrt()  # of `y - m` along a Gaussian's trajectory
     y = Normal().sample(g)
@@ -128,8 +159,7 @@ def target_of(identity: str, student: Exact, x: Tensor, t: Tensor, r: Tensor, co
     goal = teacher(x, t, context)
     velocity = path.velocity(x, goal.sample(), t, context)
     psi, rate = with_rate(student, x, t, r, context, velocity.detach(), "forward")
-    own, said = psi.parameters, goal.parameters
-    return psi, psi.replace(own - residual(path, own, said, said, rate, t, r, 1.0))
+    return psi, psi.replace(psi.parameters - eulerian(path, psi, goal, goal, rate, t, r, 1.0))
 
 
 def apart(identity: str, path, law: Law, error: float = 0.0) -> float:
@@ -149,6 +179,7 @@ ANCHORED = ("ouve", "grad_tts", "brownian_bridge", "residual_shift")
 CASES = [
     *((name, law) for law in (Normal(), Mixed()) for name in PATHS),
     *((name, Mixed()) for name in ANCHORED),
+    ("onehot", Tokens()),
 ]
 
 
@@ -159,6 +190,46 @@ CASES = [
 def test_the_exact_map_keeps_every_identity_and_another_one_does_not(
     name: str, law: Law, identity: str
 ) -> None:
-    path = getattr(paths, name)()
+    path = law.task.path if name == "onehot" else getattr(paths, name)()
     assert apart(identity, path, law) < BOUND
     assert apart(identity, path, law, error=0.05) > 1e-4
+
+
+TOKENS = (
+    {"identity": "lagrangian"},
+    {"identity": "eulerian"},
+    {"identity": "eulerian", "along": "student", "warm_up": 2},
+    {"identity": "eulerian", "to_data": 0.5, "normalise": 1.0},
+)
+
+
+@pytest.mark.parametrize("options", TOKENS, ids=str)
+def test_on_the_simplex_the_objective_is_at_rest_at_the_exact_map_and_leads_there(closed, options) -> None:
+    law = Tokens()
+    path, objective = law.task.path, FlowMap(times=Uniform(0.2, 0.9), divergence="forward", **options)
+
+    def found(error: float):
+        student = Exact(path, law, error)
+        models = {"teacher": law.task.exact_teacher(), "student": student}
+        batch = Batch(law.sample(generator("tokens")))
+        losses = objective.losses("student", closed.step("student", models, batch, update=2))
+        return float(losses.terms["flow_map"].detach()), closed.gradient(losses, student.error)[0]
+
+    assert abs(found(0.0)[0]) < 1e-15
+    for error in (0.1, -0.1):
+        loss, gradient = found(error)
+        assert loss > 1e-5 and float(gradient) * error > 0
+
+
+def test_a_tangent_of_any_length_leaves_a_point_of_the_simplex() -> None:
+    """Nothing is lost where a derivative alone would lead out of it."""
+    law, g = Tokens(), generator("long")
+    psi, goal = (
+        SimplexPosterior(torch.randn(COUNT, 3, 3, generator=g, dtype=torch.float64)) for _ in range(2)
+    )
+    t, r = (torch.full((COUNT,), u, dtype=torch.float64) for u in (0.8, 0.0))
+    rate = 50.0 * torch.randn(COUNT, 3, 3, generator=g, dtype=torch.float64)
+    target = psi.replace(psi.parameters - eulerian(law.task.path, psi, goal, goal, rate, t, r, 1.0))
+    assert bool(target.parameters.isfinite().all()) and bool((target.probs > 0).all())
+    plain = psi.probs * (1.0 - 0.8 * (rate - (psi.probs * rate).sum(-1, keepdim=True)))
+    assert bool((plain < 0).any())
