@@ -68,7 +68,9 @@ class FlowMap:
         derivative: `forward` or `difference`, see `objectives.tangents`.
         times: distribution of the larger and the smaller of the two times.
         jumps: semigroup: pairs of times, broken in two where it says (`Halving`); None: two of `times`, anywhere.
-        at_once: share of the batch with r = t.
+        at_once: share of the batch with r = t. 0 with to_data=1 is plain consistency: by the eulerian identity along
+            the teacher's trajectories, by the semigroup along the student's own, which a constant satisfies too, so
+            that it belongs beside an objective that knows the data.
         to_data: share of the batch that jumps all the way: to r = 0, or to `path.span[0]` for the lagrangian identity,
             which says nothing at r = 0. 1: the student needs no second time.
         divergence: a kind of `Posterior.divergence`.
@@ -117,10 +119,12 @@ class FlowMap:
             if value not in known:
                 raise unknown(what, value, known)
         whole = at_once >= 0.0 and at_once + to_data <= 1.0
-        if to_data < 0.0 or not (whole if eulerian else at_once > 0.0 and at_once + to_data < 1.0):
+        parts = at_once > 0.0 and at_once + to_data < 1.0
+        alone = semigroup and at_once == 0.0 and to_data == 1.0
+        if to_data < 0.0 or not (whole if eulerian else parts or alone):
             raise UserError(
                 f"shares of the batch need at_once > 0, to_data >= 0 and a sum below 1, got {at_once} and {to_data}; "
-                "identity 'eulerian' also takes at_once=0 and a sum of 1"
+                "identity 'eulerian' also takes at_once=0 and a sum of 1, 'semigroup' at_once=0 with to_data=1"
             )
         theirs = {"decay": decay is not None, "jumps": jumps is not None} if not semigroup else {}
         if not eulerian:
@@ -190,9 +194,8 @@ class FlowMap:
         if self.identity == "semigroup":
             psi = ask(student, x, t, context, r)
             with torch.no_grad():
-                goal = self._goal(step, jump, slice(here))
                 there = two_jumps(asked, x[far], t[far], r[far], context[far], step.g, self.jumps)
-                return psi, stack(goal, there)
+                return psi, stack(self._goal(step, jump, slice(here)), there) if here else there
         psi, rate = with_rate(student, x, t, r, context, None, self.derivative)
         with torch.no_grad():
             goal = self._goal(step, jump, slice(here))
@@ -252,7 +255,7 @@ class FlowMap:
         if role != "student":
             return {}
         calls: dict[str, int] = {}
-        if "teacher" in (self.diagonal, self.along):
+        if "teacher" in (self.diagonal, self.along) and (self.at_once > 0.0 or self.identity == "eulerian"):
             asked = branches(self.guidance) if self.weak is None else 1
             calls = {"teacher": asked} | ({} if self.weak is None else {self.weak: 1})
         if "target" in self.roles:
