@@ -173,6 +173,8 @@ class FlowMap:
             psi, target = self._eulerian(step, jump)
         else:
             psi, target = self._beside(step, jump)
+        # Not aligned: psi and its target lead from one state along its trajectory, which turns as the state is turned;
+        # every belief in the target is in the pose of a state on it.
         error = psi.divergence(target, self.divergence, context.mask)
         own = self.weighting == "output"
         w = student.output_weight(jump.t) if own else weight(self.weighting, path, jump.t)

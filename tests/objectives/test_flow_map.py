@@ -241,6 +241,20 @@ def test_halved_jumps_lie_on_their_grids_and_break_at_the_next(name: str, shift:
     assert bool((between < t).all() and (between > r).all())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"identity": "lagrangian"},
+        {"identity": "eulerian"},
+        {"identity": "eulerian", "power": 1.0, "normalise": 0.1},
+    ],
+    ids=str,
+)
+def test_padding_changes_neither_loss_nor_gradient(closed, options) -> None:
+    closed.check_padding(FlowMap(times=Uniform(0.1, 0.95), **options), "points", told=True)
+
+
 OPTIONS = (
     {},
     {"decay": 0.9},
