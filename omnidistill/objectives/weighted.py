@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -141,11 +141,12 @@ class Weighted:
     def cost(self, role: str) -> Calls:
         """The parts' calls where all of them run, except that the rollout that several of them look at is made once,
         and that a model is asked once about a noised copy of it."""
-        total: Counter[str] = Counter()
+        total: dict[str, float] = defaultdict(float)
         rolled = False
         for part in self.parts.values():
             calls = part.cost(role)
-            total.update(calls)
+            for name, count in calls.items():
+                total[name] += count
             if rolls(part, role) and calls.get("student"):
                 total["student"] -= rolled
                 rolled = True
