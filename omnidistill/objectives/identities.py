@@ -30,7 +30,8 @@ which belong to a point of the simplex whatever z' is. Half of the lagrangian id
 c = C / 2; the eulerian one has `M = (1 - w) D + w psi`, w = rho (1 - sigma_r/sigma_t), c = -rho B. In Discrete Flow
 Maps all of psi is on the left, `log D - log(1 - C (z' - mean))` and `log D - log(sigma_r/sigma_t + B (z' - mean))`. At
 the exact map that is the same; but there the argument is D / psi or a share of it, which is 0 at r = 0, and where a
-token is nearly ruled out by D alone it is what rounding leaves of 1 - 1. With psi in M it is no less than 1/2 or w.
+token is nearly ruled out by D alone it is what rounding leaves of 1 - 1. With psi in M it is no less than 1/2 or w,
+and is kept above half of that: a derivative that says less is wrong, and what it makes likely has a steeper one.
 None of these is linear in D', so along the data's velocity they are not on average what they are along the mean's.
 """
 
@@ -51,7 +52,7 @@ from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior, detach
 
 LEAST = 1e-6
-"""What the argument of the logarithm is kept above, as in code for Discrete Flow Maps."""
+"""What the argument of the logarithm is kept above in any case, as in code for Discrete Flow Maps."""
 
 
 def ask(student: Denoiser, x: Tensor, t: Tensor, context: Context, r: Tensor) -> Posterior:
@@ -97,7 +98,7 @@ def arrived(
     between, n_t, n_r = _between(path, t, r)
     c = per_sample(n_r * between / (n_t * _wronskian(path, r)), x)
     if simplex(path):
-        return _sum(end.blend(detach(psi), 0.5), 0.5 * c, psi, rate)
+        return _sum(end, psi, torch.full_like(t, 0.5), 0.5 * c, rate)
     return end.replace(end.parameters + c * rate)
 
 
@@ -118,7 +119,7 @@ def eulerian(
     between, n_t, n_r = _between(path, t, r)
     c = -rho * per_sample(between / _wronskian(path, t), rate)
     believed = goal.blend(along, t == r)
-    target = _sum(psi.blend(believed, rho * (1.0 - n_r / n_t)), c, psi, rate)
+    target = _sum(believed, psi, rho * (1.0 - n_r / n_t), c, rate)
     return psi.parameters.log_softmax(-1) - target.parameters.log_softmax(-1)
 
 
@@ -172,11 +173,13 @@ def simplex(path: Path) -> bool:
     return "simplex" in path.offers
 
 
-def _sum(belief: Posterior, c: Tensor, psi: Posterior, rate: Tensor) -> Posterior:
-    """`belief + c d psi` where psi is that sum; `rate` is the derivative of psi's logits."""
-    z = belief.parameters.log_softmax(-1)
-    rate = rate - (psi.parameters.softmax(-1) * rate).sum(-1, keepdim=True)
-    return belief.replace(z - (1.0 - c * rate).clamp_min(LEAST).log())
+def _sum(belief: Posterior, psi: Posterior, w: Tensor, c: Tensor, rate: Tensor) -> Posterior:
+    """`(1 - w) belief + w psi + c d psi` where psi is that sum; `rate` is the derivative of psi's logits. `w psi` is
+    part of psi, so what psi is divided by is no less than w, and is kept above half of that."""
+    mixed = detach(psi).blend(belief, w).parameters
+    rate = rate - (psi.parameters.detach().softmax(-1) * rate).sum(-1, keepdim=True)
+    least = per_sample((0.5 * w).clamp_min(LEAST), rate)
+    return belief.replace(mixed - torch.maximum(1.0 - c * rate, least).log())
 
 
 def vacuous(path: Path) -> str:
