@@ -104,3 +104,47 @@ def test_other_transitions_and_what_is_as_good_as_the_whole_teacher(script: Modu
     better, told, worse = script.whole()
     assert better.endswith("better than the teacher in full: past") and told.endswith(": near")
     assert worse == "- at 8 steps not as good as the teacher in full: far"
+
+
+RECORDS = sorted((BENCHMARKS / "results/any_step").glob("*.json"))
+
+
+def test_the_committed_table_and_page_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    try:
+        lines = importlib.import_module("any_step").table()
+    finally:
+        sys.modules.pop("any_step")
+    assert (BENCHMARKS / "results/any_step/table.md").read_text() == "\n".join(lines) + "\n"
+    page = (BENCHMARKS.parent / "docs/results.md").read_text()
+    assert "\n".join(lines) in page.split("## Any step", 1)[1]
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.stem)
+def test_where_a_record_says_that_more_steps_are_never_worse_its_figures_say_so(file: Path) -> None:
+    """Records keep the interval of each figure, not the resamples: a fall between two whose intervals are apart would
+    be one in any case, and one that is said is from the best of all fewer steps to a worse figure."""
+    metrics = json.loads(file.read_text())["metrics"]
+    name, sign = metrics["primary"]["name"], 1.0 if metrics["primary"]["better"] == "lower" else -1.0
+    points = sorted(metrics["student"], key=lambda point: point["steps"])
+    assert len(points) >= 4
+    value = {point["steps"]: sign * point["metrics"][name] for point in points}
+    ends = {point["steps"]: sorted(sign * end for end in point["interval"]) for point in points}
+    said = {many: few for few, many in metrics["falls"]}
+    for many in list(value)[1:]:
+        best = min((few for few in value if few < many), key=value.__getitem__)
+        if many in said:
+            assert said[many] == best and value[many] > value[best]
+        else:
+            assert ends[many][0] <= ends[best][1], f"{many} steps are worse than {best}"
+
+
+def test_consistency_models_that_renoise_fall_where_a_flow_map_of_the_same_budget_does_not() -> None:
+    fallen = {
+        recipe: json.loads((BENCHMARKS / f"results/any_step/mixture_16d-{recipe}.json").read_text())[
+            "metrics"
+        ]
+        for recipe in ("consistency-models", "flow-map-matching")
+    }
+    assert fallen["consistency-models"]["transition"] == "renoise" and fallen["consistency-models"]["falls"]
+    assert fallen["flow-map-matching"]["transition"] == "ode" and not fallen["flow-map-matching"]["falls"]

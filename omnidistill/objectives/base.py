@@ -16,8 +16,9 @@ from omnidistill.samplers import FewStep
 if TYPE_CHECKING:
     from omnidistill.objectives.step import Step
 
-Calls = Mapping[str, int]
-"""Network calls per update of a role, by the name of the model called, as the paper counts them."""
+Calls = Mapping[str, float]
+"""Network calls per update of a role, by the name of the model called, as the paper counts them; where an objective has
+rounds that differ, their mean."""
 
 
 def branches(scale: float | None) -> int:
@@ -153,10 +154,12 @@ class Objective(Protocol):
         ...
 
     def cost(self, role: str) -> Calls:
-        """Network calls of one update of `role`."""
+        """Network calls of one update of `role` where the student has one step. A walk to one of N steps, drawn evenly,
+        makes (N - 1) / 2 calls more on average, and a loss on every step of it costs N times as much."""
         ...
 
-    # Methods that an objective may have beside:
+    # Methods and more that an objective may have beside:
+    # `phases: int`: in how many rounds of one length it asks others; `cost` is then the mean over them.
     # `questions(role) -> list[Question]`: what `losses` is going to ask by `step.answer`, so that objectives added by
     # weight ask together; who has no such method asks for itself.
     # `walking(role) -> list[int | None]`: in groups of which sizes it is going to ask `step.walk`, None for any, so

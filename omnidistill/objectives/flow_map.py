@@ -30,7 +30,8 @@ from omnidistill.objectives.base import Calls, Losses, RoleSpec, branches
 from omnidistill.objectives.identities import (
     arrived,
     ask,
-    residual,
+    eulerian,
+    simplex,
     stack,
     two_jumps,
     vacuous,
@@ -39,7 +40,7 @@ from omnidistill.objectives.identities import (
 from omnidistill.objectives.jumps import Jumps
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.paths import Path
-from omnidistill.posteriors import Posterior, detach
+from omnidistill.posteriors import Posterior
 from omnidistill.times import Times, Uniform
 from omnidistill.weights import weight
 
@@ -67,7 +68,9 @@ class FlowMap:
         derivative: `forward` or `difference`, see `objectives.tangents`.
         times: distribution of the larger and the smaller of the two times.
         jumps: semigroup: pairs of times, broken in two where it says (`Halving`); None: two of `times`, anywhere.
-        at_once: share of the batch with r = t.
+        at_once: share of the batch with r = t. 0 with to_data=1 is plain consistency: by the eulerian identity along
+            the teacher's trajectories, by the semigroup along the student's own, which a constant satisfies too, so
+            that it belongs beside an objective that knows the data.
         to_data: share of the batch that jumps all the way: to r = 0, or to `path.span[0]` for the lagrangian identity,
             which says nothing at r = 0. 1: the student needs no second time.
         divergence: a kind of `Posterior.divergence`.
@@ -116,10 +119,12 @@ class FlowMap:
             if value not in known:
                 raise unknown(what, value, known)
         whole = at_once >= 0.0 and at_once + to_data <= 1.0
-        if to_data < 0.0 or not (whole if eulerian else at_once > 0.0 and at_once + to_data < 1.0):
+        parts = at_once > 0.0 and at_once + to_data < 1.0
+        alone = semigroup and at_once == 0.0 and to_data == 1.0
+        if to_data < 0.0 or not (whole if eulerian else parts or alone):
             raise UserError(
                 f"shares of the batch need at_once > 0, to_data >= 0 and a sum below 1, got {at_once} and {to_data}; "
-                "identity 'eulerian' also takes at_once=0 and a sum of 1"
+                "identity 'eulerian' also takes at_once=0 and a sum of 1, 'semigroup' at_once=0 with to_data=1"
             )
         theirs = {"decay": decay is not None, "jumps": jumps is not None} if not semigroup else {}
         if not eulerian:
@@ -157,10 +162,10 @@ class FlowMap:
         student, context, path = step["student"], step.context, step.path
         if not student.wants_target and self.to_data < 1.0:
             raise UserError("a flow map is told where it jumps to; set student.target_time=true")
-        if self.identity != "semigroup" and "simplex" in path.offers:
+        if self.identity == "eulerian" and self.along == "data" and simplex(path):
             raise UserError(
-                f"identity {self.identity} adds a derivative to a mean, which then leaves the simplex of {path}; "
-                "use identity: semigroup"
+                f"on {path} the eulerian target is not linear in the velocity, so that of the data is not right on "
+                "average; set families.flow_map.along to student or teacher"
             )
         jump = self._jump(step)
         far = slice(jump.diagonal, None)
@@ -168,6 +173,8 @@ class FlowMap:
             psi, target = self._eulerian(step, jump)
         else:
             psi, target = self._beside(step, jump)
+        # Not aligned: psi and its target lead from one state along its trajectory, which turns as the state is turned;
+        # every belief in the target is in the pose of a state on it.
         error = psi.divergence(target, self.divergence, context.mask)
         own = self.weighting == "output"
         w = student.output_weight(jump.t) if own else weight(self.weighting, path, jump.t)
@@ -189,9 +196,8 @@ class FlowMap:
         if self.identity == "semigroup":
             psi = ask(student, x, t, context, r)
             with torch.no_grad():
-                goal = self._goal(step, jump, slice(here))
                 there = two_jumps(asked, x[far], t[far], r[far], context[far], step.g, self.jumps)
-                return psi, stack(goal, there)
+                return psi, stack(self._goal(step, jump, slice(here)), there) if here else there
         psi, rate = with_rate(student, x, t, r, context, None, self.derivative)
         with torch.no_grad():
             goal = self._goal(step, jump, slice(here))
@@ -239,12 +245,11 @@ class FlowMap:
         psi, rate = with_rate(step["student"], x, t, r, context, velocity, self.derivative)
         rho = min(1.0, step.update / self.warm_up) if self.warm_up else 1.0
         with torch.no_grad():
-            own = detach(psi).parameters
-            g = residual(path, own, goal.parameters, along.parameters, rate, t, r, rho)
+            g = eulerian(path, psi, goal, along, rate, t, r, rho)
             if self.normalise is not None:
                 unit = step["student"].output_weight(t).sqrt()
                 g = tangents.normalised(g, unit, self.normalise, context.mask)
-            return psi, psi.replace(own - g)
+            return psi, psi.replace(psi.parameters - g)
 
     # --- what it costs --------------------------------------------------------------------------------------------
 
@@ -252,7 +257,7 @@ class FlowMap:
         if role != "student":
             return {}
         calls: dict[str, int] = {}
-        if "teacher" in (self.diagonal, self.along):
+        if "teacher" in (self.diagonal, self.along) and (self.at_once > 0.0 or self.identity == "eulerian"):
             asked = branches(self.guidance) if self.weak is None else 1
             calls = {"teacher": asked} | ({} if self.weak is None else {self.weak: 1})
         if "target" in self.roles:

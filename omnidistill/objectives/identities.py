@@ -20,6 +20,19 @@ which for D' = D and rho = 1 is the identity, and psi - D at r = t. On a rectifi
 MeanFlow's average velocities (Geng et al. 2025, arXiv:2505.13447, eq. 10); with r = 0 on `trigflow` -g / sin is sCM's
 tangent (Lu & Song 2024, arXiv:2410.11081, alg. 1) without its factor cos. g is linear in D and D', so the data may
 stand in for both, and on average it is the same.
+
+Where beliefs are points of a simplex by their logits z, `d psi = psi (z' - mean_psi z')`. A sum `psi = M + c d psi` is
+then `psi (1 - c (z' - mean_psi z')) = M`, and what psi should be has the logits
+
+`log M - log(1 - c (z' - mean_psi z'))`,
+
+which belong to a point of the simplex whatever z' is. Half of the lagrangian identity is `M = (D(X_r, r) + psi) / 2`,
+c = C / 2; the eulerian one has `M = (1 - w) D + w psi`, w = rho (1 - sigma_r/sigma_t), c = -rho B. In Discrete Flow
+Maps all of psi is on the left, `log D - log(1 - C (z' - mean))` and `log D - log(sigma_r/sigma_t + B (z' - mean))`. At
+the exact map that is the same; but there the argument is D / psi or a share of it, which is 0 at r = 0, and where a
+token is nearly ruled out by D alone it is what rounding leaves of 1 - 1. With psi in M it is no less than 1/2 or w,
+and is kept above half of that: a derivative that says less is wrong, and what it makes likely has a steeper one.
+None of these is linear in D', so along the data's velocity they are not on average what they are along the mean's.
 """
 
 from __future__ import annotations
@@ -37,6 +50,9 @@ from omnidistill.objectives.jumps import Jumps
 from omnidistill.paths import Path
 from omnidistill.paths.base import per_sample
 from omnidistill.posteriors import Posterior, detach
+
+LEAST = 1e-6
+"""What the argument of the logarithm is kept above in any case, as in code for Discrete Flow Maps."""
 
 
 def ask(student: Denoiser, x: Tensor, t: Tensor, context: Context, r: Tensor) -> Posterior:
@@ -80,7 +96,31 @@ def arrived(
     x_r = path.bridge(x, detach(psi).sample(g, context.mask), t, r, context, g=g)
     end = ask(student, x_r, r, context, r)
     between, n_t, n_r = _between(path, t, r)
-    return end.replace(end.parameters + per_sample(n_r * between / (n_t * _wronskian(path, r)), x) * rate)
+    c = per_sample(n_r * between / (n_t * _wronskian(path, r)), x)
+    if simplex(path):
+        return _sum(end, psi, torch.full_like(t, 0.5), 0.5 * c, rate)
+    return end.replace(end.parameters + c * rate)
+
+
+def eulerian(
+    path: Path,
+    psi: Posterior,
+    goal: Posterior,
+    along: Posterior,
+    rate: Tensor,
+    t: Tensor,
+    r: Tensor,
+    rho: float,
+) -> Tensor:
+    """Eulerian: what psi's parameters are to be moved by, with the sign of an error. On a simplex D is `along`, off the
+    diagonal: `psi - D'` may leave it."""
+    if not simplex(path):
+        return residual(path, psi.parameters, goal.parameters, along.parameters, rate, t, r, rho)
+    between, n_t, n_r = _between(path, t, r)
+    c = -rho * per_sample(between / _wronskian(path, t), rate)
+    believed = goal.blend(along, t == r)
+    target = _sum(believed, psi, rho * (1.0 - n_r / n_t), c, rate)
+    return psi.parameters.log_softmax(-1) - target.parameters.log_softmax(-1)
 
 
 def residual(
@@ -126,6 +166,20 @@ def with_rate(
     else:
         values, rate = tangents.forward(lambda x, t: answer(x, t, r), (x, t), (velocity, one))
     return kind[0].replace(values), rate.detach()
+
+
+def simplex(path: Path) -> bool:
+    """Whether beliefs are points of a simplex by their logits, to which nothing can be added."""
+    return "simplex" in path.offers
+
+
+def _sum(belief: Posterior, psi: Posterior, w: Tensor, c: Tensor, rate: Tensor) -> Posterior:
+    """`(1 - w) belief + w psi + c d psi` where psi is that sum; `rate` is the derivative of psi's logits. `w psi` is
+    part of psi, so what psi is divided by is no less than w, and is kept above half of that."""
+    mixed = detach(psi).blend(belief, w).parameters
+    rate = rate - (psi.parameters.detach().softmax(-1) * rate).sum(-1, keepdim=True)
+    least = per_sample((0.5 * w).clamp_min(LEAST), rate)
+    return belief.replace(mixed - torch.maximum(1.0 - c * rate, least).log())
 
 
 def vacuous(path: Path) -> str:

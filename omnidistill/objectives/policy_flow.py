@@ -118,7 +118,8 @@ class PolicyFlow:
         return x if share == 1.0 else walked(policy, x, turn, a, step.path, self.substeps)
 
     def cost(self, role: str) -> Calls:
-        """Of the first step's segment, or from noised data; the student's walk to a later one costs a call a step."""
+        """Of a student of one step, or from noised data. Of N steps one is drawn, and the student's walk to it costs a
+        call a step, (N - 1) / 2 on average."""
         if role != "student":
             return {}
         return {"student": 1, "teacher": self.states * branches(self.guidance)}

@@ -25,7 +25,7 @@ from torch import Tensor
 from omnidistill.denoisers import Denoiser
 from omnidistill.errors import UserError, unknown
 from omnidistill.objectives.base import BankSpec, Calls, Losses, RoleSpec
-from omnidistill.objectives.regression import Coupled, banked, made, regressed
+from omnidistill.objectives.regression import Coupled, banked, calls, made, regressed
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.times import Times, Uniform
 
@@ -126,8 +126,13 @@ class Reflow:
         return reduce(error, 1.0, context.mask)
 
     def cost(self, role: str) -> Calls:
-        """The calls of the first round; later ones ask the mentor for pairs, `2 own_steps - 1` calls each."""
-        return {"student": 1} if role == "student" else {}
+        """On average over the rounds, which are of one length. The first has the teacher's pairs; the others ask the
+        mentor for theirs, `2 own_steps - 1` calls each. The two-step target is one call of both in the last."""
+        if role != "student":
+            return {}
+        twice = float(self.two_step > 0.0)
+        asked = (self.phases - 1) * calls(self.own_steps) + twice
+        return {"student": 1.0 + twice / self.phases} | ({"mentor": asked / self.phases} if asked else {})
 
 
 def asked(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, pair: Coupled):  # type: ignore[no-untyped-def]

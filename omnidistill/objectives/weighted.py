@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -143,11 +143,12 @@ class Weighted:
         """The parts' calls where all of them run, except that a rollout and a walk that several of them look at are
         made once, that a model is asked once about a noised copy, and that a rollout costs nothing where it is one of
         a walk's steps. (It is not of a student that is told where it jumps to, see `walks.Walks`.)"""
-        total: Counter[str] = Counter()
+        total: dict[str, float] = defaultdict(float)
         rolled = False
         for part in self.parts.values():
             calls = part.cost(role)
-            total.update(calls)
+            for name, count in calls.items():
+                total[name] += count
             if rolls(part, role) and calls.get("student"):
                 total["student"] -= rolled
                 rolled = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,7 @@ def check_objective(
     1. Path and task offer what the objective says it needs.
     2. The student has losses; every loss is a finite scalar, every diagnostic detached.
     3. The gradient reaches the parameters that the role trains, is finite there, and reaches no others.
-    4. The network calls made are those that `cost` declares, model by model.
+    4. The network calls made are those that `cost` declares, model by model; of an objective with `phases` on average.
     5. Losses depend on the generator alone and change no model.
     6. Padding changes no loss, neither what it holds nor how much there is (where the batch has a mask).
 
@@ -59,12 +60,14 @@ def check_objective(
     teacher, crew = _crew(objective, task, teacher, guidance or scales is not None, target_time, seed)
     bank = _bank(objective, task, teacher, batch, seed)
 
-    def step(role: str, of: Batch) -> Step:
+    phases = getattr(objective, "phases", 1)
+
+    def step(role: str, of: Batch, phase: int = 0) -> Step:
         models = {"teacher": teacher, **crew.models}
         g = generator(seed, role)
         like = task.like(of.count, context=of.context) if of.x0 is None else torch.empty_like(of.x0)
         kept: dict[str, Any] = {"null": task.null, "bank": bank, "guidance_range": scales}
-        return Step(role, of, models, g, like=like, student=student, **kept)
+        return Step(role, of, models, g, like=like, student=student, update=phase, total=phases, **kept)
 
     for role in dict.fromkeys(crew.turns):
         with report.section(f"losses of role '{role}'"):
@@ -78,7 +81,7 @@ def _check_role(
     crew: Cast,
     teacher: Denoiser,
     role: str,
-    step: Callable[[Batch], Step],
+    step: Callable[..., Step],
     data: Batch,
     seed: int,
 ) -> None:
@@ -113,15 +116,18 @@ def _check_role(
         for parameter in own:
             parameter.requires_grad_(False)
             parameter.grad = None
+    phases = getattr(objective, "phases", 1)
+    for phase in range(1, phases):
+        with torch.no_grad():
+            objective.losses(role, step(data, phase))
     made = {
-        name: model.calls - calls[name]
+        name: (model.calls - calls[name]) / phases
         for name, model in everyone.items()
         if isinstance(model, Denoiser) and model.calls != calls[name]
     }
     declared = {name: count for name, count in objective.cost(role).items() if count}
-    report.require(
-        made == declared, f"{role}: cost declares the calls that are made", f"{made} for {declared}"
-    )
+    same = made.keys() == declared.keys() and all(math.isclose(made[name], declared[name]) for name in made)
+    report.require(same, f"{role}: cost declares the calls that are made", f"{made} for {declared}")
     for name, model in everyone.items():
         kept = all(torch.equal(value, before[name][key]) for key, value in model.state_dict().items())
         report.require(kept, f"{role}: computing losses changes no model", f"'{name}' changed")

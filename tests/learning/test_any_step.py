@@ -23,28 +23,30 @@ POINTS = [
     *("task=exact/gaussian_mixture", "task.means=[[1.5,0],[-1,1],[-0.5,-1.2]]", "task.weights=[0.5,0.3,0.2]"),
     *("task.network={width: 96, depth: 3}", "fit.updates=400"),
 ]
+CLOUDS = [
+    *("task=exact/rigid_cloud", "task.seed=11", "task.points=12", "task.shapes=4"),
+    *("optim.lr=2e-3", "batch=64", "fit.updates=400"),
+]
 CASES = {
     # overrides, least gap closed at one step
     "points": (
         [*POINTS, "recipe=flow-map-matching", "updates=1500"],
         88.0,
     ),  # 92.8; with 3,000 updates of 256 it is the claim's 97
+    "points, anyflow": ([*POINTS, "recipe=anyflow", "updates=1500"], 88.0),
     "tokens": ([*TOKENS, "recipe=flow-map-matching", "updates=900"], 70.0),
+    "cloud": ([*CLOUDS, "recipe=flow-map-matching", "updates=600"], 70.0),
 }
 STEPS = (1, 2, 4, 8, 16)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_more_steps_are_never_worse(case: str, tmp_path: Path) -> None:
-    overrides, least = CASES[case]
-    cfg = compose("config", [*COMMON, *overrides, f"out={tmp_path}"])
+def curve(overrides: list[str], out: Path) -> tuple[list[list[int]], float, float]:
+    """Where quality falls, and the share of the gap closed at one step, after training and before."""
+    cfg = compose("config", [*COMMON, *overrides, f"out={out}"])
     task, device = build(cfg.task), setup.device_of(cfg)
     teacher = setup.teacher_of(cfg, task, device)
-    trained, description, _ = train_student(cfg, task, teacher, tmp_path, device)
-    start, _ = setup.student_of(
-        cfg, task, setup.origin_of(cfg, task, teacher, tmp_path / "start", device), device
-    )
+    trained, description, _ = train_student(cfg, task, teacher, out, device)
+    start, _ = setup.student_of(cfg, task, setup.origin_of(cfg, task, teacher, out / "start", device), device)
     sampler, name, better = description.sampler(), task.primary.name, task.primary.better
 
     points = quality(trained, sampler, task, STEPS, 2048, 0, 512, resamples=200)
@@ -56,9 +58,23 @@ def test_more_steps_are_never_worse(case: str, tmp_path: Path) -> None:
     )
     first = quality(start, sampler, task, (1,), 2048, 0, 512)[0].metrics[name]
     reached, before = (gap_closed(better, few, value, full) for value in (points[0].metrics[name], first))
-    print(
-        f"{case}: {[round(point.metrics[name], 4) for point in points]}, {reached:.1f} % after {before:.1f} %"
-    )
+    assert reached is not None and before is not None
+    print(f"{[round(point.metrics[name], 4) for point in points]}, {reached:.1f} % after {before:.1f} %")
+    return fallen, reached, before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_more_steps_are_never_worse(case: str, tmp_path: Path) -> None:
+    overrides, least = CASES[case]
+    fallen, reached, before = curve(overrides, tmp_path)
     assert fallen == []
-    assert reached is not None and reached >= least
-    assert before is not None and before < 0.5 * least
+    assert reached >= least and before < 0.5 * least
+
+
+@pytest.mark.slow
+def test_with_more_steps_consistency_models_that_renoise_get_worse(tmp_path: Path) -> None:
+    """Each step makes a whole jump of its own, and its error with it; on the same points and budget as the maps."""
+    budget = ["recipe=consistency-models", "student.transition=renoise", "updates=1500"]
+    fallen, reached, _ = curve([*POINTS, *budget], tmp_path)
+    assert fallen and reached >= 88.0

@@ -45,9 +45,16 @@ class RaggedNet(nn.Module):
         self.double()
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        target_time: Tensor | None = None,
     ) -> Tensor:
         h = self.first(x) if self.tokens is None else self.tokens(x)
+        h = h if target_time is None else h * (1.0 + target_time.reshape(-1, 1, 1).to(h.dtype))
         real = torch.ones_like(h[..., :1]) if mask is None else mask.reshape(*h.shape[:2], 1).to(h.dtype)
         mean = (h * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
         return self.last(torch.tanh(self.inner(torch.tanh(h + mean + t.reshape(-1, 1, 1).to(h.dtype)))))
@@ -135,20 +142,23 @@ class Closed:
         return Batch(x0, Context(mask=real.unsqueeze(-1))), paths.rectified_flow()
 
     @staticmethod
-    def ragged_denoiser(kind: str, path: paths.Path, seed: int, vocab: int = 5) -> Denoiser:
+    def ragged_denoiser(
+        kind: str, path: paths.Path, seed: int, vocab: int = 5, told: bool = False
+    ) -> Denoiser:
         if kind == "tokens":
             return Float64Logits(RaggedNet(vocab=vocab, seed=seed), path, "logits")
-        return NetworkDenoiser(RaggedNet(seed=seed), path, "x0")
+        return NetworkDenoiser(RaggedNet(seed=seed), path, "x0", target_time=told)
 
     def check_padding(
-        self, objective, kind: str, role: str = "student", bank=None, **heads: nn.Module
+        self, objective, kind: str, role: str = "student", bank=None, told: bool = False, **heads: nn.Module
     ) -> None:
-        """The loss of `role` and its gradient are the same however much padding there is."""
+        """The loss of `role` and its gradient are the same however much padding there is; `told`: points' denoisers
+        are told where they jump to."""
         found = []
         for more in (0, 3):
             batch, path = self.ragged(kind, more)
             names = ("teacher", "student", "fake_score", "target", "mentor")
-            models = {name: self.ragged_denoiser(kind, path, i) for i, name in enumerate(names)}
+            models = {name: self.ragged_denoiser(kind, path, i, told=told) for i, name in enumerate(names)}
             step = self.step(
                 role, {**models, **heads}, batch, student=StudentSpec(), bank=bank and bank(more)
             )

@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from omnidistill.context import Batch, Context
-from omnidistill.denoisers import NetworkDenoiser
+from omnidistill.denoisers import NetworkDenoiser, PolicyDenoiser
+from omnidistill.denoisers.heads import Heads
+from omnidistill.denoisers.policies import checked, widened
 from omnidistill.exact import GaussianMixtureTask, MarkovTextTask
 from omnidistill.exact.rigid_cloud import RigidCloudTask
 from omnidistill.objectives import (
     Adversarial,
     AdversarialScores,
+    Bootstrap,
+    Cells,
     Consistency,
     Denoising,
     FlowMap,
@@ -23,6 +27,8 @@ from omnidistill.objectives import (
     Matching,
     Nodes,
     OnPolicy,
+    PolicyFlow,
+    Reconstruction,
     Regression,
     Reward,
     Segments,
@@ -167,8 +173,10 @@ def test_calls_of_the_student_beside_its_rollout_add_up(a, b):
     check_objective(both, TASKS["mixture"], batch=4)
 
 
+# Reflow has no scale of its own: its first pairs are the bank's, under the run's guidance.
 GUIDED = {
     "adversarial scores": AdversarialScores,
+    "bootstrap": Bootstrap,
     "consistency": Consistency,
     "em": lambda guidance: EM(steps=2, guidance=guidance),
     "flow map": FlowMap,
@@ -176,6 +184,7 @@ GUIDED = {
     "matching": Matching,
     "critic": lambda guidance: Matching(fake_guidance=guidance, drop_condition=0.5),
     "on policy": OnPolicy,
+    "reconstruction": Reconstruction,
     "regression": lambda guidance: Regression(pairs=None, steps=4, guidance=guidance),
     "segments": Segments,
     "trajectories": lambda guidance: Trajectories(bank=None, guidance=guidance),
@@ -187,5 +196,26 @@ GUIDED = {
 def test_calls_are_declared_whether_a_teacher_is_asked_without_condition_plainly_or_under_guidance(
     name, scale
 ):
-    told = name in ("flow map", "segments", "on policy")
+    told = name in ("flow map", "segments", "on policy", "bootstrap")
     check_objective(GUIDED[name](guidance=scale), TASKS["mixture"], batch=4, target_time=told)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_calls_under_guidance_of_students_with_heads_and_with_a_policy_are_those_declared(scale):
+    """`check_objective` makes students of neither kind."""
+    task = TASKS["mixture"]
+    torch.manual_seed(0)
+    with_heads = NetworkDenoiser(Heads(task.network(), 4), task.path, **task.reading(), cells=4)
+    policy = checked("mixture", 2, 2, task.shape[0])
+    answers = {"parameterisation": "x0", "time_input": "t"}
+    with_policy = PolicyDenoiser(widened(task.network(), policy), task.path, **answers, policy=policy)
+    for objective, student in (
+        (Cells(guidance=scale), with_heads),
+        (PolicyFlow(guidance=scale), with_policy),
+    ):
+        batch, teacher = task.batch(4, generator("b")), task.exact_teacher()
+        models = {"teacher": teacher, "student": student}
+        like = torch.empty_like(batch.x0)
+        objective.losses("student", Step("student", batch, models, generator(0), like=like, null=task.null))
+        made = {name: model.calls for name, model in models.items()}
+        assert made == objective.cost("student") and made["teacher"] % (2 if scale == 3.0 else 1) == 0

@@ -12,7 +12,7 @@ from omnidistill.context import Batch, Context
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.networks.mlp import MLP
-from omnidistill.objectives import FlowMap
+from omnidistill.objectives import Consistency, FlowMap
 from omnidistill.objectives.identities import two_jumps
 from omnidistill.objectives.jumps import Halving
 from omnidistill.paths.base import as_time, grid, per_sample
@@ -91,6 +91,72 @@ def test_the_longest_jumps_of_the_semigroup_are_plain_consistency(closed) -> Non
     torch.testing.assert_close(target.mean, second)
 
 
+class At:
+    """Times of which nothing is drawn."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def __call__(self, count, path, g):
+        return torch.linspace(self.low, self.high, count, dtype=torch.float64)
+
+
+class Pairs(At):
+    """Such times t, and r = t (1 - step). As jumps to the data they are broken at r."""
+
+    nodes, refined = 1, False
+
+    def __init__(self, low: float, high: float, step: float) -> None:
+        super().__init__(low, high)
+        self.step = step
+
+    def __call__(self, count, path, g, progress=0.0, round_=0):
+        t = super().__call__(count, path, g)
+        return t, self.middle(t, t, path)
+
+    def middle(self, t, s, path, progress=0.0, round_=0):
+        return t * (1.0 - self.step)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_with_no_second_time_the_semigroup_is_consistency_along_the_students_own_way(closed, name) -> None:
+    path, pairs = getattr(paths, name)(), Pairs(0.2, 0.9, 0.4)
+    objective = FlowMap(at_once=0.0, to_data=1.0, times=At(0.2, 0.9), jumps=pairs, divergence="l2")
+    same = Consistency(pairs="own", target="self", jumps=pairs, divergence="l2")
+    found = []
+    for kind in (objective, same):
+        student = Map(path, 0.1)
+        student.wants_target = False
+        terms = losses(closed, kind, student, path)
+        (loss,), (gradient,) = terms.terms.values(), closed.gradient(terms, student.error)
+        assert student.calls == kind.cost("student")["student"] and len(kind.cost("student")) == 1
+        found.append((float(loss.detach()), float(gradient)))
+    assert found[0] == pytest.approx(found[1], rel=1e-12) and found[0][0] > 1e-6
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "trigflow", "vp_linear"])
+def test_with_no_second_time_the_eulerian_is_the_limit_of_consistency_distillation(closed, name) -> None:
+    """Of its gradient over the step h, times B at r = 0, `sigma_t / W_t`; the rest is of the order of h."""
+    path, t = getattr(paths, name)(), 0.6
+
+    def gradient(objective) -> float:
+        student = closed.student(0.3, 0.5, path)
+        found = losses(closed, objective, student, path)
+        return float(closed.gradient(found, student.network.scale)[0])
+
+    alpha, _, sigma = path.coefficients(torch.tensor(t, dtype=torch.float64))
+    rates = path.rates(torch.tensor(t, dtype=torch.float64))
+    b = float(sigma / (rates[2] * alpha - sigma * rates[0]))
+    limit = gradient(FlowMap("eulerian", at_once=0.0, to_data=1.0, times=At(t, t), divergence="l2"))
+    off = [
+        b / h * gradient(Consistency(target="self", jumps=Pairs(t, t, h / t), divergence="l2")) - limit
+        for h in (2e-3, 1e-3)
+    ]
+    assert abs(limit) > 1e-2 and abs(off[1]) < 0.01 * abs(limit)
+    # On straight ways an affine student moves evenly, and nothing is left to halve.
+    assert off[1] == pytest.approx(0.5 * off[0], rel=0.02, abs=1e-10)
+
+
 @pytest.mark.parametrize("identity", ["semigroup", "lagrangian", "eulerian"])
 def test_from_a_perturbed_map_the_gradient_points_home(closed, identity: str) -> None:
     path = paths.trigflow()
@@ -126,8 +192,13 @@ def test_what_cannot_be_is_said_in_a_line(closed) -> None:
     path = paths.rectified_flow()
     with pytest.raises(UserError, match="identity of a flow map 'semi'"):
         FlowMap(identity="semi")
-    with pytest.raises(UserError, match="at_once > 0"):
-        FlowMap(at_once=0.0)
+    for shares in (
+        {"at_once": 0.0},
+        {"at_once": 0.5, "to_data": 0.5},
+        {"identity": "lagrangian", "at_once": 0.0},
+    ):
+        with pytest.raises(UserError, match="at_once > 0"):
+            FlowMap(**shares)
     with pytest.raises(UserError, match="diagonal: teacher"):
         FlowMap(diagonal="data", guidance=2.0)
     with pytest.raises(UserError, match="semigroup"):
@@ -168,6 +239,20 @@ def test_halved_jumps_lie_on_their_grids_and_break_at_the_next(name: str, shift:
     between = jumps.middle(t, r, path)
     assert bool((between.unsqueeze(1) == top).any(1).all())
     assert bool((between < t).all() and (between > r).all())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"identity": "lagrangian"},
+        {"identity": "eulerian"},
+        {"identity": "eulerian", "power": 1.0, "normalise": 0.1},
+    ],
+    ids=str,
+)
+def test_padding_changes_neither_loss_nor_gradient(closed, options) -> None:
+    closed.check_padding(FlowMap(times=Uniform(0.1, 0.95), **options), "points", told=True)
 
 
 OPTIONS = (

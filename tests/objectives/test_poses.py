@@ -6,7 +6,7 @@ import torch
 from omnidistill.denoisers import Denoiser, NetworkDenoiser
 from omnidistill.exact.rigid_cloud import RigidCloudTask
 from omnidistill.exact.rotations import random_rotations
-from omnidistill.objectives import Cells, Denoising, Matching, Regression, Step
+from omnidistill.objectives import Cells, Denoising, FlowMap, Matching, Regression, Step
 from omnidistill.posteriors import PointPosterior
 from omnidistill.random import generator
 from omnidistill.times import Uniform
@@ -102,6 +102,32 @@ def test_heads_want_the_pose_of_their_own_trajectory():
         return float(Cells("data", span=1, second_order=False).losses("student", made).terms["cells"])
 
     assert loss(torch.eye(3)) < 1e-9 and loss(TURN) > 0.05
+
+
+@pytest.mark.parametrize("identity", ["semigroup", "lagrangian", "eulerian"])
+def test_a_flow_map_is_in_the_pose_of_its_own_state(identity):
+    """Near the data the exact map is the exact belief, with next to no loss. In another pose, at r = t or on the jumps
+    alone, it has one; aligned, the former would have none."""
+
+    class Jumps(Denoiser):
+        wants_target = True
+
+        def __init__(self, here, away):
+            super().__init__(TASK.path)
+            self.here, self.away = here, away
+
+        def belief(self, x_t, t, context, target_time):
+            turn = torch.where((target_time == t)[:, None, None], self.here, self.away)
+            return PointPosterior(TEACHER(x_t, t, context).mean @ turn.mT)
+
+    def loss(here, away):
+        objective = FlowMap(identity, times=Uniform(0.34, 0.42), at_once=0.5, to_data=0.0)
+        made = step("student", student=Jumps(here, away))
+        return float(objective.losses("student", made).terms["flow_map"])
+
+    kept = torch.eye(3)
+    best = loss(kept, kept)
+    assert best < 1e-4 and loss(TURN, TURN) > 0.05 and loss(kept, TURN) > 1e-3
 
 
 def test_regression_wants_the_pose_of_its_own_noise():

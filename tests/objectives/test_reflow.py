@@ -10,11 +10,13 @@ from omnidistill import paths
 from omnidistill.context import Context
 from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
+from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Reflow, Regression
 from omnidistill.objectives.reflow import ANNEALINGS, annealed
 from omnidistill.objectives.regression import Coupled, banked
 from omnidistill.random import generator
 from omnidistill.samplers import FewStep
+from omnidistill.testing import check_objective
 from omnidistill.times import Uniform
 
 SHIFT, SCALE = 0.4, 0.6
@@ -81,7 +83,8 @@ def test_velocity_weighs_an_error_of_x0_as_that_of_the_velocity(name, g=None):
 def test_rounds_ask_the_mentor_and_the_last_one_is_at_the_noise(closed):
     """Two rounds of reflow and one of a single step; the mentor, who is the exact flow, makes the same coupling."""
     objective = Reflow(rounds=2, own_steps=3)
-    assert objective.roles["mentor"].refresh == 2 and objective.cost("student") == {"student": 1}
+    assert objective.roles["mentor"].refresh == 2
+    asked = []
     for update, calls in ((0, 0), (1, 0), (2, 5), (3, 5), (4, 5), (5, 5)):
         seen = []
         student, mentor = flow(), flow()
@@ -90,6 +93,19 @@ def test_rounds_ask_the_mentor_and_the_last_one_is_at_the_noise(closed):
         assert (mentor.calls, student.calls) == (calls, 1)
         assert float(found.terms["reflow"].detach()) < 1e-20
         assert bool((seen[0] == 1.0).all()) is (update >= 4)
+        asked.append((student.calls, mentor.calls))
+    made = {name: sum(n) / 6 for name, n in zip(("student", "mentor"), zip(*asked, strict=True), strict=True)}
+    assert objective.cost("student") == pytest.approx(made)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"one_step": False}, {"rounds": 3, "own_steps": 2}, {"two_step": 0.5}, {"anneal": "cosine"}],
+    ids=str,
+)
+def test_cost_is_the_mean_over_the_rounds(options):
+    task = GaussianMixtureTask(network={"width": 8, "depth": 1})
+    assert check_objective(Reflow(pairs=4, steps=3, **options), task)
 
 
 def test_annealing_goes_from_random_pairs_to_the_teachers(closed):

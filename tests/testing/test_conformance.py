@@ -13,6 +13,7 @@ from omnidistill.objectives.adversarial import Adversarial
 from omnidistill.objectives.base import Losses, RoleSpec
 from omnidistill.objectives.consistency import Consistency
 from omnidistill.objectives.denoising import Denoising
+from omnidistill.objectives.flow_map import FlowMap
 from omnidistill.objectives.matching import Matching
 from omnidistill.objectives.regression import Regression
 from omnidistill.objectives.step import Step, reduce
@@ -267,6 +268,7 @@ class Ragged(MarkovTextTask):
         whole = super().batch(count, g, split)
         lengths = torch.randint(6, whole.x0.shape[1] + 1, (count, 1), generator=g)
         mask = torch.arange(whole.x0.shape[1]) < lengths
+        mask = mask.unsqueeze(-1) if self.onehot else mask
         return Batch(torch.where(mask, whole.x0, 0), Context(mask=mask))
 
 
@@ -406,8 +408,9 @@ class RaggedNet(torch.nn.Module):
             torch.nn.Linear(8, 3),
         )
 
-    def forward(self, x, t, mask):
+    def forward(self, x, t, mask, target_time=None):
         hidden = self.enter(x) + t[:, None, None]
+        hidden = hidden if target_time is None else hidden * (1.0 + target_time[:, None, None])
         hidden = hidden + (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
         return self.leave(torch.tanh(self.body(torch.tanh(hidden))))
 
@@ -450,6 +453,24 @@ OBJECTIVES = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_families_conform_on_ragged_clouds(name):
     assert check_objective(OBJECTIVES[name](), RaggedClouds())
+
+
+MAPS = (
+    {},
+    {"decay": 0.9},
+    {"identity": "lagrangian"},
+    {"identity": "lagrangian", "derivative": "difference"},
+    {"identity": "eulerian", "power": 1.0, "normalise": 0.1},
+    {"identity": "eulerian", "along": "student", "learned_weight": True},
+)
+
+
+@pytest.mark.parametrize("options", MAPS, ids=str)
+def test_flow_maps_conform_on_ragged_clouds_and_one_hots(options):
+    objective = FlowMap(**options)
+    assert check_objective(objective, RaggedClouds(), target_time=True)
+    tokens = Ragged(length=12, path="onehot", network={**SMALL, "heads": 2})
+    assert check_objective(objective, tokens, target_time=True)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
