@@ -1,6 +1,6 @@
-"""One student at 1, 2, 4, 8 and 16 steps: no count is worse than fewer by more than the interval, on points and on
+"""One student at 1, 2, 4, 8 and 16 steps: no count is worse than fewer by more than the interval, on points, clouds and
 tokens in their relaxation, and one step closes a stated share of the gap. The network that training starts from does
-not."""
+not, and consistency models that re-noise get worse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from omnidistill.configuration.compose import build, compose
 from omnidistill.evaluation.curve import quality
-from omnidistill.evaluation.gap import falls, gap_closed
+from omnidistill.evaluation.gap import falls, gap_closed, worse
 from omnidistill.runs import setup
 from omnidistill.runs.distil import train_student
 
@@ -25,7 +25,7 @@ POINTS = [
 ]
 CLOUDS = [
     *("task=exact/rigid_cloud", "task.seed=11", "task.points=12", "task.shapes=4"),
-    *("optim.lr=2e-3", "batch=64", "fit.updates=400"),
+    *("optim.lr=2e-3", "batch=256", "fit.updates=500"),
 ]
 CASES = {
     # overrides, least gap closed at one step
@@ -35,13 +35,23 @@ CASES = {
     ),  # 92.8; with 3,000 updates of 256 it is the claim's 97
     "points, anyflow": ([*POINTS, "recipe=anyflow", "updates=1500"], 88.0),
     "tokens": ([*TOKENS, "recipe=flow-map-matching", "updates=900"], 70.0),
-    "cloud": ([*CLOUDS, "recipe=flow-map-matching", "updates=600"], 70.0),
+    "tokens, eulerian": (
+        [
+            *TOKENS,
+            *("recipe=flow-map-matching", "updates=500", "families.flow_map.identity=eulerian"),
+            *("families.flow_map.decay=null", "families.flow_map.weighting=uniform"),
+        ],
+        75.0,
+    ),
+    "cloud": ([*CLOUDS, "recipe=flow-map-matching", "updates=800"], 65.0),
 }
 STEPS = (1, 2, 4, 8, 16)
 
 
-def curve(overrides: list[str], out: Path) -> tuple[list[list[int]], float, float]:
-    """Where quality falls, and the share of the gap closed at one step, after training and before."""
+def curve(
+    overrides: list[str], out: Path, samples: int = 2048
+) -> tuple[dict[str, str], list[dict], float, float]:
+    """The metric, its points at `STEPS`, and the share of the gap closed at one step, after training and before."""
     cfg = compose("config", [*COMMON, *overrides, f"out={out}"])
     task, device = build(cfg.task), setup.device_of(cfg)
     teacher = setup.teacher_of(cfg, task, device)
@@ -49,9 +59,8 @@ def curve(overrides: list[str], out: Path) -> tuple[list[list[int]], float, floa
     start, _ = setup.student_of(cfg, task, setup.origin_of(cfg, task, teacher, out / "start", device), device)
     sampler, name, better = description.sampler(), task.primary.name, task.primary.better
 
-    points = quality(trained, sampler, task, STEPS, 2048, 0, 512, resamples=200)
-    primary = {"name": name, "better": better}
-    fallen = falls(primary, [{**point.record(), "resampled": point.resampled} for point in points])
+    points = quality(trained, sampler, task, STEPS, samples, 0, 512, resamples=200)
+    records = [{**point.record(), "resampled": point.resampled} for point in points]
     few, full = (
         point.metrics[name]
         for point in quality(teacher, task.sampler(), task, (1, task.teacher_steps), 2048, 0, 512)
@@ -60,21 +69,27 @@ def curve(overrides: list[str], out: Path) -> tuple[list[list[int]], float, floa
     reached, before = (gap_closed(better, few, value, full) for value in (points[0].metrics[name], first))
     assert reached is not None and before is not None
     print(f"{[round(point.metrics[name], 4) for point in points]}, {reached:.1f} % after {before:.1f} %")
-    return fallen, reached, before
+    return {"name": name, "better": better}, records, reached, before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_more_steps_are_never_worse(case: str, tmp_path: Path) -> None:
     overrides, least = CASES[case]
-    fallen, reached, before = curve(overrides, tmp_path)
-    assert fallen == []
+    primary, points, reached, before = curve(overrides, tmp_path)
+    assert falls(primary, points) == []
     assert reached >= least and before < 0.5 * least
 
 
 @pytest.mark.slow
-def test_with_more_steps_consistency_models_that_renoise_get_worse(tmp_path: Path) -> None:
-    """Each step makes a whole jump of its own, and its error with it; on the same points and budget as the maps."""
-    budget = ["recipe=consistency-models", "student.transition=renoise", "updates=1500"]
-    fallen, reached, _ = curve([*POINTS, *budget], tmp_path)
-    assert fallen and reached >= 88.0
+def test_with_more_steps_consistency_models_that_renoise_get_worse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each step makes a whole jump of its own, and its error with it. In sixteen dimensions, as in
+    `benchmarks/any_step.py` with another seed: in two the errors are within what samples show."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from any_step import CELLS
+
+    overrides = [*CELLS["mixture_16d-consistency-models"]]
+    primary, points, reached, _ = curve(overrides, tmp_path, samples=8192)
+    assert reached >= 95.0 and worse(primary, points[-1], points[0])
