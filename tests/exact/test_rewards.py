@@ -28,7 +28,9 @@ def test_a_clouds_extent_has_no_pose():
 
 
 def test_two_points_of_a_cloud_are_apart_in_every_pose():
-    cloud = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 2.0, 2.0], [9.0, 9.0, 9.0]], [[0.0] * 3, [0.0] * 3, [9.0] * 3]])
+    cloud = torch.tensor(
+        [[[0.0, 0.0, 0.0], [1.0, 2.0, 2.0], [9.0, 9.0, 9.0]], [[0.0] * 3, [0.0] * 3, [9.0] * 3]]
+    )
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
     for x in (cloud, cloud @ turn - 4.0):
         assert Apart([0, 1], 2.9)(x, None, Context()).tolist() == [1.0, 0.0]
