@@ -64,9 +64,9 @@ STATES = {"gaussian_mixture": MIXTURE, "markov_text": TEXT, "rigid_cloud": CLOUD
 REWARDS = {
     "gaussian_mixture": "{half: {_target_: omnidistill.exact.rewards.Half, direction: [1.0]}}",
     "markov_text": "{share: {_target_: omnidistill.exact.rewards.Count, token: 0}}",
-    "rigid_cloud": "{extent: {_target_: omnidistill.exact.rewards.Extent}}",
+    "rigid_cloud": "{apart: {_target_: omnidistill.exact.rewards.Apart, points: [0, 1], least: 1.1}}",
 }
-"""Of black boxes: the right half of the plane, one token's share, the extent of a cloud."""
+"""Of black boxes: the right half of the plane, one token's share, the shape whose first two points lie apart."""
 
 
 def _alone(family: str, state: str) -> list[str]:
@@ -97,12 +97,30 @@ def _family(family: str, state: str) -> list[str]:
     if family == "reward":
         more = [f"families.preference.rewards={REWARDS[state]}", *_alone("preference", state)]
         step = "student.transition=ancestral" if tokens else "student.transition=renoise"
-        return ["recipe=pso", *more, step, "updates=150", "optim.lr=3e-4", "student.steps=8", "steps=8"]
+        updates = 300 if state == "rigid_cloud" else 150
+        return [
+            "recipe=pso",
+            *more,
+            step,
+            f"updates={updates}",
+            "optim.lr=3e-4",
+            "student.steps=8",
+            "steps=8",
+        ]
+    if family == "reward by a policy gradient":
+        more = [f"families.policy_gradient.rewards={REWARDS[state]}", *_alone("policy_gradient", state)]
+        updates = 40 if tokens else 200
+        return [
+            *("recipe=flow-grpo", *more, f"updates={updates}", "optim.lr=3e-4", "student.steps=8", "steps=8")
+        ]
     more = [f"families.negative_aware.rewards={REWARDS[state]}", *_alone("negative_aware", state)]
     return ["recipe=diffusion-nft", *more, "updates=200", "optim.lr=1e-3", "student.steps=8", "steps=8"]
 
 
-FAMILIES = ("consistency", "matching", "on_policy", "reward", "reward without likelihoods")
+FAMILIES = (
+    *("consistency", "matching", "on_policy", "reward", "reward by a policy gradient"),
+    "reward without likelihoods",
+)
 
 
 def families(again: bool) -> None:
@@ -247,19 +265,37 @@ def guards(again: bool) -> None:
     near = f"{{near: {{_target_: omnidistill.exact.rewards.Nearest, points: {RING}}}}}"
     common = [
         *MIXTURE, "families.reward.rewards.right.point=[4.0]", f"families.reward.watched={near}", "log.every=10",
-        "optim.lr=1e-3", "updates=200",
+        "optim.lr=1e-3",
     ]  # fmt: skip
     beside = [
         *common, "recipe=dmd2-reward", "student.steps=1", "steps=1", "objective.regression=1",
-        "families.regression.pairs=4096", "families.matching.critic_updates=3",
+        "families.regression.pairs=4096", "families.matching.critic_updates=3", "updates=600",
     ]  # fmt: skip
-    alone = [*common, "recipe=r0", "steps=4"]
+    alone = [*common, "recipe=r0", "steps=4", "updates=200"]
     runs = {
         "beside dmd2": [*beside, "objective.reward=0.02"],
         "alone, anchored": [*alone, "families.reward.anchor=100"],
         "alone": [*alone, "families.reward.anchor=0"],
     }
     experiment("guards", runs, again)
+
+
+# --- a stage of feedback after segments -------------------------------------------------------------------------------
+
+
+def feedback(again: bool) -> None:
+    """Hyper-SD's later stage, which its recipe leaves without a weight, beside the same run without it."""
+    common = [
+        *MIXTURE, "recipe=hyper-sd", "updates=500", "optim.lr=2e-3", "optim.hold=0.8", "steps=1,2,4",
+        "families.segments.ends.segments=4", "families.segments.jumps.nodes=16",
+        "families.reward.rewards={right: {_target_: omnidistill.exact.rewards.Towards, point: [4.0]}}",
+    ]  # fmt: skip
+    runs = {
+        "without": [*common, "objective.reward=1e-9"],
+        "with": [*common, "objective.reward=0.002"],
+        "too much": [*common, "objective.reward=0.02"],
+    }
+    experiment("feedback", runs, again)
 
 
 # --- runs that go wrong on purpose ------------------------------------------------------------------------------------
@@ -360,6 +396,7 @@ EXPERIMENTS: Mapping[str, Callable[[bool], None]] = {
     "teachers": teachers,
     "forms": forms,
     "guards": guards,
+    "feedback": feedback,
     "health": health,
     "image": image,
     "enhancement": enhancement,

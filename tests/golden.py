@@ -38,7 +38,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 ELSEWHERE = {"mcm"}  # compares differences of frames, which no exact task has
 UPDATES = 2
-REWARDING = ("reward", "negative_aware", "preference", "paired")
+REWARDING = ("reward", "negative_aware", "policy_gradient", "preference", "paired")
 Figures = dict[str, float | str]
 
 

@@ -36,3 +36,24 @@ def test_cells(tables: ModuleType) -> None:
     rewarded = {**run, "student": {"8": {**point, "reward_half": 0.75}}}
     assert tables._cell(rewarded) == "reward 0.50 → 0.75 at 8 steps; energy 0.050 → 0.250 ±0.05"
     assert tables._cell({"reason": "needs tokens"}) == "needs tokens"
+    near = {
+        **run,
+        "teacher": {"8": {**full, "stray": 0.0}},
+        "student": {"8": {**point, "reward_half": 0.75, "stray": 0.5}},
+    }
+    assert tables._cell(near).endswith("±0.05; stray 0.000 → 0.500")
+
+
+def test_a_reward_holds_its_guard_above_the_teachers_mean_and_near_the_modes(tables: ModuleType) -> None:
+    teacher = {"reward_right": -7.0, "reward_near": 0.0, "energy": 0.0, "stray": 0.0}
+
+    def verdict(reward: float, stray: float) -> str:
+        own = {**teacher, "reward_right": reward, "stray": stray}
+        run = {"teacher": {"4": teacher}, "student": {"1": own}, "warnings": []}
+        return tables._guards({"runs": {"run": run}})[-1].split(" | ")[5]
+
+    assert [verdict(*pair) for pair in ((-6.0, 0.1), (-6.0, 0.101), (-7.0, 0.0))] == [
+        "holds",
+        "broken",
+        "broken",
+    ]

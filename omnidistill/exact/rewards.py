@@ -78,3 +78,20 @@ class Extent:
     def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
         apart = x0_hat - x0_hat.mean(1, keepdim=True)
         return self.sign * apart.square().sum(2).mean(1).clamp_min(1e-12).sqrt()
+
+
+class Apart:
+    """1 for clouds of which two points lie further apart than `least`, else 0: no pose changes it, and shapes differ
+    by it.
+
+    Args:
+        points: which two.
+    """
+
+    def __init__(self, points: Sequence[int], least: float) -> None:
+        self.first, self.second = points
+        self.least = float(least)
+
+    def __call__(self, x0_hat: Tensor, x0: Tensor | None, context: Context) -> Tensor:
+        apart = (x0_hat[:, self.first] - x0_hat[:, self.second]).square().sum(1).sqrt()
+        return (apart > self.least).to(x0_hat.dtype)
