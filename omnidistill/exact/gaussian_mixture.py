@@ -78,8 +78,37 @@ def _checked(labels: Sequence[int], count: int, conditional: bool) -> Labels:
     return torch.tensor(own)
 
 
+def _law(prefix: str, means: Any, std: Any, weights: Any) -> tuple[Tensor, float, Tensor]:
+    """means, std and normalised weights of a mixture, float64; `prefix` is where they were given."""
+    points = torch.tensor(parameters.table(f"{prefix}means", means), dtype=torch.float64)
+    shares = [1.0] * len(points) if weights is None else parameters.row(f"{prefix}weights", weights)
+    if len(shares) != len(points):
+        raise UserError(f"{prefix}weights must be one for each of the {len(points)} means, got {len(shares)}")
+    for k, share in enumerate(shares):
+        parameters.positive(f"{prefix}weights[{k}]", share)
+    weight = torch.tensor(shares, dtype=torch.float64)
+    return points, parameters.positive(f"{prefix}std", std), weight / weight.sum()
+
+
+def _source(given: Mapping[str, Any], data: Mixture, conditional: bool) -> Mixture:
+    """The teacher's own mixture; what is left out of it is the data's."""
+    said = keywords("source", given, ("means", "std", "weights"))
+    means = said.get("means", data.means)
+    weights = said.get("weights", None if "means" in said else data.weights)
+    points, width, weight = _law("source.", means, said.get("std", data.std), weights)
+    if points.shape[1] != data.dim:
+        raise UserError(
+            f"source.means must be points of {data.dim} numbers, as the means are, got {points.shape[1]}"
+        )
+    if conditional and len(points) != data.count:
+        raise UserError(f"source.means must be {data.count} as the labelled means are, got {len(points)}")
+    return Mixture(points, width, weight, data.labels)
+
+
 class GaussianMixtureTask(Task):
     """Points of `sum_k w_k N(mu_k, std^2 I)`. The teacher is exact, so what is measured is the distillation alone.
+
+    With a `source` it is exact for that instead, and what is measured is how near a student comes to the data.
 
     Args:
         means: k points of d numbers; None for 8 on the unit circle.
@@ -92,10 +121,14 @@ class GaussianMixtureTask(Task):
         teacher_steps: the teacher's full number of steps.
         network: keywords of `MLP`: width, depth, ratio.
         seed: of the directions that `sliced_wasserstein` projects on.
+        source: means, std and weights of the mixture that the teacher knows, where that is not the data's: a teacher of
+            another set, to be adapted. What is left out of it is the data's; the weights of new means are equal. Labels
+            are those of the components.
 
     Raises:
         UserError: means of unequal dimension, std <= 0, weights of another number or <= 0, NaN, an anchored path,
-            labels of another number, with gaps, or without `conditional`.
+            labels of another number, with gaps, or without `conditional`; a source of another dimension, or of another
+            number of means where there are labels.
     """
 
     primary = Metric("energy", "lower")
@@ -112,20 +145,16 @@ class GaussianMixtureTask(Task):
         network: Mapping[str, Any] | None = None,
         seed: int = 0,
         labels: Sequence[int] | None = None,
+        source: Mapping[str, Any] | None = None,
         name: str = "exact/gaussian_mixture",
     ) -> None:
         if means is None:
             turn = [2 * math.pi * k / 8 for k in range(8)]
             means = [[math.cos(a), math.sin(a)] for a in turn]
-        points = torch.tensor(parameters.table("means", means), dtype=torch.float64)
-        shares = [1.0] * len(points) if weights is None else parameters.row("weights", weights)
-        if len(shares) != len(points):
-            raise UserError(f"weights must be one for each of the {len(points)} means, got {len(shares)}")
-        for k, share in enumerate(shares):
-            parameters.positive(f"weights[{k}]", share)
-        weight = torch.tensor(shares, dtype=torch.float64)
+        points, width, weight = _law("", means, std, weights)
         own = None if labels is None else _checked(labels, len(points), bool(conditional))
-        self.mixture = Mixture(points, parameters.positive("std", std), weight / weight.sum(), own)
+        self.mixture = Mixture(points, width, weight, own)
+        self.source = self.mixture if source is None else _source(source, self.mixture, bool(conditional))
         self.path: GaussianPath = parameters.gaussian_path(path, anchored=False)
         self.name, self.seed, self.conditional = name, whole("seed", seed, 0), bool(conditional)
         self.title = f"Gaussian mixture: {self.mixture.count} modes in {self.mixture.dim} dimensions"
@@ -167,7 +196,7 @@ class GaussianMixtureTask(Task):
         }
 
     def exact_teacher(self) -> MixtureDenoiser:
-        return MixtureDenoiser(self.path, self.mixture)
+        return MixtureDenoiser(self.path, self.source)
 
     def sampler(self) -> Sampler:
         """Second order, and the most accurate of the samplers here at 64 steps."""

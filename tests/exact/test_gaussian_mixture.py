@@ -251,6 +251,31 @@ def test_components_that_share_a_label_are_the_law_under_it() -> None:
     assert abs(right["energy"]) < 0.3 * wrong["energy"]
 
 
+def test_a_teacher_of_another_set_knows_its_own_mixture_and_nothing_of_the_data() -> None:
+    """Beliefs and samples of the teacher are the source's, batches and what is measured the data's."""
+    there = {"means": [[0.0, 2.0, 0.0], [0.5, -2.0, 1.0]], "weights": [3, 1], "std": 0.2}
+    task, plain = small(source=there), small()
+    own = GaussianMixtureTask(there["means"], 0.2, [3, 1])  # type: ignore[arg-type]
+    x = states(own, 0.6)
+    torch.testing.assert_close(
+        task.exact_teacher()(x, 0.6).parameters, own.exact_teacher()(x, 0.6).parameters
+    )
+    assert torch.equal(task.batch(5, generator(0)).x0, plain.batch(5, generator(0)).x0)  # type: ignore[arg-type]
+    x0 = own.batch(500, generator(1)).x0
+    assert x0 is not None
+    assert task.measure(x0, Context(), generator(2)) == plain.measure(x0, Context(), generator(2))
+    # What is left out is the data's, the weights of new means are equal.
+    parts = small(source={"std": 0.5}).source, small(source={"means": there["means"]}).source
+    assert torch.equal(parts[0].means, plain.mixture.means) and parts[0].std == 0.5
+    assert torch.equal(parts[0].weights, plain.mixture.weights)
+    assert parts[1].weights.tolist() == [0.5, 0.5] and parts[1].std == 0.3
+    # Labels are those of the components.
+    named = small(conditional=True, source={"means": [[k + 3.0, 0.0, 0.0] for k in range(3)], "std": 0.1})
+    told = named.exact_teacher()(x, 0.6, Context(condition=torch.ones(6, dtype=torch.long))).parameters
+    alone = GaussianMixtureTask([[4.0, 0.0, 0.0]], 0.1).exact_teacher()
+    torch.testing.assert_close(told, alone(x, 0.6).parameters)
+
+
 def test_samples_with_nan_stop_the_run() -> None:
     with pytest.raises(RunError, match="1 of 5 samples"):
         small().measure(torch.tensor([[torch.nan, 0, 0]] + [[0, 0, 0]] * 4), Context(), generator(0))
@@ -421,6 +446,12 @@ def test_parameters_as_a_command_line_gives_them() -> None:
         ({"labels": [0, 2, 0, 2, 0, 2, 0, 2], "conditional": True}, "no mean has 1"),
         ({"labels": [0, -1, 0, 0, 0, 0, 0, 0], "conditional": True}, r"labels\[1\]"),
         ({"labels": [0, 0.5, 0, 0, 0, 0, 0, 0], "conditional": True}, r"labels\[1\]"),
+        ({"source": [[0, 1]]}, "source must be a mapping"),
+        ({"source": {"mean": [[0, 1]]}}, "did you mean means"),
+        ({"source": {"means": [[0, 1, 2]]}}, r"source.means must be points of 2 numbers"),
+        ({"source": {"weights": [1, 1]}}, "source.weights must be one for each of the 8 means"),
+        ({"source": {"std": 0}}, "source.std must be above 0"),
+        ({"source": {"means": [[0, 1]]}, "conditional": True}, "source.means must be 8"),
         ({"network": {"depth": 0}}, "depth"),
         ({"network": {"ratio": 0}}, "ratio must be above 0"),
     ],

@@ -8,6 +8,7 @@ from torch import nn
 
 from omnidistill import paths
 from omnidistill.context import Batch, Context
+from omnidistill.denoisers import NetworkDenoiser
 from omnidistill.errors import UserError
 from omnidistill.exact import GaussianMixtureTask
 from omnidistill.objectives import Adversarial, Matching, Weighted, kernels
@@ -160,6 +161,43 @@ def test_the_student_is_at_rest_at_the_datas_law_and_goes_home_from_elsewhere(cl
     if kernel != "linear":
         wide = gradients(MU, 1.5 * VAR**0.5, 20).mean(0)[1]
         assert float(wide) > 5.0 * float(errors[1])
+
+
+def test_patches_tell_textures_apart_whose_mean_features_are_one(closed):
+    """Stripes and a chequerboard of +-1, each as it is or inverted: pixels and patches have mean 0. Patches of 2 x 2
+    are +-a of one and +-b of the other, `a . b = 0` and `|a| = |b|`: in units of the mean distance, at a bandwidth h
+    and with many of them, `MMD^2 = (1 - exp(-1 / 2 h^2))^2`."""
+    row = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(4)
+    stripes, chequers = row.expand(8, 8), torch.outer(row, row)
+
+    class Texture(nn.Module):
+        """Which of both it is, the sign of a pixel of noise says."""
+
+        def __init__(self, pattern):
+            super().__init__()
+            self.pattern = nn.Parameter(pattern.clone())
+
+        def forward(self, x, t):
+            return self.pattern * x[:, :1, :1].sign()
+
+    def patches(x, context):
+        corners = [x.roll((i, j), (1, 2)) for i in (0, 1) for j in (0, 1)]
+        return torch.stack(corners, -1).flatten(1, 2)
+
+    def apart(pattern, positions):
+        signs = torch.randn(16, 1, 1, generator=generator("signs"), dtype=torch.float64).sign()
+        models = {"student": NetworkDenoiser(Texture(pattern), paths.rectified_flow(), "x0")}
+        step = closed.step("student", models, Batch(signs * chequers))
+        features = Features(space="given", given=patches, positions=positions, bandwidths=[0.7])
+        return float(features.losses("student", step).terms["features"].detach())
+
+    # Of 1024 patches 512 are of either sign, and a patch is no pair with itself.
+    far = math.exp(-1.0 / 0.7**2)
+    own = (511 + 512 * far) / 1023
+    assert apart(stripes, True) == pytest.approx(2.0 * own - 2.0 * far**0.5)
+    assert 2.0 * own - 2.0 * far**0.5 == pytest.approx((1.0 - far**0.5) ** 2, abs=2e-3)
+    assert abs(apart(chequers, True)) < 2e-3
+    assert abs(apart(stripes, False)) < 1e-9
 
 
 TASK = GaussianMixtureTask(conditional=True, network={"width": 8, "depth": 2})
