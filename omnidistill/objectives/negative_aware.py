@@ -29,7 +29,7 @@ from omnidistill.context import Context
 from omnidistill.errors import UserError
 from omnidistill.objectives import tangents
 from omnidistill.objectives.base import Calls, Losses, RoleSpec
-from omnidistill.objectives.identities import residual, vacuous, with_rate
+from omnidistill.objectives.identities import residual, simplex, vacuous, with_rate
 from omnidistill.objectives.policy_gradient import PolicyGradient
 from omnidistill.objectives.step import Step, reduce
 from omnidistill.objectives.walks import grouped
@@ -126,6 +126,11 @@ class NegativeAware(PolicyGradient):
         if not step["student"].wants_target:
             raise UserError(
                 "negative_aware.jumps=true needs a student that is told them: student.target_time=true"
+            )
+        if simplex(step.path):
+            raise UserError(
+                f"negative_aware.jumps=true moves points, and beliefs on {step.path} are logits, to which nothing can "
+                "be added; set families.negative_aware.jumps=false"
             )
         other = self.times(len(t), step.path, step.g).to(t.device)
         place = torch.rand(len(t), generator=step.g, device=step.g.device).to(t.device)

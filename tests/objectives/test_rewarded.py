@@ -411,6 +411,21 @@ def test_declared_cost_is_counted(closed, make):
     assert {name: models[name].calls for name in names if models[name].calls} == objective.cost("student")
 
 
+def test_jumps_of_one_hots_are_refused(closed):
+    from omnidistill.exact.markov_text import MarkovTextTask
+    from omnidistill.random import generator
+
+    task = MarkovTextTask(vocab=3, length=3, path="onehot")
+    teacher = task.exact_teacher()
+    teacher.wants_target = True
+    batch = task.batch(8, generator("b"))
+    models = {"student": teacher, "old": teacher}
+    step = closed.step("student", models, batch, student=StudentSpec(1, FewStep("ode")))
+    judge = {"r": lambda x, x0, context: x.flatten(1).sum(1)}
+    with pytest.raises(UserError, match=r"beliefs on .* are logits.*families\.negative_aware\.jumps=false"):
+        NegativeAware(judge, jumps=True, group=4).losses("student", step)
+
+
 def test_padding_changes_no_policy_gradient(closed):
     found = []
     for more in (0, 3):
