@@ -229,7 +229,7 @@ class Told(Denoiser):
 @pytest.mark.parametrize("reach", ["segment", "whole"])
 def test_padding_changes_nothing(closed, reach: str, monkeypatch) -> None:
     plain = closed.ragged_denoiser
-    monkeypatch.setattr(closed, "ragged_denoiser", lambda *args: Told(plain(*args)))
+    monkeypatch.setattr(closed, "ragged_denoiser", lambda *args, **options: Told(plain(*args)))
     closed.check_padding(Cycle(2, reach), "points")
 
 
