@@ -69,9 +69,15 @@ def lacks(recipe: str) -> str | None:
     """Why a recipe cannot be run on these pictures, in a line; None where it can."""
     try:
         cfg = compose("config", [*given(recipe), "out=unused"])
-        setup.objective_of(cfg, build(cfg.task))
+        parts = setup.objective_of(cfg, build(cfg.task)).parts
     except (NotOffered, UserError) as error:
         return str(error)
+    if all(getattr(part, "rewards", None) is not None for part in parts.values()):
+        named = ", ".join(f"'{name}'" for name in parts)
+        return (
+            f"nothing but rewards ({named}): what is rewarded is not how near pictures are to held-out ones, which "
+            "this table measures"
+        )
     return None
 
 

@@ -44,7 +44,7 @@ def test_losses_and_gradients_are_what_they_were(recipe: str) -> None:
         ), key
 
 
-EACH_STEP = {"diffusionopd", "flow-opd", "gkd", "pso"}
+EACH_STEP = {"diffusionopd", "flow-grpo", "flow-opd", "gkd", "pso"}
 """They compare every step of a walk, for as many times the cost of one."""
 
 LATER = {

@@ -60,7 +60,8 @@ def test_rows_are_sorted_and_counted(script):
 
 def test_every_recipe_has_one_budget_and_a_reason_if_it_cannot_be_run(script):
     assert script.lacks("sdtt").startswith("sdtt needs masked")
-    assert "nothing to reward" in script.lacks("r0")
+    for name, part in (("r0", "reward"), ("flow-grpo", "policy_gradient"), ("sail", "paired")):
+        assert script.lacks(name).startswith(f"nothing but rewards ('{part}')")
     assert script.lacks("dmd2") is None
     led, others = script.given("arc"), script.given("dmd2")
     assert [set(script.BUDGET) <= set(words) for words in (led, others)] == [True, True]
