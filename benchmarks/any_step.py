@@ -37,9 +37,6 @@ BESIDE = ("rigid_cloud_seed11-consistency-models", "rigid_cloud_seed11-dmd2")
 
 STEPS = (1, 2, 4, 8, 16)
 
-OTHERS = ("ode", "renoise", "gamma")
-"""Transitions by which a student is read beside its own."""
-
 OWN = "evaluation.transitions=[]"
 """By its own transition alone."""
 
@@ -89,14 +86,14 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "mixture_vp_linear-anyflow": (*EXACTER, "updates=5000", "recipe=anyflow"),
     **{
         f"mixture_16d-{recipe}": (*SIXTEEN, f"recipe={recipe}")
-        for recipe in ("flow-map-matching", "anyflow", "pdd", "align-your-flow", "consistency-models")
+        for recipe in ("flow-map-matching", "anyflow", "pdd", "consistency-models")
     },
     "rigid_cloud-flow-map-matching": (*CLOUDS, "recipe=flow-map-matching"),
     "markov_text_onehot-flow-map-matching": (*TOKENS, "recipe=flow-map-matching"),
     "fashion_mnist-flow-map-matching": ("task=image/fashion_mnist", "recipe=flow-map-matching", *REAL),
     "adk-flow-map-matching": ("task=coordinates/adk", "recipe=flow-map-matching", *REAL, OWN),
     "music-flow-map-matching": ("task=audio/music", "recipe=flow-map-matching", *REAL, OWN),
-    "tts-flow-map-matching": ("task=speech/tts", "recipe=flow-map-matching", *REAL),
+    "tts-flow-map-matching": ("task=speech/tts", "recipe=flow-map-matching", *REAL, OWN),
     "clips-flow-map-matching": ("task=video/clips", "recipe=flow-map-matching", *REAL, OWN),
 }
 

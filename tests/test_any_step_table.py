@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -137,6 +138,19 @@ def test_where_a_record_says_that_more_steps_are_never_worse_its_figures_say_so(
             assert said[many] == best and value[many] > value[best]
         else:
             assert ends[many][0] <= ends[best][1], f"{many} steps are worse than {best}"
+
+
+def test_records_are_of_the_cells_as_they_stand(script: ModuleType) -> None:
+    """Those of `vp_linear` were made when the ratio and the schedule that their cells say were the defaults."""
+    cells = {**script.CELLS, **script.LONG}
+    assert {file.stem for file in RECORDS} <= {*cells}
+    for file in RECORDS:
+        wanted = {"omnidistill", "distill", "seed=0", "threads=1", *cells[file.stem]}
+        made = set(shlex.split(json.loads(file.read_text())["command"]))
+        if "vp_linear" in file.stem:
+            assert {word.partition("=")[0] for word in wanted ^ made} == {"task.network", "optim.decay"}
+        else:
+            assert made == wanted, file.stem
 
 
 def test_consistency_models_that_renoise_fall_where_a_flow_map_of_the_same_budget_does_not() -> None:
