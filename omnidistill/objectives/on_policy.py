@@ -108,8 +108,8 @@ class OnPolicy:
         return "" if self.kernel == "belief" else "families.on_policy.kernel=belief fits beliefs of any kind"
 
     def walking(self, role: str) -> list[int | None]:
-        """Whatever walk others make does."""
-        return [None] if role == "student" and self.asked == "all" else []
+        """Whatever walk others make does; who looks at noised data now and then does not say that there will be one."""
+        return [None] if role == "student" and self.asked == "all" and self.share == 1.0 else []
 
     def losses(self, role: str, step: Step) -> Losses | None:
         if role != "student":

@@ -26,7 +26,7 @@ from omnidistill.runs.student_options import (
     policy_of,
 )
 from omnidistill.tasks import Task
-from omnidistill.training.roles import missing
+from omnidistill.training.roles import check_named, missing
 
 
 def objective_of(cfg: DictConfig, task: Task) -> Weighted:
@@ -66,6 +66,7 @@ def objective_of(cfg: DictConfig, task: Task) -> Weighted:
             f"{who} needs {', '.join(lacking)}, which {task.name} with {task.path} does not offer{hint} "
             "(`omnidistill recipes` lists what each recipe needs)"
         )
+    check_named(objective.roles)
     policy_of(cfg, task)  # says where there can be none
     experts_of(cfg, task)
     check_start(cfg, task)

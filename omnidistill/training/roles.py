@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -142,14 +143,11 @@ def _adapted(model: nn.Module) -> bool:
 
 def _ordered(roles: Mapping[str, RoleSpec], origins: Mapping[str, Denoiser]) -> list[str]:
     """The roles, each after the one that it starts as; a `UserError` for a start that names no model."""
+    check_named(roles)
     done: list[str] = [STUDENT]
     waiting = [name for name in roles if name != STUDENT]
     for name in waiting:
         start = roles[name].start
-        if start is None:
-            raise UserError(
-                f"no objective says what '{name}' is; add the objective that trains it (matching)"
-            )
         if start == TEACHER and TEACHER not in origins:
             raise UserError(f"role '{name}' starts from the teacher, and there is no network to copy")
         if start not in {*origins, *roles, RANDOM}:
@@ -163,6 +161,16 @@ def _ordered(roles: Mapping[str, RoleSpec], origins: Mapping[str, Denoiser]) -> 
         done += ready
         waiting = [name for name in waiting if name not in ready]
     return done
+
+
+def check_named(roles: Mapping[str, RoleSpec]) -> None:
+    """Refuses a role that an objective looks at and none says what it is."""
+    known = [name for name, role in roles.items() if role.start is not None]
+    for name in roles:
+        if name != STUDENT and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "add the objective that trains it, e.g. matching"
+            raise UserError(f"no objective says what '{name}' is; {hint}")
 
 
 def missing(objective: Objective, path: Path, *, data: bool, condition: bool) -> list[str]:

@@ -39,6 +39,19 @@ def test_a_reward_of_pictures_on_a_task_without_any(refused, inside: Path, more:
     assert list(inside.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "rival, hint", [("fake_scor", "did you mean fake_score?"), ("nobody", "add the objective that trains it")]
+)
+def test_a_rival_that_nobody_trains_is_refused_before_anything_is_made(
+    refused, inside: Path, rival: str, hint: str
+) -> None:
+    right = "families.reward.rewards={right: {_target_: omnidistill.exact.rewards.Towards, point: [1.0]}}"
+    proxy = f"{{_target_: omnidistill.objectives.latent_proxy.LatentProxy, rivals: [{rival}]}}"
+    said = refused("distill", *GOOD, *TINY, "objective.matching=1", right, f"families.reward.proxy={proxy}")
+    assert f"no objective says what '{rival}' is" in said and hint in said
+    assert list(inside.iterdir()) == []
+
+
 @pytest.mark.parametrize("what", ["rewards", "watched"])
 def test_a_reward_that_is_nan_for_the_tasks_own_data_is_refused_before_anything_is_made(
     refused, inside: Path, monkeypatch: pytest.MonkeyPatch, what: str

@@ -126,6 +126,16 @@ def test_who_is_told_where_to_jumps_is_rolled_out_apart(closed) -> None:
     assert all(step.rollout.belief is not belief for belief in walk.beliefs)
 
 
+def test_who_may_look_at_data_instead_has_no_walk_made_for_others(closed) -> None:
+    """`share` of the updates walk; where this one does not, the rollout is one answer after the steps before it."""
+    seldom = OnPolicy("belief", "l2", asked="all", share=0.0)
+    crew = models(closed)
+    batch = Batch(torch.zeros(16, 1, dtype=torch.float64), Context(), 16)
+    step = closed.step("student", crew, batch, student=FOUR, structure=generator("structure"))
+    parts(matching=Matching(), on_policy=seldom).losses("student", step)
+    assert not step._walks._walked
+
+
 def test_a_step_is_freed_as_soon_as_nobody_holds_it(closed) -> None:
     """It holds graphs: a cycle would keep them until the collector comes."""
     step, losses, _ = counted(closed, parts(matching=Matching(), on_policy=OnPolicy("mean", asked="all")))
