@@ -148,6 +148,7 @@ def _ordered(roles: Mapping[str, RoleSpec], origins: Mapping[str, Denoiser]) -> 
     waiting = [name for name in roles if name != STUDENT]
     for name in waiting:
         start = roles[name].start
+        assert start is not None  # `check_named`
         if start == TEACHER and TEACHER not in origins:
             raise UserError(f"role '{name}' starts from the teacher, and there is no network to copy")
         if start not in {*origins, *roles, RANDOM}:
